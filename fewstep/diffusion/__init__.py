@@ -1,0 +1,1 @@
+"""Pure maths of diffusion: torch only, no networks, no files, no global random state."""

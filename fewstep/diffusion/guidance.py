@@ -1,0 +1,41 @@
+"""Classifier-free guidance, folded into the denoiser: no method mentions it."""
+
+import torch
+
+from fewstep.diffusion.prediction import Prediction
+from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+
+
+def guided(
+    denoiser: Denoiser[Prediction], uncond: Conditioning, guidance_scale: float
+) -> Denoiser[Prediction]:
+    """Return the denoiser pushed away from its unconditional prediction.
+
+    `guidance_scale` is in diffusers' form: 1 means none, and the papers' w is `guidance_scale` - 1.
+    `uncond` holds one row; both predictions come from one call on a doubled batch.
+
+    Source: Ho & Salimans 2022, eq. 6.
+
+    Raises:
+        ValueError: if `guidance_scale` is below 1 or not finite.
+    """
+    if not 1 <= guidance_scale < float("inf"):
+        raise ValueError(
+            f"guidance_scale is {guidance_scale}; it has to be 1 (no guidance) or more "
+            "(the w of the papers plus 1)"
+        )
+    if guidance_scale == 1:
+        return denoiser
+
+    def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        both = {
+            name: torch.cat([uncond[name].expand_as(value), value]) for name, value in cond.items()
+        }
+        pair = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        return Prediction(
+            torch.lerp(*pair.x_0.chunk(2), guidance_scale),
+            torch.lerp(*pair.eps.chunk(2), guidance_scale),
+            pair.schedule,
+        )
+
+    return denoise

@@ -1,0 +1,134 @@
+"""What a method is given and gives back, and the error measure that all of them share."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from fewstep.diffusion.grid import sampling_timesteps
+from fewstep.diffusion.losses import DISTANCES, IN_X_0, WEIGHTINGS, x_0_per_landing
+from fewstep.diffusion.random import Draw
+from fewstep.diffusion.schedule import NoiseSchedule, per_sample
+from fewstep.diffusion.solvers import SOLVERS
+from fewstep.types import Conditioning, Denoiser, Latents, PerSample, Timesteps
+
+Sampler = Literal["stochastic", "deterministic"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean latents and what they are conditioned on."""
+
+    x_0: Latents
+    cond: Conditioning
+
+
+@dataclass(frozen=True)
+class Denoisers:
+    """The roles of a training step; only `student` carries gradients.
+
+    `target` is the student or its moving average. Training from data alone never asks `teacher`.
+    """
+
+    student: Denoiser[Any]
+    target: Denoiser[Any]
+    teacher: Denoiser[Any]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Each sample's loss, and the timestep at which it was asked."""
+
+    loss: PerSample
+    t: Timesteps
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the method's settings."""
+
+    sampler: ClassVar[Sampler]
+    has_teacher: ClassVar[bool]
+    num_solver_steps: int
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch, differentiable in the student's weights."""
+        ...
+
+    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+        """Return where the student's `num_steps` calls start, noisiest first, or raise."""
+        ...
+
+
+class Measured(Protocol):
+    """The settings that decide how an error is measured."""
+
+    @property
+    def distance(self) -> str: ...
+    @property
+    def huber_c(self) -> float: ...
+    @property
+    def weighting(self) -> str: ...
+
+
+def measure(
+    method: Measured,
+    difference: Latents,
+    t: Timesteps,
+    s: Timesteps,
+    end: Timesteps,
+    schedule: NoiseSchedule,
+) -> PerSample:
+    """Return the weighted distance between two landing points at `end`, jumped to from `t`."""
+    weight = WEIGHTINGS[method.weighting](schedule, t, s)
+    if method.weighting in IN_X_0:
+        difference = difference * per_sample(x_0_per_landing(schedule, t, end), difference)
+    return weight * DISTANCES[method.distance](difference, method.huber_c)
+
+
+def check_settings(method: Measured) -> None:
+    """Refuse settings that no training could use.
+
+    Raises:
+        ValueError: naming the setting, its value and the values that work.
+    """
+    for field, table in (
+        ("distance", DISTANCES),
+        ("weighting", WEIGHTINGS),
+        ("solver", SOLVERS),
+    ):
+        value = getattr(method, field, None)
+        if value is not None and value not in table:
+            raise ValueError(f"method.{field} is {value!r}; known: {', '.join(table)}")
+    if method.distance != "squared-error" and not 0 < method.huber_c < float("inf"):
+        raise ValueError(f"method.huber_c is {method.huber_c}; it has to be above 0")
+
+
+def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> None:
+    """Refuse a curriculum that does not double from its first to its last number of steps.
+
+    Raises:
+        ValueError: naming the values that work.
+    """
+    final = final_solver_steps or num_solver_steps
+    doublings = (final // num_solver_steps).bit_length() - 1
+    if final < num_solver_steps or final != num_solver_steps * 2**doublings:
+        nearest = [num_solver_steps * 2**i for i in (1, 2, 3)]
+        raise ValueError(
+            f"method.final_solver_steps is {final}, which doubling {num_solver_steps} does not "
+            f"reach; use {', '.join(map(str, nearest))} or so on"
+        )
+
+
+def knot_starts(num_steps: int, num_solver_steps: int) -> tuple[int, ...]:
+    """Return the sampling timesteps of a student with one segment: any that are knots.
+
+    Raises:
+        ValueError: if they are not, naming the numbers of steps that work.
+    """
+    if num_steps < 1 or num_solver_steps % num_steps:
+        divisors = [n for n in range(1, num_solver_steps + 1) if num_solver_steps % n == 0]
+        raise ValueError(
+            f"{num_steps} sampling steps do not start on the {num_solver_steps} knots that the "
+            f"student was trained on: use {', '.join(map(str, divisors))}"
+        )
+    return sampling_timesteps(num_steps, num_solver_steps)

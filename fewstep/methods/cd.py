@@ -1,0 +1,60 @@
+"""Consistency distillation (CD): the student agrees with itself along the teacher's trajectory."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fewstep.diffusion.grid import knots
+from fewstep.diffusion.random import Draw
+from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
+from fewstep.diffusion.solvers import SOLVERS, ddim
+from fewstep.methods.base import (
+    Batch,
+    Denoisers,
+    LossOutput,
+    Sampler,
+    check_settings,
+    knot_starts,
+    measure,
+)
+
+
+@dataclass(frozen=True)
+class ConsistencyDistillation:
+    """One teacher step towards clean data should not change where the student lands.
+
+    Source: Song et al. 2023 (Consistency Models), algorithm 2; Luo et al. 2023 (LCM), algorithm 1.
+    """
+
+    sampler: ClassVar[Sampler] = "stochastic"
+    has_teacher: ClassVar[bool] = True
+
+    num_solver_steps: int = 40
+    solver: str = "ddim"
+    distance: str = "pseudo-huber"
+    huber_c: float = 1e-3
+    weighting: str = "uniform"
+
+    def __post_init__(self) -> None:
+        knots(self.num_solver_steps)
+        check_settings(self)
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch."""
+        step = SOLVERS[self.solver]
+        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
+        end = torch.full_like(t, CLEAN)
+        x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
+
+        with torch.no_grad():
+            x_s = step(nets.teacher, x_t, t, s, batch.cond)
+            target = ddim(nets.target, x_s, s, end, batch.cond)
+        pred = ddim(nets.student, x_t, t, end, batch.cond)
+        return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+        """Return `num_steps` evenly spaced knots, noisiest first."""
+        return knot_starts(num_steps, self.num_solver_steps)

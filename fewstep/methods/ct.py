@@ -1,0 +1,68 @@
+"""Consistency training (CT): a few-step model from data alone, without asking a teacher."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fewstep.diffusion.grid import doubling, knots
+from fewstep.diffusion.random import Draw
+from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
+from fewstep.diffusion.solvers import ddim
+from fewstep.methods.base import (
+    Batch,
+    Denoisers,
+    LossOutput,
+    Sampler,
+    check_curriculum,
+    check_settings,
+    knot_starts,
+    measure,
+)
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining:
+    """The student agrees with itself on the same data under a little more and less of one noise.
+
+    It learns the flow of the data, which is that of the *unguided* model: nothing in its target
+    knows guidance. One noise sample stands for the score, so the fixed point is biased, and less so
+    with more solver steps: `final_solver_steps` doubles them during training.
+
+    Source: Song et al. 2023 (Consistency Models), algorithm 3; Song & Dhariwal 2023 (iCT).
+    """
+
+    sampler: ClassVar[Sampler] = "stochastic"
+    has_teacher: ClassVar[bool] = False
+
+    num_solver_steps: int = 40
+    final_solver_steps: int | None = None
+    distance: str = "pseudo-huber"
+    huber_c: float = 0.03
+    weighting: str = "uniform"
+
+    def __post_init__(self) -> None:
+        knots(self.final_solver_steps or self.num_solver_steps)
+        check_curriculum(self.num_solver_steps, self.final_solver_steps)
+        check_settings(self)
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch."""
+        final = self.final_solver_steps or self.num_solver_steps
+        num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
+        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
+        end = torch.full_like(t, CLEAN)
+        noise = draw.noise_like(batch.x_0)
+        x_t = schedule.add_noise(batch.x_0, noise, t)
+
+        with torch.no_grad():
+            x_s = schedule.add_noise(batch.x_0, noise, s)
+            target = ddim(nets.target, x_s, s, end, batch.cond)
+        pred = ddim(nets.student, x_t, t, end, batch.cond)
+        return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+        """Return `num_steps` evenly spaced knots, noisiest first."""
+        return knot_starts(num_steps, self.final_solver_steps or self.num_solver_steps)

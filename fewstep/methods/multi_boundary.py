@@ -1,0 +1,130 @@
+"""Multi-boundary methods: the trajectory is cut into segments, each with its own landing point.
+
+A jump ends on the lower boundary of its segment instead of on clean data. Sampling is one jump a
+segment with no noise added in between, so that a picture is a function of its starting noise, as
+it is for the teacher. With one segment these are CD and CT.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fewstep.diffusion.grid import boundaries, boundary_below, doubling, knots, sampling_timesteps
+from fewstep.diffusion.random import Draw
+from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.diffusion.solvers import SOLVERS, ddim
+from fewstep.methods.base import (
+    Batch,
+    Denoisers,
+    LossOutput,
+    Sampler,
+    check_curriculum,
+    check_settings,
+    measure,
+)
+
+
+@dataclass(frozen=True)
+class MultiBoundaryDistillation:
+    """CD within each segment.
+
+    Source: Starodubcev et al. 2024 (iCD), section 3.1; Heek et al. 2024 (Multistep CM),
+    algorithm 1; Wang et al. 2024 (PCM), section 3.
+    """
+
+    sampler: ClassVar[Sampler] = "deterministic"
+    has_teacher: ClassVar[bool] = True
+
+    num_solver_steps: int = 40
+    num_segments: int = 4
+    solver: str = "ddim"
+    distance: str = "pseudo-huber"
+    huber_c: float = 1e-3
+    weighting: str = "uniform"
+
+    def __post_init__(self) -> None:
+        boundaries(self.num_segments, self.num_solver_steps)
+        check_settings(self)
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch."""
+        step = SOLVERS[self.solver]
+        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
+        ends = boundaries(self.num_segments, self.num_solver_steps, schedule.num_train_timesteps)
+        end = boundary_below(s, torch.tensor(ends, device=s.device))
+        x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
+
+        with torch.no_grad():
+            x_s = step(nets.teacher, x_t, t, s, batch.cond)
+            target = ddim(nets.target, x_s, s, end, batch.cond)
+        pred = ddim(nets.student, x_t, t, end, batch.cond)
+        return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+        """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
+        return segment_starts(num_steps, self.num_segments, self.num_solver_steps)
+
+
+@dataclass(frozen=True)
+class MultiBoundaryTraining:
+    """CT within each segment; its bias is smaller than that of CT in one piece.
+
+    Source: Heek et al. 2024 (Multistep CM), algorithm 1 with "consistency training".
+    """
+
+    sampler: ClassVar[Sampler] = "deterministic"
+    has_teacher: ClassVar[bool] = False
+
+    num_solver_steps: int = 40
+    final_solver_steps: int | None = None
+    num_segments: int = 4
+    distance: str = "pseudo-huber"
+    huber_c: float = 0.03
+    weighting: str = "uniform"
+
+    def __post_init__(self) -> None:
+        boundaries(self.num_segments, self.num_solver_steps)
+        knots(self.final_solver_steps or self.num_solver_steps)
+        check_curriculum(self.num_solver_steps, self.final_solver_steps)
+        check_settings(self)
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch."""
+        final = self.final_solver_steps or self.num_solver_steps
+        num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
+        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
+        ends = boundaries(self.num_segments, num_solver_steps, schedule.num_train_timesteps)
+        end = boundary_below(s, torch.tensor(ends, device=s.device))
+        noise = draw.noise_like(batch.x_0)
+        x_t = schedule.add_noise(batch.x_0, noise, t)
+
+        with torch.no_grad():
+            x_s = schedule.add_noise(batch.x_0, noise, s)
+            target = ddim(nets.target, x_s, s, end, batch.cond)
+        pred = ddim(nets.student, x_t, t, end, batch.cond)
+        return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+        """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
+        final = self.final_solver_steps or self.num_solver_steps
+        return segment_starts(num_steps, self.num_segments, final)
+
+
+def segment_starts(num_steps: int, num_segments: int, num_solver_steps: int) -> tuple[int, ...]:
+    """Return where the calls of a student with `num_segments` segments start.
+
+    Raises:
+        ValueError: if another number of steps is asked for than there are segments.
+    """
+    if num_steps != num_segments:
+        raise ValueError(
+            f"the student was trained on {num_segments} segments and is sampled in "
+            f"{num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
+            f"method.num_segments = {num_steps}"
+        )
+    return sampling_timesteps(num_steps, num_solver_steps)

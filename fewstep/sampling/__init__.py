@@ -1,0 +1,1 @@
+"""From starting noise to pictures, at the timesteps that the artefact was trained for."""

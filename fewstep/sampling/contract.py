@@ -1,0 +1,192 @@
+"""What an artefact promises: the grid, the guidance and the schedule that its student was made for.
+
+The sampler takes its timesteps from here and never from the user's memory.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.methods import METHODS, Method
+from fewstep.sampling.sampler import SAMPLERS
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the solver stood, where the segments end and where sampling may start."""
+
+    num_train_timesteps: int
+    knots: tuple[int, ...]
+    boundaries: tuple[int, ...]
+    sampling_timesteps: Mapping[str, tuple[int, ...]]
+    sampler: str
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels: diffusers' parameters, and the sha256 of the resulting table."""
+
+    config: Mapping[str, Any]
+    prediction_type: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The contents of `fewstep.json`; layout and meaning are in docs/contracts.md."""
+
+    format_version: int
+    method: Mapping[str, Any]
+    grid: Grid
+    schedule: Schedule
+    guidance_scale: float
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        method: Method,
+        guidance_scale: float,
+        scheduler_config: Mapping[str, Any],
+        **more: Mapping[str, Any],
+    ) -> Self:
+        """Write down what a student trained with `method` promises."""
+        schedule = NoiseSchedule.from_config(scheduler_config)
+        num_train = schedule.num_train_timesteps
+        starts = {}
+        for num_steps in range(1, method.num_solver_steps + 1):
+            try:
+                starts[str(num_steps)] = method.sampling_timesteps(num_steps)
+            except ValueError:  # not a number of steps that this method knows
+                continue
+        settings = asdict(method)  # type: ignore[call-overload]
+        num_solver_steps = settings.get("final_solver_steps") or method.num_solver_steps
+        return cls(
+            format_version=FORMAT_VERSION,
+            method={"name": name, **settings},
+            grid=Grid(
+                num_train_timesteps=num_train,
+                knots=knots(num_solver_steps, num_train),
+                boundaries=boundaries(settings.get("num_segments", 1), num_solver_steps, num_train),
+                sampling_timesteps=starts,
+                sampler=method.sampler,
+            ),
+            schedule=Schedule(
+                config=dict(scheduler_config),
+                prediction_type=scheduler_config.get("prediction_type", "epsilon"),
+                sha256=schedule.digest,
+            ),
+            guidance_scale=guidance_scale,
+            **more,
+        )
+
+    @property
+    def default_num_steps(self) -> int:
+        """The number of segments, or 4 (or the most below it) where any number will do."""
+        if len(self.grid.boundaries) > 1:
+            return len(self.grid.boundaries)
+        return max(int(n) for n in self.grid.sampling_timesteps if int(n) <= 4)
+
+    def timesteps(self, num_steps: int | None = None) -> tuple[int, ...]:
+        """Return where the student's calls start, noisiest first.
+
+        Raises:
+            ValueError: if the student does not know this number of steps; the message names those
+                that it knows.
+        """
+        wanted = str(num_steps or self.default_num_steps)
+        known = self.grid.sampling_timesteps
+        if wanted not in known:
+            raise ValueError(
+                f"this {self.method['name']} student is sampled in {', '.join(known)} steps, not "
+                f"{wanted}: it was trained to land at timesteps "
+                f"{', '.join(map(str, self.grid.boundaries))} only"
+            )
+        return tuple(known[wanted])
+
+    def noise_schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.from_config(self.schedule.config)
+
+    def with_(self, **more: Any) -> Self:
+        """Return a copy with some entries replaced."""
+        return replace(self, **more)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str | Path = "fewstep.json") -> Self:
+        """Read a contract and check that it keeps its own word.
+
+        Raises:
+            ValueError: if it is not JSON, of another version, lacks or adds an entry, or if its
+                grid or schedule do not follow from its method and parameters.
+        """
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source} is not JSON ({error}); export the run again") from error
+        version = entries.get("format_version") if isinstance(entries, dict) else None
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "
+                "update fewstep, or export the run again"
+            )
+        try:
+            contract = cls(
+                **entries
+                | {
+                    "grid": _grid(entries["grid"]),
+                    "schedule": Schedule(**entries["schedule"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{source} is not a whole contract ({error})") from error
+        contract._check(source)
+        return contract
+
+    def _check(self, source: str | Path) -> None:
+        """Build the contract again from its own parameters and compare."""
+        settings = dict(self.method)
+        name = settings.pop("name", None)
+        if name not in METHODS:
+            raise ValueError(f"{source}: unknown method {name!r}; known: {', '.join(METHODS)}")
+        again = type(self).of(
+            name, METHODS[name](**settings), self.guidance_scale, self.schedule.config
+        )
+        for part in ("grid", "schedule"):
+            mine, theirs = getattr(again, part), getattr(self, part)
+            for entry in fields(mine):
+                if getattr(mine, entry.name) != getattr(theirs, entry.name):
+                    raise ValueError(
+                        f"{source}: {part}.{entry.name} does not follow from the method and the "
+                        "schedule's parameters; the file was edited or damaged: export the run "
+                        "again"
+                    )
+        if self.grid.sampler not in SAMPLERS:
+            raise ValueError(f"{source}: unknown sampler {self.grid.sampler!r}")
+
+
+def _grid(entries: Mapping[str, Any]) -> Grid:
+    """Read the grid, with JSON's lists as tuples again."""
+    starts = {n: tuple(starts) for n, starts in entries["sampling_timesteps"].items()}
+    return Grid(
+        **entries
+        | {
+            "knots": tuple(entries["knots"]),
+            "boundaries": tuple(entries["boundaries"]),
+            "sampling_timesteps": starts,
+        }
+    )
