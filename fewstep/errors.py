@@ -1,0 +1,13 @@
+"""The error that is the user's to mend: shown as one sentence, without a traceback."""
+
+
+class UserError(ValueError):
+    """Something asked for cannot be done; the message names it, its value and the way out."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and its state has been saved."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum

@@ -1,0 +1,164 @@
+"""One frozen base network in several roles: the adapters that it wears decide who it is."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from fewstep.diffusion.prediction import Prediction
+from fewstep.diffusion.random import generator
+from fewstep.models.base import ModelError, ModelFamily
+from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+ALL = (
+    *TRANSFORMER,
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+    "time_emb_proj",
+)
+PRESETS = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
+"""The modules that a LoRA changes; `all` is the list of the public LCM-LoRA scripts."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The denoisers of a training step, and the weights behind the two that change.
+
+    `averaged` has the names of `trained`: the moving average that the `ema` role wears.
+    """
+
+    student: Denoiser[Prediction]
+    teacher: Denoiser[Prediction]
+    ema: Denoiser[Prediction]
+    trained: Mapping[str, nn.Parameter]
+    averaged: Mapping[str, Tensor]
+    network: nn.Module
+
+
+def lora_roles(
+    family: ModelFamily, preset: str, rank: int, alpha: float, dropout: float = 0.0, seed: int = 0
+) -> Roles:
+    """Put two LoRAs, "student" and "ema", on the family's network; its own weights stay frozen.
+
+    The student's adapter is the one that is on, except inside a call of another role, so that a
+    recomputed (checkpointed) forward pass sees the weights that the first one saw.
+
+    Raises:
+        ModelError: if no module of the network matches the preset.
+    """
+    network, targets = family.network, list(PRESETS[preset])
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            for name in ("student", "ema"):
+                inject_adapter_in_model(config, network, adapter_name=name)
+    except ValueError as error:
+        raise ModelError(
+            f"adapter.preset {preset!r} matches no module of this network ({error})"
+        ) from error
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+    _initialise(layers, seed)
+
+    def wear(adapter: str | None) -> None:
+        for layer in layers.values():
+            layer.enable_adapters(adapter is not None)
+            if adapter is not None:
+                layer.set_adapter(adapter)
+
+    @contextmanager
+    def wearing(adapter: str | None) -> Iterator[None]:
+        wear(adapter)
+        try:
+            yield
+        finally:
+            wear("student")
+
+    wear("student")
+    denoise = family.denoiser(network)
+    return Roles(
+        student=denoise,
+        teacher=_within(lambda: wearing(None), denoise),
+        ema=_within(lambda: wearing("ema"), denoise),
+        trained=_lora_weights(layers, "student"),
+        averaged=_lora_weights(layers, "ema"),
+        network=network,
+    )
+
+
+def merge_lora(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Add a folded LoRA to the network's own weights, in place: the student as one plain network.
+
+    Raises:
+        ModelError: if a module of the LoRA is not in the network or has another shape.
+    """
+    modules = dict(network.named_modules())
+    for name in (n.removesuffix(".lora_A.weight") for n in weights if ".lora_A." in n):
+        down, up = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]
+        module = modules.get(name)
+        update = up.flatten(1) @ down.flatten(1)
+        if module is None or module.weight.numel() != update.numel():
+            raise ModelError(
+                f"the LoRA changes {name}, which this network has not or in another shape: it was "
+                "trained on another base model"
+            )
+        module.weight.data += update.view_as(module.weight).to(module.weight)
+    return network
+
+
+def _initialise(layers: Mapping[str, LoraLayer], seed: int) -> None:
+    """Draw every lora_A from (seed, module), zero every lora_B; both roles start equal, in fp32."""
+    for name, layer in layers.items():
+        for role in ("student", "ema"):
+            down, up = layer.lora_A[role].float(), layer.lora_B[role].float()
+            weight = torch.empty(down.weight.shape)
+            bound = weight[0].numel() ** -0.5  # as PEFT: kaiming_uniform with a = sqrt(5)
+            weight.uniform_(-bound, bound, generator=generator(seed, "lora_A", name))
+            down.weight.data.copy_(weight)
+            nn.init.zeros_(up.weight)
+
+
+def _lora_weights(layers: Mapping[str, LoraLayer], role: str) -> dict[str, nn.Parameter]:
+    """Return the weights of one adapter by the plain PEFT name of each, without the role."""
+    return {
+        f"{name}.{part}.weight": getattr(layer, part)[role].weight
+        for name, layer in layers.items()
+        for part in ("lora_A", "lora_B")
+    }
+
+
+def _within(
+    context: Callable[[], AbstractContextManager[None]], denoise: Denoiser[Prediction]
+) -> Denoiser[Prediction]:
+    """Return the denoiser called inside a fresh context, without gradients."""
+
+    def denoise_within(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        with context(), torch.no_grad():
+            return denoise(x_t, t, cond)
+
+    return denoise_within
+
+
+def full_roles(family: ModelFamily) -> Roles:
+    """Fine-tune a whole copy of the network in fp32; the family's own is the frozen teacher."""
+    student, ema = deepcopy(family.network).float(), deepcopy(family.network).float()
+    student.requires_grad_(True)
+    return Roles(
+        student=family.denoiser(student),
+        teacher=family.denoiser(family.network),
+        ema=family.denoiser(ema),
+        trained=dict(student.named_parameters()),
+        averaged=dict(ema.named_parameters()),
+        network=student,
+    )

@@ -1,0 +1,61 @@
+"""What every model family offers to the parts that do not know it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion.prediction import Prediction
+from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.errors import UserError
+from fewstep.types import Conditioning, Denoiser, Latents
+
+
+class ModelError(UserError):
+    """A model that cannot be used; the message says what is missing and the way out."""
+
+
+def fingerprint(*networks: nn.Module) -> str:
+    """Return the sha256 of every weight, rounded to fp16 so that it is the same for both files."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, weight in sorted(network.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().to(torch.float16).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class ModelFamily(Protocol):
+    """A text-to-image model, cut into the parts that distillation and sampling need."""
+
+    network: nn.Module
+    codec_parts: Sequence[nn.Module]
+    schedule: NoiseSchedule
+    scheduler_config: Mapping[str, Any]
+
+    def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:
+        """Turn a network of this family, adapted or not, into a denoiser in fp32."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the conditioning of each prompt, one row a prompt."""
+        ...
+
+    def encode_pictures(self, pictures: Tensor) -> tuple[Latents, Latents]:
+        """Return mean and standard deviation of the latents of [batch, 3, H, W] in [0, 1]."""
+        ...
+
+    def decode(self, latents: Latents) -> Tensor:
+        """Return pictures [batch, 3, H, W] in [0, 1]."""
+        ...
+
+    @property
+    def default_resolution(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        ...
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latents of a square picture, or raise."""
+        ...

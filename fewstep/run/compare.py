@@ -1,0 +1,95 @@
+"""`fewstep compare`: the same prompts from the same noise by a teacher and its students."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save
+
+from fewstep.evaluation import METRICS
+from fewstep.evaluation.grid import grid, png
+from fewstep.evaluation.labels import counted, method_title
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.evaluation.report import Comparison
+from fewstep.evaluation.results import Results, Row
+from fewstep.evaluation.results import save as save_results
+from fewstep.files import check_writable, write_file
+from fewstep.run.contestants import Contestant, Field
+from fewstep.run.gallery import Gallery, Made
+from fewstep.run.paint import check_words, gather_prompts
+from fewstep.run.progress import progress_bar
+
+COMPARISON_FILE = "comparison.safetensors"
+
+
+def compare_sources(
+    sources: Sequence[str], prompts: Sequence[str], prompt_file: Path | None, seed: int, out: Path
+) -> Path:
+    """Paint by the teacher at 50 steps, the teacher at 4, and each student; return the grid.
+
+    Also writes `out/results.json` with network calls and seconds, for any teacher.
+
+    Raises:
+        UserError: if a source cannot be used, or there is no prompt.
+    """
+    prompts = gather_prompts(prompts, prompt_file)
+    check_writable(out)
+    field = Field.open(sources)
+    check_words(field.base, prompts)
+    gallery = Gallery(out / "pictures", prompts, field.resolution, seed)
+    students = [field.student(student) for student in field.students]
+    few = min(student.steps for student in students)
+    contestants = [field.teacher(), field.teacher(few), *students]
+    with progress_bar() as bar:
+        task = bar.add_task("painting", total=len(contestants) * len(prompts), note="")
+        made = {c: gallery.of(c, lambda count: bar.advance(task, count)) for c in contestants}
+    save_results(
+        Results(
+            protocol=f"comparison, {len(prompts)} prompts, seed {seed}",
+            command=" ".join(["fewstep", *sys.argv[1:]]),
+            commit=commit(),
+            machine=machine(),
+            rows=tuple(_cost(contestant, own) for contestant, own in made.items()),
+        ),
+        out / "results.json",
+    )
+    return save_comparison(out, prompts, {c: own.pictures for c, own in made.items()})
+
+
+def _cost(contestant: Contestant, made: Made) -> Row:
+    values = np.repeat(made.seconds, 2) if len(made.seconds) == 1 else made.seconds
+    seconds = METRICS["seconds_per_image"].interval(values)
+    return Row(
+        contestant.source, contestant.method, contestant.steps, made.calls, contestant.seed,
+        {"seconds_per_image": seconds},
+    )  # fmt: skip
+
+
+def save_comparison(
+    out: Path, prompts: Sequence[str], pictures: Mapping[Contestant, NDArray[np.uint8]]
+) -> Path:
+    """Write the pictures side by side as `grid.png`, and as a file that a report reads."""
+    columns = {
+        f"{method_title(c.method)}, {counted(c.steps, 'step')}": made
+        for c, made in reversed(pictures.items())
+        if c.steps in (4, 50) and "unguided" not in c.source
+    }
+    columns = dict(reversed(columns.items()))
+    tensors = {title: torch.from_numpy(made.copy()) for title, made in columns.items()}
+    about = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
+    write_file(out / COMPARISON_FILE, save(tensors, about))
+    write_file(out / "grid.png", png(grid(columns, prompts)))
+    return out / "grid.png"
+
+
+def load_comparison(folder: Path) -> Comparison:
+    """Read what `save_comparison` wrote."""
+    with safe_open(folder / COMPARISON_FILE, "np") as file:
+        about = file.metadata()
+        columns = {title: file.get_tensor(title) for title in json.loads(about["columns"])}
+    return Comparison(json.loads(about["prompts"]), columns)

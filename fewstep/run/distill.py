@@ -1,0 +1,113 @@
+"""Train, or continue, a run: the loop's caller, which logs, saves and draws between its steps."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fewstep.config import Config, SettingError
+from fewstep.data.latent_cache import LatentCache
+from fewstep.errors import Interrupted
+from fewstep.run.artefact import write_artefact
+from fewstep.run.folder import claim_run_folder, log_entry, truncate_log
+from fewstep.run.paint import check_words
+from fewstep.run.preview import Previews
+from fewstep.run.workshop import Workshop
+from fewstep.training.trainer import StepResult, train
+
+
+class Listener:
+    """What a run tells while it works; this one says nothing."""
+
+    def on_encoded(self, total: int) -> Callable[[int], None]:
+        return lambda count: None
+
+    def on_start(self, shop: Workshop, first_step: int) -> None: ...
+
+    def on_step(self, result: StepResult) -> None: ...
+
+
+def distill_run(
+    config: Config, run: Path, listener: Listener | None = None, device: str | None = None
+) -> int:
+    """Train, or continue, the run in folder `run`; return the number of steps done.
+
+    Raises:
+        UserError: before any training, if a setting, the model, the data or the folder is at fault.
+        Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+    """
+    listener = listener or Listener()
+    shop = Workshop(config, run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_everything(shop)
+    claim_run_folder(config, run)
+    cache = shop.cache(listener.on_encoded(len(shop.pairs)))
+    first_step = shop.checkpoints.load_last()
+    truncate_log(run / "metrics.jsonl", first_step)
+
+    with stop_requests() as stop, open(run / "metrics.jsonl", "a", encoding="utf-8") as log:
+        listener.on_start(shop, first_step)
+        previews = Previews(shop)
+        if first_step == 0:
+            previews.draw_if_due(0)
+        clock = time.perf_counter()
+        for result in steps_of(shop, cache, first_step):
+            seconds = time.perf_counter() - clock
+            log.write(json.dumps(log_entry(result, config, seconds)) + "\n")
+            log.flush()
+            listener.on_step(result)
+            previews.draw_if_due(result.step)
+            if stop or result.step % config.train.save_every == 0:
+                shop.checkpoints.save(result.step)
+            if stop:
+                raise Interrupted(stop[0], f"saved {run} after step {result.step}")
+            clock = time.perf_counter()
+    if first_step < config.train.steps:
+        shop.checkpoints.save(config.train.steps)
+    write_artefact(shop)
+    return config.train.steps
+
+
+def check_everything(shop: Workshop) -> None:
+    """Build what can be wrong with the settings, so that it fails before any work is done."""
+    config = shop.config
+    shop.named_method  # noqa: B018
+    check_words(config.model.base, config.train.preview_prompts)
+    shop.family.latent_shape(config.data.resolution)
+    if not len(shop.pairs):
+        raise SettingError(f"data.path {config.data.path!r} holds no pairs")
+    shop.roles  # noqa: B018
+
+
+def steps_of(shop: Workshop, cache: LatentCache, first_step: int) -> Iterator[StepResult]:
+    """Return the run's training loop, from `first_step` on."""
+    network, settings = shop.roles.network, shop.config.train
+    if settings.checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    network.train()
+    return train(
+        shop.named_method[1],
+        shop.denoisers(cache),
+        shop.weights,
+        shop.family.schedule,
+        shop.optimizer,
+        lambda samples: cache.batch_at(samples, shop.device),
+        settings,
+        first_step,
+    )
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save before it leaves."""
+    received: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    old = {s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in wanted}
+    try:
+        yield received
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,84 @@
+"""The folder of a run: whose it is, and its log."""
+
+import dataclasses
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.config import Config, SettingError, load_config, to_toml
+from fewstep.files import check_writable, write_file
+from fewstep.run.workshop import build_method, versions
+from fewstep.training.trainer import StepResult
+
+HARMLESS = {
+    "train.save_every",
+    "train.keep_last",
+    "train.preview_every",
+    "train.preview_prompts",
+    "data.cache",
+}
+"""Settings that may change between the parts of one run: they decide no weight."""
+
+
+def claim_run_folder(config: Config, run: Path) -> None:
+    """Make the run folder with its config, or check that the one there is of the same run.
+
+    Raises:
+        SettingError: if it belongs to a run with other settings; they are named.
+        OSError: if it cannot be written to.
+    """
+    check_writable(run, needed_bytes=20_000_000)
+    path = run / "config.toml"
+    if not path.exists():
+        header = ", ".join(f"{name} {version}" for name, version in versions().items())
+        write_file(path, f"# {header}\n{to_toml(config)}")
+        return
+    mine, theirs = _flat(config), _flat(load_config(path))
+    differing = [
+        f"{key} = {theirs.get(key)!r} there, {mine.get(key)!r} here"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key) and key not in HARMLESS
+    ]
+    if differing:
+        raise SettingError(
+            f"{run} belongs to another run ({'; '.join(differing)}); choose another --run folder, "
+            "or delete this one"
+        )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    _, method = build_method(config.method)
+    tables = dataclasses.asdict(config)
+    tables["method"] |= dataclasses.asdict(method)  # type: ignore[call-overload]
+    return {
+        f"{table}.{key}": value
+        for table, values in tables.items()
+        for key, value in (values or {}).items()
+    }
+
+
+def truncate_log(path: Path, last_step: int) -> None:
+    """Drop what was logged after the checkpoint that training continues from."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines[:last_step] if line.endswith("\n")]
+        write_file(path, "".join(kept))
+
+
+def log_entry(result: StepResult, config: Config, seconds: float) -> dict[str, Any]:
+    """Return a line of metrics.jsonl."""
+    batch = config.train.batch_size * config.train.accumulate
+    entry = {k: float(f"{v:.6g}") if isinstance(v, float) else v
+             for k, v in dataclasses.asdict(result).items()}  # fmt: skip
+    return entry | {"images_per_second": round(batch / seconds, 3), "memory": peak_memory()}
+
+
+def peak_memory() -> int:
+    """Return the most bytes used, of the GPU's allocator or else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

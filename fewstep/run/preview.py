@@ -1,0 +1,61 @@
+"""Pictures during training: the student's beside the teacher's 50 steps, from the same noise."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep.evaluation.grid import grid, png
+from fewstep.files import write_file
+from fewstep.run.workshop import Workshop
+from fewstep.sampling.pipeline import Painter, teacher_painter
+
+TEACHER_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Draws `RUN/previews/<step>.png`; without preview prompts the first captions serve."""
+
+    shop: Workshop
+
+    def draw_if_due(self, step: int) -> None:
+        every = self.shop.config.train.preview_every
+        if every and (step % every == 0 or step == self.shop.config.train.steps):
+            self.draw(step)
+
+    def draw(self, step: int) -> Path:
+        """Paint every preview prompt by the averaged student as it is now."""
+        _, method = self.shop.named_method
+        contract = self.shop.contract()
+        timesteps = contract.timesteps()
+        student = Painter(
+            self.shop.family, self.shop.roles.ema, timesteps, method.sampler, len(timesteps)
+        )
+        columns = {
+            f"teacher, {TEACHER_STEPS} steps": self._teacher,
+            f"{contract.method['name']}, {len(timesteps)} steps": self._paint(student),
+        }
+        path = self.shop.run / "previews" / f"{step:08d}.png"
+        write_file(path, png(grid(columns, self._prompts)))
+        return path
+
+    @cached_property
+    def _prompts(self) -> list[str]:
+        chosen = list(self.shop.config.train.preview_prompts)
+        return chosen or [self.shop.pairs[i][1] for i in range(min(4, len(self.shop.pairs)))]
+
+    @cached_property
+    def _teacher(self) -> NDArray[np.uint8]:
+        scale = self.shop.config.teacher.guidance_scale
+        painter = teacher_painter(self.shop.family, TEACHER_STEPS, scale, self.shop.roles.teacher)
+        return self._paint(painter)
+
+    def _paint(self, painter: Painter) -> NDArray[np.uint8]:
+        network = self.shop.roles.network.eval()
+        resolution = self.shop.config.data.resolution
+        pictures = painter.decode(painter.latents(self._prompts, seed=0, resolution=resolution))
+        network.train()
+        return pictures.numpy()

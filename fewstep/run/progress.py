@@ -1,0 +1,71 @@
+"""What the terminal shows of a run: honest bars with loss, speed and time left."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fewstep.run.distill import Listener
+from fewstep.run.workshop import Workshop
+from fewstep.training.trainer import StepResult
+
+
+def progress_bar() -> Progress:
+    """Return a bar that writes to stderr and leaves a line a task when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+
+
+class TerminalListener(Listener):
+    """Bars for encoding and training; use it as a context."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.bar = name, progress_bar()
+        self.task: TaskID | None = None
+        self.batch = 0
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def on_encoded(self, total: int) -> Callable[[int], None]:
+        task = self.bar.add_task("encoding pictures", total=total, note="")
+        return lambda count: self.bar.advance(task, count)
+
+    def on_start(self, shop: Workshop, first_step: int) -> None:
+        train = shop.config.train
+        self.batch = train.batch_size * train.accumulate
+        self.task = self.bar.add_task(f"training {self.name}", total=train.steps, note="")
+        self.bar.update(self.task, completed=first_step)
+
+    def on_step(self, result: StepResult) -> None:
+        assert self.task is not None  # on_start comes first
+        speed = self.bar.tasks[self.task].speed
+        images = f"  {speed * self.batch:.0f} img/s" if speed else ""
+        self.bar.update(self.task, completed=result.step, note=f"loss {result.loss:.4f}{images}")

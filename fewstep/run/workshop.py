@@ -1,0 +1,180 @@
+"""From settings to the parts of one run, each built when it is first asked for."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.config import AdapterSettings, Config, SettingError, from_tables
+from fewstep.data.latent_cache import LatentCache, cache_key, load_cache, prepare
+from fewstep.data.pairs import Pairs, open_pairs
+from fewstep.diffusion.guidance import guided
+from fewstep.methods import METHODS, Denoisers, Method
+from fewstep.models import load_model
+from fewstep.models.adapters import Roles, full_roles, lora_roles
+from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.sampling.contract import Contract
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.trainer import Weights
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
+    """Return the name and the method that the table [method] asks for.
+
+    Raises:
+        SettingError: if the name or a field is unknown, or a value cannot be used.
+    """
+    fields = dict(settings)
+    name = fields.pop("name", None)
+    if name not in METHODS:
+        raise SettingError(f"method.name is {name!r}; known: {', '.join(METHODS)}")
+    try:
+        return name, from_tables(METHODS[name], fields, "method.")
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The parts of one run, each built when it is first asked for."""
+
+    config: Config
+    run: Path
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def named_method(self) -> tuple[str, Method]:
+        return build_method(self.config.method)
+
+    @cached_property
+    def family(self) -> ModelFamily:
+        model = self.config.model
+        return load_model(
+            model.base,
+            dtype=DTYPES[model.precision],
+            device=self.device,
+            revision=model.revision,
+            variant=model.variant,
+        )
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        return fingerprint(self.family.network)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        data = self.config.data
+        return open_pairs(data.path, data.resolution, data.num_pairs, data.seed)
+
+    @cached_property
+    def cache_folder(self) -> Path:
+        codec = fingerprint(*self.family.codec_parts)
+        key = cache_key(self.pairs, self.config.data.resolution, codec)
+        return Path(self.config.data.cache or self.run.parent / "cache") / key
+
+    def cache(self, advance: Callable[[int], None] = lambda count: None) -> LatentCache:
+        """Encode what is not encoded yet, and return the whole cache."""
+        family, train = self.family, self.config.train
+        self.family.latent_shape(self.config.data.resolution)
+        prepare(
+            self.pairs, family.encode_pictures, family.encode_prompts, self.cache_folder, advance
+        )
+        return load_cache(self.cache_folder, train.seed, self.config.data.caption_dropout)
+
+    @cached_property
+    def roles(self) -> Roles:
+        self.base_fingerprint  # noqa: B018  before the adapters change the names of its weights
+        adapter = self.config.adapter
+        if adapter is None:
+            return full_roles(self.family)
+        return lora_roles(
+            self.family,
+            adapter.preset,
+            adapter.rank,
+            lora_alpha(adapter),
+            adapter.dropout,
+            self.config.train.seed,
+        )
+
+    @cached_property
+    def weights(self) -> Weights:
+        return Weights(self.roles.trained, self.roles.averaged)
+
+    def denoisers(self, cache: LatentCache) -> Denoisers:
+        roles = self.roles
+        uncond = {name: row.to(self.device) for name, row in cache.uncond.items()}
+        return Denoisers(
+            student=roles.student,
+            target=roles.ema if self.config.train.target == "ema" else roles.student,
+            teacher=guided(roles.teacher, uncond, self.config.teacher.guidance_scale),
+        )
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        train = self.config.train
+        return torch.optim.AdamW(
+            self.weights.trained.values(), lr=train.learning_rate, weight_decay=train.weight_decay
+        )
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        folder = self.run / "checkpoints"
+        return Checkpoints(folder, self.weights, self.optimizer, self.config.train.keep_last)
+
+    def contract(self) -> Contract:
+        """Write down what the student promises."""
+        config, (name, method) = self.config, self.named_method
+        return Contract.of(
+            name,
+            method,
+            config.teacher.guidance_scale if method.has_teacher else 1.0,
+            self.family.scheduler_config,
+            adapter=_adapter_entry(config.adapter, len(self.weights.trained) // 2),
+            base={
+                "id": config.model.base,
+                "revision": config.model.revision,
+                "fingerprint": self.base_fingerprint,
+            },
+            data={
+                "path": config.data.path,
+                "num_pairs": len(self.pairs),
+                "resolution": config.data.resolution,
+                "digest": self.cache_folder.name,
+            },
+            train={
+                "steps": config.train.steps,
+                "global_batch": config.train.batch_size * config.train.accumulate,
+                "seed": config.train.seed,
+            },
+            versions=versions(),
+        )
+
+
+def lora_alpha(adapter: AdapterSettings) -> float:
+    """Return alpha; where none is set it is the rank, so that the update's scale is 1."""
+    return float(adapter.rank) if adapter.alpha is None else adapter.alpha
+
+
+def _adapter_entry(adapter: AdapterSettings | None, num_modules: int) -> dict[str, Any]:
+    if adapter is None:
+        return {"preset": "full"}
+    return {
+        "preset": adapter.preset,
+        "rank": adapter.rank,
+        "alpha": lora_alpha(adapter),
+        "num_modules": num_modules,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide the numbers."""
+    names = ("fewstep", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,1 @@
+"""The loop: a generator that takes optimiser steps; its caller logs, saves and draws."""
