@@ -1,5 +1,6 @@
 """Who is compared: the students of some runs or artefacts, and their common teacher."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +28,10 @@ class Contestant:
     method: str
     steps: int
     seed: int | None
-    identity: Sequence[object]
-    painter: Callable[[], Painter]
+    identity: tuple[object, ...]
     keeps_noise: bool
     """Whether its pictures are a function of the starting noise alone."""
+    painter: Callable[[], Painter] = dataclasses.field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Field:
             method="teacher",
             steps=steps,
             seed=None,
-            identity=[self.students[0].contract.base["fingerprint"], steps, scale],
+            identity=(self.students[0].contract.base["fingerprint"], steps, scale),
             painter=lambda: teacher_painter(self.family, steps, scale),
             keeps_noise=True,
         )  # fmt: skip
@@ -121,7 +122,7 @@ class Field:
             method=contract.method["name"],
             steps=steps,
             seed=contract.train.get("seed"),
-            identity=[contract.to_json(), student.digest, steps],
+            identity=(contract.to_json(), student.digest, steps),
             painter=lambda: student_painter(self.family, contract, student.weights, steps),
             keeps_noise=contract.grid.sampler == "deterministic" or steps == 1,
         )

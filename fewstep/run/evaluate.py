@@ -1,4 +1,4 @@
-"""`fewstep evaluate`: students beside their teacher from the same noises, measured by a protocol."""
+"""`fewstep evaluate`: students beside their teacher from the same noises, by a protocol."""
 
 import sys
 from collections import defaultdict
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from fewstep.bundled.captions import describe
-from fewstep.bundled.features import picture_features
+from fewstep.bundled.features import load_feature_network
 from fewstep.bundled.scenes import render, sample_scene
 from fewstep.errors import UserError
 from fewstep.evaluation import METRICS
 from fewstep.evaluation.frechet import Gaussian
-from fewstep.evaluation.intervals import Interval, Values, paired_difference, pooled
+from fewstep.evaluation.intervals import Interval, Values, pooled
 from fewstep.evaluation.prompt_accuracy import Verdict, all_right, by_attribute, verdicts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.evaluation.results import Results, Row, save
@@ -29,6 +31,7 @@ PROTOCOLS = {"bundled": 2000}
 
 PROMPT_SEED, REFERENCE_SEED = 1_000_003, 1_000_033  # no pool of training scenes has these
 NUM_REFERENCES = 5000
+NUM_SHOWN = 8
 STUDENT_STEPS = (1, 2, 4, 8)
 TEACHER_STEPS = (50, 8, 4)
 
@@ -50,6 +53,14 @@ def held_out_prompts(num: int) -> list[str]:
         rng = np.random.default_rng([PROMPT_SEED, i])
         prompts.append(describe(sample_scene(rng), rng))
     return prompts
+
+
+@torch.no_grad()
+def picture_features(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the bundled feature network's features [n, d] of pictures [n, H, W, 3]."""
+    network = load_feature_network()
+    batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(250)
+    return torch.cat([network(batch) for batch in batches]).numpy()
 
 
 def reference() -> Gaussian:
@@ -108,8 +119,16 @@ def evaluate_sources(
         rows=(*map(as_row, measured), *pooled_rows(measured)),
     )
     save(results, out / "results.json")
-    save_comparison(out, prompts[:8], {c: m.pictures[:8] for c, m in made.items()})
+    shown = {c: m.pictures[:NUM_SHOWN] for c, m in made.items() if is_shown(c, field)}
+    save_comparison(out, prompts[:NUM_SHOWN], shown)
     return out / "results.json"
+
+
+def is_shown(contestant: Contestant, field: Field) -> bool:
+    """Whether a contestant has a column in the picture: the teacher in 50 and 4 steps, and 4."""
+    if contestant.method == "teacher":
+        return contestant in (field.teacher(50), field.teacher(4))
+    return contestant.steps == 4
 
 
 def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:

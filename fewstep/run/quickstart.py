@@ -1,0 +1,49 @@
+"""`fewstep quickstart`: the whole story on the bundled world, by the commands' own functions."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fewstep.config import load_config
+from fewstep.evaluation.results import load
+from fewstep.evaluation.terminal import summary
+from fewstep.files import check_writable
+from fewstep.run.distill import distill_run
+from fewstep.run.evaluate import evaluate_sources
+from fewstep.run.progress import TerminalListener
+from fewstep.run.report import write_report
+
+CONFIGS = Path(__file__).parents[1] / "bundled" / "configs"
+NAMES = ("ct", "cd", "multi-boundary")
+NUM_PROMPTS = 500
+QUICK = ("train.steps=30", "train.batch_size=16", "train.warmup=3", "data.num_pairs=512",
+         "train.preview_every=15")  # fmt: skip
+QUICK_NUM_PROMPTS = 100
+
+
+def run_quickstart(out: Path, quick: bool) -> Path:
+    """Distil with every method, evaluate, and return the report; interrupted, it continues.
+
+    It trains less and judges fewer pictures than the committed results, and `quick` far less
+    still: enough to show that everything works, not what a method can do.
+    """
+    check_writable(out, needed_bytes=300_000_000)
+    runs = []
+    for name in NAMES:
+        run = out / name
+        config = load_config(CONFIGS / f"{name}.toml", QUICK if quick else ())
+        with TerminalListener(name) as listener:
+            distill_run(config, run, listener)
+        runs.append(run)
+
+    evaluation = out / "evaluation"
+    num_prompts = QUICK_NUM_PROMPTS if quick else NUM_PROMPTS
+    path = evaluate_sources([str(run) for run in runs], "bundled", evaluation, num_prompts, (1, 4))
+    console = Console()
+    console.print(summary(load(path)))
+    console.print(
+        f"{num_prompts} prompts and one training seed a method"
+        + (", trained for seconds only: a check that all works" if quick else "")
+        + "; the committed results in benchmarks/results/bundled.json have more of both"
+    )
+    return write_report([evaluation, *runs], out / "report.html")

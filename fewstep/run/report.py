@@ -1,0 +1,28 @@
+"""`fewstep report`: evaluations, comparisons and runs, found in folders, as one HTML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewstep.errors import UserError
+from fewstep.evaluation.report import report
+from fewstep.evaluation.results import joined, load
+from fewstep.run.compare import COMPARISON_FILE, load_comparison
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Put what the folders hold into the file `out`; the first pictures found are shown.
+
+    Raises:
+        UserError: if a folder holds neither results nor a run, or there are no results at all.
+    """
+    evaluated = [folder for folder in folders if (folder / "results.json").is_file()]
+    runs = [folder for folder in folders if (folder / "config.toml").is_file()]
+    for folder in folders:
+        if folder not in evaluated and folder not in runs:
+            raise UserError(f"{folder} holds neither results.json nor a run's config.toml")
+    if not evaluated:
+        raise UserError("there are no results to report; run fewstep evaluate or compare first")
+    pictured = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
+    comparison = load_comparison(pictured[0]) if pictured else None
+    results = joined([load(folder / "results.json") for folder in evaluated])
+    return report(results, comparison, runs, out)
