@@ -1,0 +1,46 @@
+"""How often pictures of the bundled world show what their captions say."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep.bundled.captions import claims, judge
+from fewstep.bundled.parser import read
+from fewstep.evaluation.intervals import Interval, Values, proportion
+
+Verdict = dict[str, bool]
+"""For each kind of claim that a caption makes (shape, colour, count, …) whether it holds."""
+
+
+def verdicts(pictures: Iterable[NDArray[np.uint8]], captions: Sequence[str]) -> list[Verdict]:
+    """Read every picture and judge its caption by what is seen.
+
+    Raises:
+        ValueError: if there is not one caption a picture, or one that this world cannot read.
+    """
+    seen = list(pictures)
+    if len(seen) != len(captions):
+        raise ValueError(f"{len(seen)} pictures but {len(captions)} captions")
+    said = [claims(caption) for caption in captions]
+    return [judge(claim, read(picture)) for claim, picture in zip(said, seen, strict=True)]
+
+
+def all_right(judged: Sequence[Verdict]) -> Values:
+    """Return one number a picture: 1 where all that its caption says is right, else 0."""
+    return np.array([all(verdict.values()) for verdict in judged], np.float64)
+
+
+def prompt_accuracy(pictures: Iterable[NDArray[np.uint8]], captions: Sequence[str]) -> Values:
+    """Judge pictures `[n, 64, 64, 3]` and return `all_right` of the verdicts."""
+    return all_right(verdicts(pictures, captions))
+
+
+def by_attribute(judged: Sequence[Verdict]) -> dict[str, Interval]:
+    """Return the accuracy of each kind of claim, over the pictures whose captions make it.
+
+    Kinds that fewer than two captions claim are left out.
+    """
+    kinds = dict.fromkeys(kind for verdict in judged for kind in verdict)
+    told = {kind: [v[kind] for v in judged if kind in v] for kind in kinds}
+    return {kind: proportion(held) for kind, held in told.items() if len(held) > 1}

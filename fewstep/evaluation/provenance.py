@@ -1,0 +1,43 @@
+"""What a number comes from: the machine and the commit, without host names or paths."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import fewstep
+
+
+def machine() -> str:
+    """Describe the machine: processor, cores, GPU if there is one, versions."""
+    import torch  # here, so that a report can be read and drawn without it
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    threads = torch.get_num_threads()
+    parts = [processor(), f"{threads} thread" + ("" if threads == 1 else "s"), *gpus]
+    versions = f"torch {metadata.version('torch')}, Python {platform.python_version()}"
+    return ", ".join([*parts, versions])
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name and its number of cores as the system counts them."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """Return the git commit that this code is at, with "-dirty" where it was changed since.
+
+    An installed copy has no commit of its own and gives its version.
+    """
+    root = Path(fewstep.__file__).parent.parent
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--match", "no-tag"]
+    if (root / ".git").exists() and shutil.which("git"):
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if told.returncode == 0:
+            return told.stdout.strip()
+    return f"fewstep {fewstep.__version__}"

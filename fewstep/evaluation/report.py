@@ -1,0 +1,156 @@
+"""Results and pictures as one HTML file that needs nothing else; no measurement is made here."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep.evaluation import METRICS
+from fewstep.evaluation.grid import Pictures, check, png
+from fewstep.evaluation.headline import facts, headline, lead, match
+from fewstep.evaluation.labels import capital, metric_title
+from fewstep.evaluation.page import figure, folded, page, pairs, section
+from fewstep.evaluation.plots import against_calls, losses
+from fewstep.evaluation.results import Results, metric_names, overview
+from fewstep.evaluation.runs import TrainingRun
+from fewstep.evaluation.tables import table
+from fewstep.files import write_file
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pictures of the same prompts from the same starting noises, one column a source.
+
+    Raises:
+        ValueError: if a column does not have one picture a prompt.
+    """
+
+    prompts: Sequence[str]
+    columns: Mapping[str, Pictures]
+
+    def __post_init__(self) -> None:
+        check(self.columns, self.prompts)
+
+
+def report(
+    results: Results, comparison: Comparison | None, runs: Sequence[Path], out: Path
+) -> Path:
+    """Write the report on results, pictures, and the runs' folders (settings and losses).
+
+    Raises:
+        UserError: if a run's folder is not one, or damaged.
+        OSError: if `out` cannot be written to.
+    """
+    trained = [TrainingRun.read(folder) for folder in runs]
+    found = match(results.rows)
+    title = headline(found) if found else "Results"
+    parts = [
+        f'<header><p class="eyebrow">fewstep report · protocol {escape(results.protocol)}</p>\n',
+        f"<h1>{escape(title)}</h1>\n",
+        f'<p class="lead">{escape(lead(found))}</p>{facts(found)}' if found else "",
+        "</header>\n",
+        pictures(comparison) if comparison else "",
+        measured(results),
+        training(trained),
+        provenance(results),
+    ]
+    write_file(out, page(f"{title} · fewstep", *parts))
+    return out
+
+
+def pictures(comparison: Comparison) -> str:
+    """Show each prompt's pictures side by side."""
+    heads = "".join(map(column_head, comparison.columns))
+    rows = "".join(
+        f"<p>{escape(prompt)}</p>"
+        + "".join(image(column[i], prompt) for column in comparison.columns.values())
+        for i, prompt in enumerate(comparison.prompts)
+    )
+    style = f"grid-template-columns: repeat({len(comparison.columns)}, minmax(0, 1fr))"
+    return section(
+        "Same prompt, same noise",
+        "<p>All pictures of a row start from the same noise; only the way from there differs.</p>",
+        f'<div class="pictures" style="{style}">{heads}{rows}</div>',
+    )
+
+
+def column_head(title: str) -> str:
+    """Return a column's title, what follows its comma in small print."""
+    name, _, more = title.partition(", ")
+    return f"<b>{escape(name)}<small>{escape(more)}</small></b>"
+
+
+def image(picture: NDArray[np.uint8], prompt: str) -> str:
+    """Return a picture inside the page."""
+    data = b64encode(png(picture)).decode()
+    return f'<img alt="{escape(prompt)}" src="data:image/png;base64,{data}">'
+
+
+def measured(results: Results) -> str:
+    """Show the plots and the tables of all rows."""
+    rows = overview(results.rows)
+    names = metric_names(rows)
+    main = [name for name in names if "." not in name]
+    parts = [name for name in names if "." in name]
+    seeds = [row for row in results.rows if row not in rows]
+    plots = "".join(
+        figure(
+            against_calls(rows, name),
+            metric_title(name),
+            f"{capital(METRICS[name].better)} is better. Bars are 95% intervals.",
+        )
+        for name in ("prompt_accuracy", "frechet")
+    )
+    note = "Below each value its 95% interval; n is the number of pictures."
+    if seeds:
+        note += (
+            " Several trainings of one method are pooled, and the intervals allow for the spread"
+        )
+        note += " between them."
+    return section(
+        "Results",
+        f'<div class="plots">{plots}</div>' if plots else "",
+        table(rows, main),
+        f'<p class="quiet">{note}</p>',
+        folded("Accuracy by what is claimed", table(rows, parts)) if parts else "",
+        folded("Each training seed", table(seeds, main)) if seeds else "",
+    )
+
+
+def training(runs: Sequence[TrainingRun]) -> str:
+    """Show how the students were trained: losses and settings."""
+    plot = figure(
+        losses(runs),
+        "Loss",
+        "Smoothed. Each method has a loss of its own: compare shapes, not heights.",
+    )
+    settings = (
+        folded(f"Settings of {run.name}", f"<pre>{escape(run.settings)}</pre>") for run in runs
+    )
+    return section("Training", f'<div class="plots">{plot}</div>' if plot else "", *settings)
+
+
+def provenance(results: Results) -> str:
+    """Show what the numbers come from and what they mean."""
+    meanings = {
+        metric_title(name): f"{capital(METRICS[name].meaning)}. "
+        f"{capital(METRICS[name].better)} is better."
+        for name in metric_names(results.rows)
+        if name in METRICS
+    }
+    return section(
+        "How it was measured",
+        pairs(
+            {
+                "Protocol": results.protocol,
+                "Machine": results.machine,
+                "Commit": results.commit,
+            }
+        ),
+        f"<pre>{escape(results.command)}</pre>\n",
+        f"<h3>What the numbers mean</h3>{pairs(meanings)}" if meanings else "",
+    )

@@ -1,0 +1,132 @@
+"""What was measured, as a file: results.json, written whole or not at all and read strictly."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fewstep.errors import UserError
+from fewstep.evaluation.intervals import Interval
+from fewstep.files import write_file
+
+RESULTS = {"protocol": str, "command": str, "commit": str, "machine": str, "rows": list}
+ROW = {
+    "source": str,
+    "method": str,
+    "steps": int,
+    "calls": int,
+    "seed": int | None,
+    "metrics": dict,
+}
+INTERVAL = {"value": int | float, "low": int | float, "high": int | float, "n": int}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of making pictures, and its measured metrics by name.
+
+    `calls` are the network calls a picture; `seed` is the training seed, None for the teacher and
+    for a row that is pooled over training seeds.
+    """
+
+    source: str
+    method: str
+    steps: int
+    calls: int
+    seed: int | None
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows that may stand in one table, because they were measured by one protocol."""
+
+    protocol: str
+    command: str
+    commit: str
+    machine: str
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str | Path = "results.json") -> Self:
+        """Read results.
+
+        Raises:
+            UserError: if it is not JSON, or an entry is missing, unknown or of the wrong type.
+        """
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{source} is not JSON ({error}); evaluate again") from error
+        top = strict(entries, RESULTS, str(source))
+        return cls(**{**top, "rows": tuple(read_row(r, f"{source}: row") for r in top["rows"])})
+
+
+def save(results: Results, path: Path) -> None:
+    """Write results.json whole or not at all."""
+    write_file(path, results.to_json())
+
+
+def load(path: Path) -> Results:
+    """Read results.json; see `Results.from_json`."""
+    return Results.from_json(path.read_text(encoding="utf-8"), path)
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Put results of one protocol into one table; a row that several hold appears once.
+
+    Raises:
+        UserError: if there are none, or their protocols differ.
+    """
+    protocols = list(dict.fromkeys(part.protocol for part in parts))
+    if len(protocols) != 1:
+        raise UserError(
+            "numbers of different protocols may not stand in one table: "
+            f"{'; '.join(protocols) or 'there are none'}. Evaluate all with one protocol"
+        )
+    rows: list[Row] = []
+    for row in (row for part in parts for row in part.rows):
+        if row not in rows:
+            rows.append(row)
+    told = {
+        name: "; ".join(dict.fromkeys(getattr(part, name) for part in parts))
+        for name in ("command", "commit", "machine")
+    }
+    return Results(protocols[0], **told, rows=tuple(rows))
+
+
+def overview(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without those of single training seeds where a pooled row is at hand."""
+    pooled = {(row.method, row.steps) for row in rows if row.seed is None}
+    return [row for row in rows if row.seed is None or (row.method, row.steps) not in pooled]
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """Return the names of all metrics that a row has, in the order of their first mention."""
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+
+
+def read_row(entries: Any, where: str) -> Row:
+    """Read one row and its intervals."""
+    row = strict(entries, ROW, where)
+    metrics = {
+        name: Interval(**strict(metric, INTERVAL, f"{where}: {name}"))
+        for name, metric in row["metrics"].items()
+    }
+    return Row(**{**row, "metrics": metrics})
+
+
+def strict(entries: Any, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return entries if they are exactly those of the schema, each of its type."""
+    if not isinstance(entries, dict):
+        raise UserError(f"{where} is {entries!r}; expected an object of {', '.join(schema)}")
+    if odd := set(entries) ^ set(schema):
+        raise UserError(f"{where}: missing or unknown: {', '.join(sorted(odd))}")
+    for name, value in entries.items():
+        if not isinstance(value, schema[name]) or isinstance(value, bool):
+            raise UserError(f"{where}: {name} is {value!r}, which is of the wrong type")
+    return entries

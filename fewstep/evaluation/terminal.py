@@ -1,0 +1,34 @@
+"""The results table for a terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from fewstep.evaluation.labels import counted, line_title, metric_title, shown, shown_range
+from fewstep.evaluation.results import Results, metric_names, overview
+
+
+def summary(results: Results) -> Table:
+    """Return a table of the pooled rows: each value, and its 95 % interval below it."""
+    rows = overview(results.rows)
+    names = [name for name in metric_names(rows) if "." not in name]
+    table = Table(title=f"protocol {results.protocol}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method")
+    for title in map(metric_title, names):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cost = f"{counted(row.steps, 'step')}, {counted(row.calls, 'call')}"
+        cells = [Text(line_title(row, rows)).append(f"\n{cost}", "dim")]
+        for name in names:
+            metric = row.metrics.get(name)
+            value, ends = (
+                ("–", "")
+                if metric is None
+                else (shown(name, metric.value), shown_range(name, metric))
+            )
+            cells.append(Text(value, "bold").append(f"\n{ends}", "dim"))
+        table.add_row(*cells)
+    counts = sorted({m.n for row in rows for name, m in row.metrics.items() if name in names})
+    table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} pictures"
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,91 @@
+"""Results are written whole and read strictly."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from fewstep.errors import UserError
+from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.provenance import commit, machine, processor
+from fewstep.evaluation.results import Results, Row, joined, load, overview, save
+
+METRICS = {"prompt_accuracy": Interval(0.7, 0.68, 0.72, 2000)}
+TEACHER = Row("bundled", "teacher", 50, 100, None, METRICS)
+SEEDS = [Row(f"runs/cd-{seed}", "cd", 4, 4, seed, METRICS) for seed in range(3)]
+POOLED = Row("runs/cd", "cd", 4, 4, None, METRICS)
+RESULTS = Results("bundled", "fewstep evaluate", "abc123", "a machine", (TEACHER, *SEEDS, POOLED))
+
+
+def test_what_is_saved_is_what_is_read(tmp_path):
+    save(RESULTS, tmp_path / "results.json")
+    assert load(tmp_path / "results.json") == RESULTS
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_file_has_the_schema_of_the_contract():
+    written = json.loads(RESULTS.to_json())
+    assert list(written) == ["protocol", "command", "commit", "machine", "rows"]
+    assert list(written["rows"][0]) == ["source", "method", "steps", "calls", "seed", "metrics"]
+    assert written["rows"][0]["metrics"]["prompt_accuracy"] == {
+        "value": 0.7,
+        "low": 0.68,
+        "high": 0.72,
+        "n": 2000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda top: top.pop("protocol"), "missing or unknown: protocol"),
+        (lambda top: top.update(extra=1), "missing or unknown: extra"),
+        (lambda top: top.update(machine=3), "machine is 3, which is of the wrong type"),
+        (lambda top: top["rows"][0].update(steps="4"), "steps is '4'"),
+        (lambda top: top["rows"][0].update(calls=True), "calls is True"),
+        (lambda top: top["rows"][0]["metrics"].update(fid=3.0), "fid is 3.0; expected an object"),
+        (lambda top: top["rows"].append(None), "row is None; expected an object"),
+        (lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(low=0.9), "not an inter"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(spoil, words):
+    entries = asdict(RESULTS) | {"rows": [asdict(row) for row in RESULTS.rows]}
+    entries = json.loads(json.dumps(entries))
+    spoil(entries)
+    with pytest.raises(ValueError, match=words):
+        Results.from_json(json.dumps(entries), "results.json")
+
+
+def test_half_a_file_is_refused():
+    with pytest.raises(UserError, match="is not JSON"):
+        Results.from_json(RESULTS.to_json()[:100])
+
+
+def test_protocols_do_not_mix_in_one_table():
+    with pytest.raises(ValueError, match=r"different protocols .*bundled; coco2017-5k"):
+        joined([RESULTS, replace(RESULTS, protocol="coco2017-5k")])
+
+
+def test_a_row_that_two_results_share_appears_once():
+    other = replace(RESULTS, rows=(TEACHER, replace(POOLED, method="ct")), command="another")
+    both = joined([RESULTS, other])
+    assert both.rows == (*RESULTS.rows, replace(POOLED, method="ct"))
+    assert both.command == "fewstep evaluate; another"
+    assert both.machine == "a machine"
+
+
+def test_single_seeds_are_left_out_of_the_overview_only_where_a_pooled_row_stands_for_them():
+    assert overview(RESULTS.rows) == [TEACHER, POOLED]
+    assert overview(SEEDS) == SEEDS
+
+
+def test_the_machine_is_described_without_its_name(tmp_path):
+    import platform
+
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert processor(cpuinfo).startswith("Some CPU @ 2 GHz, ")
+    assert "torch 2" in machine()
+    assert platform.node() not in machine()
+    assert "/" not in commit()
+    assert commit()
