@@ -1,5 +1,9 @@
 """A whole Stable Diffusion pipeline of the real classes, small enough for tests, random weights."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,6 +15,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from fewstep.bundled.vocabulary import save_tokenizer
 
 SD15_SCHEDULER = {
@@ -38,6 +43,26 @@ def tiny_unet() -> UNet2DConditionModel:
         attention_head_dim=2,
         norm_num_groups=4,
     )
+
+
+@cache
+def tiny_pipeline() -> Path:
+    """Return the folder of a tiny pipeline, written once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="fewstep-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return save_tiny_pipeline(folder)
+
+
+def tiny_config(method: str = "multi-boundary-cd", **train: object) -> Config:
+    """Return settings that distil the tiny pipeline in seconds."""
+    return Config(
+        method={"name": method},
+        model=ModelSettings(base=str(tiny_pipeline())),
+        adapter=AdapterSettings(rank=2, alpha=8.0),
+        data=DataSettings(num_pairs=12),
+        train=TrainSettings(**{"steps": 6, "batch_size": 2, "warmup": 1, "save_every": 2,
+                               "preview_every": 0, "learning_rate": 1e-2} | train),
+    )  # fmt: skip
 
 
 def save_tiny_pipeline(folder: Path, **scheduler: object) -> Path:

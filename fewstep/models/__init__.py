@@ -1,10 +1,14 @@
 """The border: the only folder that knows diffusers, transformers and PEFT."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.stable_diffusion import StableDiffusion
@@ -30,9 +34,28 @@ def load_model(
     name = _model_index(source, revision).get("_class_name")
     if name not in MODELS:
         raise ModelError(f"{base} is a {name}; the families known are: {', '.join(MODELS)}")
-    return MODELS[name].load(
-        source, dtype=dtype, device=device, revision=revision, variant=variant
-    )
+    with _quietly():
+        return MODELS[name].load(
+            source, dtype=dtype, device=device, revision=revision, variant=variant
+        )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the libraries' progress bars and advice out of ours while they load."""
+    libraries = (diffusers.logging, transformers.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    shows_bars = transformers.logging.is_progress_bar_enabled()
+    for library in libraries:
+        library.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+        if shows_bars:
+            transformers.logging.enable_progress_bar()
 
 
 def bundled_folder() -> Path:

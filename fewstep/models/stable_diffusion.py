@@ -62,6 +62,9 @@ class StableDiffusion:
             tokenizer = CLIPTokenizer.from_pretrained(
                 source, subfolder="tokenizer", revision=revision
             )
+            words, rows = len(tokenizer), parts["text_encoder"].config.vocab_size
+            if words != rows:  # transformers makes an empty tokenizer where there is none
+                raise ValueError(f"it has {words} tokens, the text encoder {rows}")
         with _explained(source, "scheduler"):
             config = _scheduler_config(source, revision)
         schedule = NoiseSchedule.from_config(config)

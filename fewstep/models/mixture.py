@@ -1,0 +1,99 @@
+"""Gaussian mixtures with classes: data whose ideal denoiser is known in closed form."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from fewstep.diffusion.prediction import Prediction
+from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.types import Conditioning, Latents, Timesteps
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Components N(means[k], deviations[k]² I), each of which belongs to one class.
+
+    Conditioning is `{"label": [batch]}`; the label `num_classes` stands for "any class".
+
+    Raises:
+        ValueError: if a deviation or a weight is not above 0.
+    """
+
+    means: Float64[Tensor, "components dim"]
+    deviations: Float64[Tensor, " components"]
+    weights: Float64[Tensor, " components"]
+    classes: Int[Tensor, " components"]
+
+    def __post_init__(self) -> None:
+        for name in ("deviations", "weights"):
+            if not (getattr(self, name) > 0).all():
+                raise ValueError(f"every one of the mixture's {name} has to be above 0")
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.classes.max()) + 1
+
+    @property
+    def unconditional(self) -> Conditioning:
+        """The conditioning, of one row, that leaves the class open."""
+        return {"label": torch.tensor([self.num_classes])}
+
+    @property
+    def rms(self) -> float:
+        """The root of the mean squared norm of the data."""
+        squares = self.means.square().sum(1) + self.means.shape[1] * self.deviations.square()
+        return float((self.weights * squares).sum() / self.weights.sum()) ** 0.5
+
+    def log_weights(self, label: Int[Tensor, " batch"]) -> Float64[Tensor, "batch components"]:
+        """Return the log of the components' weights, -inf outside the label's class."""
+        label = label[:, None]
+        allowed = (label == self.classes) | (label == self.num_classes)
+        return torch.where(allowed, self.weights.log(), -torch.inf).log_softmax(1)
+
+    def sample(self, label: Int[Tensor, " batch"], generator: torch.Generator) -> Latents:
+        """Draw one point for each label."""
+        component = torch.multinomial(self.log_weights(label).exp(), 1, generator=generator)[:, 0]
+        noise = torch.randn(len(label), self.means.shape[1], generator=generator).double()
+        return self.means[component] + self.deviations[component, None] * noise
+
+
+@dataclass(frozen=True)
+class MixtureDenoiser:
+    """What an ideally trained network would predict: the posterior means of x_0 and eps.
+
+    Nothing is divided by alpha or sigma, so it is defined at CLEAN and in pure noise as well.
+    Latents of any shape are read as flat vectors of the mixture's dimension.
+    """
+
+    mixture: Mixture
+    schedule: NoiseSchedule
+
+    def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        """Average over components: x is N(alpha μ, (alpha² s² + sigma²) I) given each."""
+        x = x_t.flatten(1)
+        alpha, sigma = self.schedule.levels(t, x)
+        means, deviations = self.mixture.means.to(x), self.mixture.deviations.to(x)
+
+        offset = x[:, None] - alpha[:, None] * means
+        variance = (alpha * deviations).square() + sigma.square()
+        log_weights = self.mixture.log_weights(cond["label"]).to(x)
+        share = _responsibilities(log_weights, offset, variance)
+
+        pull = share / variance
+        eps = sigma * torch.einsum("bk,bkd->bd", pull, offset)
+        spread = alpha * deviations.square() * pull
+        x_0 = share @ means + torch.einsum("bk,bkd->bd", spread, offset)
+        return Prediction(x_0.reshape(x_t.shape), eps.reshape(x_t.shape), self.schedule)
+
+
+def _responsibilities(
+    log_weights: Float[Tensor, "batch components"],
+    offset: Float[Tensor, "batch components dim"],
+    variance: Float[Tensor, "batch components"],
+) -> Float[Tensor, "batch components"]:
+    """Return how likely each component is to have made the point at `offset` from its centre."""
+    dim = offset.shape[2]
+    distance = offset.square().sum(2) / variance + dim * variance.log()
+    return (log_weights - distance / 2).softmax(1)

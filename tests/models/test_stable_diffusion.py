@@ -1,0 +1,122 @@
+"""The border gives what diffusers gives, and says what is missing where something is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from fewstep.diffusion.random import Draw
+from fewstep.models import load_model
+from fewstep.models.base import ModelError, fingerprint
+from fewstep.sampling.pipeline import teacher_painter
+from tests.tiny import save_tiny_pipeline, tiny_pipeline
+
+PROMPTS = ["a red heart", "two stars"]
+
+
+@pytest.fixture(scope="module")
+def family():
+    return load_model(tiny_pipeline())
+
+
+@pytest.fixture(scope="module")
+def stock():
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_the_teachers_pictures_are_those_of_stock_diffusers(family, stock, guidance_scale):
+    stock.scheduler = DDIMScheduler.from_config(
+        stock.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    theirs = stock(
+        PROMPTS,
+        num_inference_steps=10,
+        guidance_scale=guidance_scale,
+        latents=noise,
+        height=64,
+        width=64,
+        output_type="np",
+    ).images
+    painter = teacher_painter(family, 10, guidance_scale)
+    ours = painter.decode(painter.latents(PROMPTS, seed=3, resolution=64)).numpy()
+    assert painter.calls == (20 if guidance_scale > 1 else 10)
+    assert np.abs(ours / 255 - theirs).max() <= 1 / 255
+
+
+def test_a_picture_does_not_depend_on_its_batch(family):
+    painter = teacher_painter(family, 4, 4.0)
+    together = painter.latents(PROMPTS, seed=0, resolution=64)
+    alone = painter.latents(PROMPTS[1:], seed=0, resolution=64, numbers=[1])
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_latents_mean_and_deviation_are_the_autoencoders(family, stock):
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = family.encode_pictures(pictures)
+    with torch.no_grad():
+        posterior = stock.vae.encode(2 * pictures - 1).latent_dist
+    scale = stock.vae.config.scaling_factor
+    torch.testing.assert_close(mean, posterior.mean * scale)
+    torch.testing.assert_close(std, posterior.std * scale)
+
+
+def test_a_resolution_that_the_autoencoder_cannot_divide_is_refused(family):
+    assert family.latent_shape(64) == (4, 8, 8)
+    with pytest.raises(ModelError, match=r"data.resolution is 60.*multiple of 16, such as 48 or 64"):
+        family.latent_shape(60)
+
+
+def test_the_fingerprint_is_of_the_weights_alone(family):
+    again = load_model(tiny_pipeline())
+    assert fingerprint(again.network) == fingerprint(family.network)
+    next(again.network.parameters()).data += 0.01
+    assert fingerprint(again.network) != fingerprint(family.network)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(tmp_path, part):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), folder)
+    shutil.rmtree(folder / part)
+    with pytest.raises(ModelError, match=f"cannot load the {part} of .*model"):
+        load_model(folder)
+
+
+def test_a_half_written_part_is_named(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot load the unet"):
+        load_model(folder)
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"neither a diffusers folder with a model_index.json"):
+        load_model(tmp_path)
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelError, match=r"FluxPipeline; the families known are: StableDiff"):
+        load_model(tmp_path)
+
+
+def test_epsilon_with_zero_terminal_snr_is_refused(tmp_path):
+    folder = save_tiny_pipeline(tmp_path)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"rescale_betas_zero_snr": True}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr"):
+        load_model(folder)

@@ -1,0 +1,74 @@
+"""Checkpoints are whole or absent, and bring everything back to the bit."""
+
+import errno
+import json
+
+import pytest
+import torch
+
+from fewstep import files
+from fewstep.training.checkpoint import Checkpoints
+from tests.training.test_trainer import SETTINGS, Toy
+
+
+@pytest.fixture
+def toy(schedule):
+    return Toy(schedule)
+
+
+def test_training_continues_from_a_checkpoint_as_if_never_stopped(tmp_path, schedule, toy):
+    list(toy.steps(SETTINGS))
+    half = Toy(schedule)
+    for result in half.steps(SETTINGS):
+        if result.step == 2:
+            Checkpoints(tmp_path, half.weights, half.optimizer, 2).save(2)
+            break
+    resumed = Toy(schedule)
+    first_step = Checkpoints(tmp_path, resumed.weights, resumed.optimizer, 2).load_last()
+    list(resumed.steps(SETTINGS, first_step))
+    assert first_step == 2
+    assert torch.equal(resumed.network.weight, toy.network.weight)
+    assert torch.equal(resumed.weights.averaged["bias"], toy.weights.averaged["bias"])
+
+
+def test_the_last_checkpoints_are_kept(tmp_path, toy):
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=2)
+    next(toy.steps(SETTINGS))
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step)
+    assert [path.name for path in checkpoints.saved] == ["00000003", "00000004"]
+
+
+def test_a_half_written_checkpoint_is_not_loaded(tmp_path, toy):
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=2)
+    next(toy.steps(SETTINGS))
+    checkpoints.save(1)
+    half = tmp_path / ".00000002.part"
+    half.mkdir()
+    (half / "state.json").write_text(json.dumps({"step": 2}))
+    assert checkpoints.load_last() == 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, toy, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=1)
+    next(toy.steps(SETTINGS))
+    checkpoints.save(1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+    assert checkpoints.load_last() == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=1)
+    next(toy.steps(SETTINGS))
+    checkpoints.save(1)
+    toy.weights.trained["bias"].data = torch.zeros(5)
+    with pytest.raises(ValueError, match=r"another model or adapter; use a new --run"):
+        checkpoints.load_last()

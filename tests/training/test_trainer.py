@@ -1,0 +1,108 @@
+"""The loop: its steps are what the same steps by hand would be."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fewstep.config import TrainSettings
+from fewstep.diffusion.prediction import from_epsilon
+from fewstep.diffusion.random import generator
+from fewstep.methods import Batch, ConsistencyTraining, Denoisers
+from fewstep.training.trainer import (
+    TrainingDivergedError,
+    Weights,
+    by_quarter,
+    learning_rate,
+    train,
+    update_average,
+)
+
+SETTINGS = TrainSettings(steps=4, batch_size=8, warmup=0, decay="constant", learning_rate=1e-2)
+
+
+class Toy:
+    """A linear network with its optimiser, and data that is a function of the sample's number."""
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+        self.network = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.network.weight.copy_(torch.eye(3) * 0.5)
+            self.network.bias.zero_()
+        trained = dict(self.network.named_parameters())
+        averaged = {name: p.detach().clone() for name, p in trained.items()}
+        self.weights = Weights(trained, averaged)
+        self.optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+
+    def denoise(self, x_t, t, cond):
+        return from_epsilon(self.network(x_t), x_t, t, self.schedule)
+
+    def batch_at(self, samples):
+        rows = [torch.randn(3, generator=generator("data", i)) for i in samples]
+        return Batch(torch.stack(rows), {})
+
+    def steps(self, settings, first_step=0):
+        nets = Denoisers(self.denoise, self.denoise, self.denoise)
+        method = ConsistencyTraining(distance="squared-error")
+        return train(
+            method, nets, self.weights, self.schedule, self.optimizer, self.batch_at, settings,
+            first_step,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def toy(schedule):
+    return Toy(schedule)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(schedule, toy):
+    whole = list(toy.steps(SETTINGS))
+    parts = Toy(schedule)
+    accumulated = list(parts.steps(replace(SETTINGS, batch_size=2, accumulate=4)))
+    for one, other in zip(whole, accumulated, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    torch.testing.assert_close(toy.network.weight, parts.network.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_training_lowers_the_loss(toy):
+    results = list(toy.steps(replace(SETTINGS, steps=60)))
+    assert sum(r.loss for r in results[-10:]) < 0.5 * sum(r.loss for r in results[:10])
+
+
+def test_steps_are_numbered_from_one_and_continue(toy):
+    assert [r.step for r in toy.steps(SETTINGS, first_step=2)] == [3, 4]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(toy):
+    steps = toy.steps(SETTINGS)
+    next(steps)
+    before = toy.network.weight.detach().clone()
+    toy.batch_at = lambda samples: Batch(torch.full((len(samples), 3), float("nan")), {})
+    broken = toy.steps(SETTINGS, first_step=1)
+    with pytest.raises(TrainingDivergedError, match=r"diverged at step 2: the loss is nan"):
+        next(broken)
+    assert torch.equal(toy.network.weight, before)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    settings = TrainSettings(steps=100, warmup=9, learning_rate=0.5)
+    rates = [learning_rate(step, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[9] == pytest.approx(0.5)
+    assert rates[-1] < 0.001
+    constant = replace(settings, decay="constant")
+    assert learning_rate(99, constant) == 0.5
+
+
+def test_the_average_moves_its_share_of_the_way(toy):
+    toy.weights.averaged["bias"].fill_(0.0)
+    toy.weights.trained["bias"].data.fill_(1.0)
+    update_average(toy.weights, 0.75)
+    assert torch.equal(toy.weights.averaged["bias"], torch.full((3,), 0.25))
+
+
+def test_losses_are_told_by_quarter_of_noise(schedule):
+    losses, t = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([10, 20, 999])
+    assert by_quarter(losses, t, schedule) == (2.0, None, None, 5.0)
