@@ -1,7 +1,7 @@
 """The shapes and the two protocols that every part of fewstep speaks in."""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,6 +22,7 @@ Every tensor has the batch as its first dimension.
 """
 
 
+@runtime_checkable
 class Landing(Protocol):
     """What a denoiser believes of a trajectory: it can be evaluated at any timestep."""
 
@@ -33,6 +34,7 @@ class Landing(Protocol):
 Belief = TypeVar("Belief", bound=Landing, covariant=True)
 
 
+@runtime_checkable
 class Denoiser(Protocol[Belief]):
     """Anything that looks at noisy latents and believes in a trajectory through them."""
 

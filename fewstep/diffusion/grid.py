@@ -52,7 +52,8 @@ def boundaries(
         inner = ", ".join(map(str, ends[1:-1]))
         raise ValueError(
             f"{num_solver_steps} solver steps do not contain the boundaries {inner} of "
-            f"{num_segments} segments: use {_working_solver_steps(num_segments, num_solver_steps)}"
+            f"{num_segments} segments: use "
+            f"{_working_solver_steps(num_segments, num_solver_steps, num_train_timesteps)}"
         )
     return ends[:-1]
 
@@ -96,9 +97,9 @@ def doubling(progress: float, first: int, last: int) -> int:
     return min(first * 2**stage, last)
 
 
-def _working_solver_steps(num_segments: int, num_solver_steps: int) -> str:
+def _working_solver_steps(num_segments: int, num_solver_steps: int, most_steps: int) -> str:
     """Name the multiples of `num_segments` around `num_solver_steps`."""
     below = num_solver_steps // num_segments * num_segments
-    nearest = [n for n in (below, below + num_segments, 10 * num_segments) if n > 0]
-    *most, last = map(str, sorted(set(nearest)))
-    return f"{', '.join(most)} or {last}" if most else last
+    nearest = {below, below + num_segments, 10 * num_segments}
+    *others, last = map(str, sorted(n for n in nearest if 0 < n <= most_steps))
+    return f"{', '.join(others)} or {last}" if others else last

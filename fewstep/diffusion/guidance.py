@@ -32,9 +32,10 @@ def guided(
             name: torch.cat([uncond[name].expand_as(value), value]) for name, value in cond.items()
         }
         pair = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        (x_0, cond_x_0), (eps, cond_eps) = pair.x_0.chunk(2), pair.eps.chunk(2)
         return Prediction(
-            torch.lerp(*pair.x_0.chunk(2), guidance_scale),
-            torch.lerp(*pair.eps.chunk(2), guidance_scale),
+            torch.lerp(x_0, cond_x_0, guidance_scale),
+            torch.lerp(eps, cond_eps, guidance_scale),
             pair.schedule,
         )
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
@@ -35,7 +34,7 @@ class Draw:
         samples: Iterable[int],
         device: torch.device | str = "cpu",
         progress: float = 0.0,
-    ) -> Self:
+    ) -> "Draw":
         """Key each generator by (seed, number of the sample in the whole run)."""
         return cls(tuple(generator(seed, sample) for sample in samples), device, progress)
 

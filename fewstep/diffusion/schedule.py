@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from operator import mul
-from typing import Any, Self
+from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fewstep.types import Latents, PerSample, Timesteps
+
+Levels = Float[Tensor, "batch *ones"]
+"""One number a sample, in a shape that broadcasts over latents."""
 
 CLEAN = -1
 """The timestep of clean data: alpha is 1, sigma is 0. Timestep 0 is already a little noisy."""
@@ -35,7 +38,7 @@ class NoiseSchedule:
     sigmas: Float64[Tensor, " levels"]
 
     @classmethod
-    def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float]) -> Self:
+    def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float]) -> "NoiseSchedule":
         """Build the schedule from diffusers' table, noise increasing with the index.
 
         Raises:
@@ -51,7 +54,7 @@ class NoiseSchedule:
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """Build the schedule from a diffusers scheduler config.
 
         Raises:
@@ -78,7 +81,7 @@ class NoiseSchedule:
         values = (self.alphas[1:] ** 2).tolist()
         return hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "NoiseSchedule":
         return replace(self, alphas=self.alphas.to(device), sigmas=self.sigmas.to(device))
 
     def alpha(self, t: Timesteps) -> PerSample:
@@ -87,7 +90,7 @@ class NoiseSchedule:
     def sigma(self, t: Timesteps) -> PerSample:
         return self.sigmas[t + 1].float()
 
-    def levels(self, t: Timesteps, like: Latents) -> tuple[Latents, Latents]:
+    def levels(self, t: Timesteps, like: Latents) -> tuple[Levels, Levels]:
         """Return alpha and sigma at `t`, in the dtype of `like` and ready to multiply it."""
         alpha, sigma = self.alphas[t + 1], self.sigmas[t + 1]
         return per_sample(alpha, like).to(like.dtype), per_sample(sigma, like).to(like.dtype)

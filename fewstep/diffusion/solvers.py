@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from fewstep.diffusion.prediction import Prediction
-from fewstep.diffusion.schedule import CLEAN, per_sample
+from fewstep.diffusion.schedule import Levels, NoiseSchedule, per_sample
 from fewstep.types import Conditioning, Denoiser, Landing, Latents, Timesteps
 
 Solver = Callable[[Denoiser, Latents, Timesteps, Timesteps, Conditioning], Latents]
@@ -32,20 +32,28 @@ def heun(
 
     The trapezoidal rule for dx/dphi = v with alpha = cos(phi) and sigma = sin(phi): the pair
     (x_0, eps) is averaged over both ends, and x_t is turned by phi_s - phi_t in the plane of x_t
-    and v. No division, so zero terminal SNR is fine. The step that lands on CLEAN is DDIM.
+    and v. No division by alpha, so zero terminal SNR is fine. A step to CLEAN looks at timestep 0
+    instead, where a network can be asked, and continues the straight line through both looks.
 
     Source: Karras et al. 2022 (EDM), algorithm 1; Lu & Song 2024 (sCM), section 3 for the angle.
     """
+    look = s.clamp(min=0)
     here = denoiser(x_t, t, cond)
-    euler = torch.where(per_sample(s == t, x_t), x_t, here.at(s))
-    there = denoiser(euler, s, cond)
+    there = denoiser(here.at(look), look, cond)
 
-    alpha_t, sigma_t = here.schedule.levels(t, x_t)
-    alpha_s, sigma_s = here.schedule.levels(s, x_t)
-    velocity = alpha_t * (here.eps + there.eps) / 2 - sigma_t * (here.x_0 + there.x_0) / 2
-    cos, sin = alpha_s * alpha_t + sigma_s * sigma_t, sigma_s * alpha_t - alpha_s * sigma_t
-    return torch.where(per_sample((s == t) | (s == CLEAN), x_t), euler, cos * x_t + sin * velocity)
+    phi_t, phi_s, phi_look = (_angle(here.schedule, level, x_t) for level in (t, s, look))
+    share = torch.where(phi_look == phi_t, 0, (phi_s - phi_t) / (phi_look - phi_t) / 2)
+    x_0, eps = torch.lerp(here.x_0, there.x_0, share), torch.lerp(here.eps, there.eps, share)
+    velocity = torch.cos(phi_t) * eps - torch.sin(phi_t) * x_0
+    x_s = torch.cos(phi_s - phi_t) * x_t + torch.sin(phi_s - phi_t) * velocity
+    return torch.where(per_sample(s == t, x_t), x_t, x_s)
 
 
 SOLVERS: dict[str, Solver] = {"ddim": ddim, "heun": heun}
 """The teacher's solvers by name."""
+
+
+def _angle(schedule: NoiseSchedule, t: Timesteps, like: Latents) -> Levels:
+    """Return phi where alpha = cos(phi) and sigma = sin(phi), ready to multiply `like`."""
+    alpha, sigma = schedule.levels(t, like)
+    return torch.atan2(sigma, alpha)

@@ -1,9 +1,9 @@
 """What a method is given and gives back, and the error measure that all of them share."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from fewstep.diffusion.grid import sampling_timesteps
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, knots, sampling_timesteps
 from fewstep.diffusion.losses import DISTANCES, IN_X_0, WEIGHTINGS, x_0_per_landing
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule, per_sample
@@ -15,10 +15,22 @@ Sampler = Literal["stochastic", "deterministic"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents and what they are conditioned on."""
+    """Clean latents and what they are conditioned on.
+
+    Raises:
+        ValueError: if a conditioning tensor has not one row a sample.
+    """
 
     x_0: Latents
     cond: Conditioning
+
+    def __post_init__(self) -> None:
+        for name, value in self.cond.items():
+            if len(value) != len(self.x_0):
+                raise ValueError(
+                    f"cond[{name!r}] has {len(value)} rows for {len(self.x_0)} latents; "
+                    "it has to have one a sample"
+                )
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,15 @@ class LossOutput:
     t: Timesteps
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass whose fields are the method's settings."""
 
     sampler: ClassVar[Sampler]
     has_teacher: ClassVar[bool]
-    num_solver_steps: int
+
+    @property
+    def num_solver_steps(self) -> int: ...
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
@@ -54,11 +69,14 @@ class Method(Protocol):
         """Return the loss of one batch, differentiable in the student's weights."""
         ...
 
-    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+    def sampling_timesteps(
+        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    ) -> tuple[int, ...]:
         """Return where the student's `num_steps` calls start, noisiest first, or raise."""
         ...
 
 
+@runtime_checkable
 class Measured(Protocol):
     """The settings that decide how an error is measured."""
 
@@ -110,6 +128,8 @@ def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> N
         ValueError: naming the values that work.
     """
     final = final_solver_steps or num_solver_steps
+    for num_steps in (num_solver_steps, final):
+        knots(num_steps)
     doublings = (final // num_solver_steps).bit_length() - 1
     if final < num_solver_steps or final != num_solver_steps * 2**doublings:
         nearest = [num_solver_steps * 2**i for i in (1, 2, 3)]
@@ -119,7 +139,7 @@ def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> N
         )
 
 
-def knot_starts(num_steps: int, num_solver_steps: int) -> tuple[int, ...]:
+def knot_starts(num_steps: int, num_solver_steps: int, num_train_timesteps: int) -> tuple[int, ...]:
     """Return the sampling timesteps of a student with one segment: any that are knots.
 
     Raises:
@@ -131,4 +151,4 @@ def knot_starts(num_steps: int, num_solver_steps: int) -> tuple[int, ...]:
             f"{num_steps} sampling steps do not start on the {num_solver_steps} knots that the "
             f"student was trained on: use {', '.join(map(str, divisors))}"
         )
-    return sampling_timesteps(num_steps, num_solver_steps)
+    return sampling_timesteps(num_steps, num_solver_steps, num_train_timesteps)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, knots
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -55,6 +55,8 @@ class ConsistencyDistillation:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
-    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+    def sampling_timesteps(
+        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    ) -> tuple[int, ...]:
         """Return `num_steps` evenly spaced knots, noisiest first."""
-        return knot_starts(num_steps, self.num_solver_steps)
+        return knot_starts(num_steps, self.num_solver_steps, num_train_timesteps)

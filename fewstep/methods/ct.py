@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import doubling, knots
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, doubling, knots
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
@@ -42,7 +42,6 @@ class ConsistencyTraining:
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        knots(self.final_solver_steps or self.num_solver_steps)
         check_curriculum(self.num_solver_steps, self.final_solver_steps)
         check_settings(self)
 
@@ -63,6 +62,9 @@ class ConsistencyTraining:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
-    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+    def sampling_timesteps(
+        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    ) -> tuple[int, ...]:
         """Return `num_steps` evenly spaced knots, noisiest first."""
-        return knot_starts(num_steps, self.final_solver_steps or self.num_solver_steps)
+        final = self.final_solver_steps or self.num_solver_steps
+        return knot_starts(num_steps, final, num_train_timesteps)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import boundaries, boundary_below, doubling, knots, sampling_timesteps
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, boundaries, boundary_below, doubling, knots
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -44,6 +44,7 @@ class MultiBoundaryDistillation:
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
+        knots(self.num_solver_steps)
         boundaries(self.num_segments, self.num_solver_steps)
         check_settings(self)
 
@@ -63,9 +64,11 @@ class MultiBoundaryDistillation:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
-    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+    def sampling_timesteps(
+        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(num_steps, self.num_segments, self.num_solver_steps)
+        return segment_starts(num_steps, self.num_segments, num_train_timesteps)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,8 @@ class MultiBoundaryTraining:
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        boundaries(self.num_segments, self.num_solver_steps)
-        knots(self.final_solver_steps or self.num_solver_steps)
         check_curriculum(self.num_solver_steps, self.final_solver_steps)
+        boundaries(self.num_segments, self.num_solver_steps)
         check_settings(self)
 
     def loss(
@@ -109,13 +111,14 @@ class MultiBoundaryTraining:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
-    def sampling_timesteps(self, num_steps: int) -> tuple[int, ...]:
+    def sampling_timesteps(
+        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        final = self.final_solver_steps or self.num_solver_steps
-        return segment_starts(num_steps, self.num_segments, final)
+        return segment_starts(num_steps, self.num_segments, num_train_timesteps)
 
 
-def segment_starts(num_steps: int, num_segments: int, num_solver_steps: int) -> tuple[int, ...]:
+def segment_starts(num_steps: int, num_segments: int, num_train_timesteps: int) -> tuple[int, ...]:
     """Return where the calls of a student with `num_segments` segments start.
 
     Raises:
@@ -127,4 +130,4 @@ def segment_starts(num_steps: int, num_segments: int, num_solver_steps: int) -> 
             f"{num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
             f"method.num_segments = {num_steps}"
         )
-    return sampling_timesteps(num_steps, num_solver_steps)
+    return knots(num_steps, num_train_timesteps)[:0:-1]

@@ -7,14 +7,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from fewstep.diffusion.grid import boundaries, knots
 from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
-from fewstep.sampling.sampler import SAMPLERS
 
 FORMAT_VERSION = 1
+CONTRACT_FILE = "fewstep.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+FULL_FILE = "unet/diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,18 @@ class Contract:
         guidance_scale: float,
         scheduler_config: Mapping[str, Any],
         **more: Mapping[str, Any],
-    ) -> Self:
+    ) -> "Contract":
         """Write down what a student trained with `method` promises."""
         schedule = NoiseSchedule.from_config(scheduler_config)
         num_train = schedule.num_train_timesteps
-        starts = {}
-        for num_steps in range(1, method.num_solver_steps + 1):
-            try:
-                starts[str(num_steps)] = method.sampling_timesteps(num_steps)
-            except ValueError:  # not a number of steps that this method knows
-                continue
         settings = asdict(method)  # type: ignore[call-overload]
         num_solver_steps = settings.get("final_solver_steps") or method.num_solver_steps
+        starts = {}
+        for num_steps in range(1, num_solver_steps + 1):
+            try:
+                starts[str(num_steps)] = method.sampling_timesteps(num_steps, num_train)
+            except ValueError:  # not a number of steps that this method knows
+                continue
         return cls(
             format_version=FORMAT_VERSION,
             method={"name": name, **settings},
@@ -103,14 +106,15 @@ class Contract:
         """Return where the student's calls start, noisiest first.
 
         Raises:
-            ValueError: if the student does not know this number of steps; the message names those
+            UserError: if the student does not know this number of steps; the message names those
                 that it knows.
         """
-        wanted = str(num_steps or self.default_num_steps)
+        wanted = str(self.default_num_steps if num_steps is None else num_steps)
         known = self.grid.sampling_timesteps
         if wanted not in known:
-            raise ValueError(
-                f"this {self.method['name']} student is sampled in {', '.join(known)} steps, not "
+            raise UserError(
+                f"this {self.method['name']} student is sampled in "
+                f"{', '.join(sorted(known, key=int))} steps, not "
                 f"{wanted}: it was trained to land at timesteps "
                 f"{', '.join(map(str, self.grid.boundaries))} only"
             )
@@ -119,7 +123,7 @@ class Contract:
     def noise_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self.schedule.config)
 
-    def with_(self, **more: Any) -> Self:
+    def with_(self, **more: Any) -> "Contract":
         """Return a copy with some entries replaced."""
         return replace(self, **more)
 
@@ -127,20 +131,21 @@ class Contract:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str | Path = "fewstep.json") -> Self:
+    def from_json(cls, text: str, source: str | Path = "fewstep.json") -> "Contract":
         """Read a contract and check that it keeps its own word.
 
         Raises:
-            ValueError: if it is not JSON, of another version, lacks or adds an entry, or if its
-                grid or schedule do not follow from its method and parameters.
+            UserError: if it is not JSON, of another version, lacks or adds an entry, if its grid
+                or schedule do not follow from its method and parameters, or if its guidance_scale
+                is below 1.
         """
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{source} is not JSON ({error}); export the run again") from error
+            raise UserError(f"{source} is not JSON ({error}); export the run again") from error
         version = entries.get("format_version") if isinstance(entries, dict) else None
         if version != FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "
                 "update fewstep, or export the run again"
             )
@@ -152,34 +157,38 @@ class Contract:
                     "schedule": Schedule(**entries["schedule"]),
                 }
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{source} is not a whole contract ({error})") from error
-        contract._check(source)
+            contract._check(source)
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            raise UserError(f"{source} is not a whole contract ({error!r})") from error
         return contract
 
     def _check(self, source: str | Path) -> None:
         """Build the contract again from its own parameters and compare."""
-        settings = dict(self.method)
+        settings = {**self.method}
         name = settings.pop("name", None)
         if name not in METHODS:
-            raise ValueError(f"{source}: unknown method {name!r}; known: {', '.join(METHODS)}")
-        again = type(self).of(
-            name, METHODS[name](**settings), self.guidance_scale, self.schedule.config
-        )
+            raise UserError(f"{source}: unknown method {name!r}; known: {', '.join(METHODS)}")
+        try:
+            method = METHODS[name](**settings)
+            again = type(self).of(name, method, self.guidance_scale, self.schedule.config)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
         for part in ("grid", "schedule"):
             mine, theirs = getattr(again, part), getattr(self, part)
             for entry in fields(mine):
                 if getattr(mine, entry.name) != getattr(theirs, entry.name):
-                    raise ValueError(
+                    raise UserError(
                         f"{source}: {part}.{entry.name} does not follow from the method and the "
                         "schedule's parameters; the file was edited or damaged: export the run "
                         "again"
                     )
-        if self.grid.sampler not in SAMPLERS:
-            raise ValueError(f"{source}: unknown sampler {self.grid.sampler!r}")
+        if not 1 <= self.guidance_scale < float("inf"):
+            raise UserError(
+                f"{source}: guidance_scale is {self.guidance_scale}; it has to be 1 (none) or more"
+            )
 
 
-def _grid(entries: Mapping[str, Any]) -> Grid:
+def _grid(entries: dict[str, Any]) -> Grid:
     """Read the grid, with JSON's lists as tuples again."""
     starts = {n: tuple(starts) for n, starts in entries["sampling_timesteps"].items()}
     return Grid(

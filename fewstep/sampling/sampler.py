@@ -92,8 +92,18 @@ SAMPLERS: dict[str, Sample] = {"deterministic": deterministic, "stochastic": sto
 
 
 def _steps(timesteps: Sequence[int], x_t: Latents) -> Iterator[tuple[Timesteps, Timesteps]]:
-    """Yield each timestep of the batch with the one after it, the last with CLEAN."""
-    for t, s in pairwise([*timesteps, CLEAN]):
+    """Yield each timestep of the batch with the one after it, the last with CLEAN.
+
+    Raises:
+        ValueError: if there are none, or if they do not fall towards CLEAN.
+    """
+    steps = list(pairwise([*timesteps, CLEAN]))
+    if not steps or any(t <= s for t, s in steps):
+        raise ValueError(
+            f"cannot sample at timesteps {list(timesteps)}: they have to fall, noisiest first, "
+            "to 0 at the lowest; take them from the artefact's contract"
+        )
+    for t, s in steps:
         whole = torch.full((len(x_t),), t, dtype=torch.long, device=x_t.device)
         yield whole, torch.full_like(whole, s)
 

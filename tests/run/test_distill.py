@@ -1,0 +1,225 @@
+"""A run is a function of its settings: repeated, killed or continued, it gives the same weights."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from fewstep.config import SettingError, load_config, to_toml
+from fewstep.diffusion.random import Draw
+from fewstep.errors import Interrupted, UserError
+from fewstep.run.distill import Listener, distill_run
+from fewstep.sampling.pipeline import FewStepPipeline
+from tests.tiny import tiny_config, tiny_pipeline
+
+PROMPTS = ["a red heart", "two stars"]
+
+
+def weights(run):
+    return load_file(run / "artefact" / "pytorch_lora_weights.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of multi-boundary CD, never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    distill_run(tiny_config(), run)
+    return run
+
+
+class StopAfter(Listener):
+    """Ask the run to stop after some steps, as Ctrl-C or a cluster would."""
+
+    def __init__(self, step, signum):
+        self.step, self.signum = step, signum
+
+    def on_step(self, result):
+        if result.step == self.step:
+            signal.raise_signal(self.signum)
+
+
+def test_two_runs_of_one_config_give_the_same_weights_to_the_bit(finished, tmp_path):
+    distill_run(tiny_config(), tmp_path / "again")
+    assert same(weights(finished), weights(tmp_path / "again"))
+
+
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    distill_run(tiny_config(seed=1), tmp_path / "other")
+    assert not same(weights(finished), weights(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_and_continues_to_the_same_weights(finished, tmp_path, signum, code):
+    run = tmp_path / "stopped"
+    with pytest.raises(Interrupted, match="after step 3") as stop:
+        distill_run(tiny_config(), run, StopAfter(3, signum))
+    assert stop.value.exit_code == code
+    assert not (run / "artefact").exists()
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_weights(finished, tmp_path):
+    run, config = tmp_path / "killed", tmp_path / "config.toml"
+    config.write_text(to_toml(tiny_config()))
+    command = [sys.executable, "-m", "fewstep", "distill", str(config), "--run", str(run)]
+    for steps in (2, 4):  # killed twice, in the middle of a step
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            log = run / "metrics.jsonl"
+            while process.poll() is None:
+                if log.exists() and len(log.read_text().splitlines()) > steps:
+                    process.kill()
+                time.sleep(0.01)
+    subprocess.run(command, check=True, capture_output=True)
+    assert same(weights(finished), weights(run))
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    before = (finished / "metrics.jsonl").read_text()
+    assert distill_run(tiny_config(), finished) == 6
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
+    ours = FewStepPipeline.from_pretrained(finished)(PROMPTS, seed=3)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(finished / "artefact")
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    arguments = {"num_inference_steps": 4, "guidance_scale": 1, "latents": noise,
+                 "height": 64, "width": 64, "output_type": "np"}  # fmt: skip
+    theirs = pipe(PROMPTS, **arguments).images
+    difference = np.abs(np.stack([np.asarray(p) for p in ours]) / 255 - theirs)
+    assert difference.max() <= 2 / 255
+    pipe.unload_lora_weights()
+    without = pipe(PROMPTS, **arguments).images
+    assert np.abs(without - theirs).max() > 5 / 255, "the LoRA changes nothing: the test is blind"
+
+
+def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
+    distill_run(tiny_config("cd"), tmp_path / "cd")
+    ours = FewStepPipeline.from_pretrained(tmp_path / "cd")(PROMPTS, seed=3, num_steps=1)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(tmp_path / "cd" / "artefact")
+    pipe.scheduler = LCMScheduler.from_config(
+        pipe.scheduler.config, original_inference_steps=40, set_alpha_to_one=True
+    )
+    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    theirs = pipe(
+        PROMPTS, num_inference_steps=1, guidance_scale=1, latents=noise, output_type="np"
+    ).images
+    assert np.abs(np.stack([np.asarray(p) for p in ours]) / 255 - theirs).max() <= 2 / 255
+
+
+@pytest.mark.parametrize("method", ["ct", "multi-boundary-ct"])
+def test_every_method_is_trained_saved_and_sampled(tmp_path, method):
+    distill_run(tiny_config(method, steps=2), tmp_path / method)
+    pipeline = FewStepPipeline.from_pretrained(tmp_path / method)
+    assert pipeline.contract.guidance_scale == 1.0, "training from data knows no guidance"
+    assert pipeline("a star")[0].size == (64, 64)
+
+
+def test_full_fine_tuning_goes_the_same_way(tmp_path):
+    config = replace(tiny_config(steps=2, target="ema"), adapter=None)
+    distill_run(config, tmp_path / "full")
+    pipeline = FewStepPipeline.from_pretrained(tmp_path / "full")
+    assert pipeline.contract.adapter == {"preset": "full"}
+    assert pipeline("a star")[0].size == (64, 64)
+
+
+def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path):
+    distill_run(tiny_config(checkpointing=True), tmp_path / "run")
+    mine, theirs = weights(tmp_path / "run"), weights(finished)
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_path):
+    config = tiny_config()
+    config = replace(config, model=replace(config.model, precision="bf16"))
+    distill_run(config, tmp_path / "run")
+    half = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    full = [json.loads(line)["loss"] for line in (finished / "metrics.jsonl").open()]
+    assert half == pytest.approx(full, rel=0.1)
+    saved = load_file(tmp_path / "run" / "checkpoints" / "00000006" / "trained.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+
+
+def test_previews_are_drawn_from_step_0(tmp_path):
+    distill_run(tiny_config(steps=2, preview_every=2), tmp_path / "run")
+    drawn = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
+    assert drawn == ["00000000.png", "00000002.png"]
+
+
+def test_the_settings_are_kept_with_the_run(finished):
+    assert load_config(finished / "config.toml") == tiny_config()
+
+
+def test_a_folder_of_another_run_is_refused_and_kept(finished):
+    before = weights(finished)
+    with pytest.raises(SettingError, match=r"train.seed = 0 there, 7 here.*another --run folder"):
+        distill_run(tiny_config(seed=7), finished)
+    assert same(before, weights(finished))
+
+
+def test_harmless_settings_may_change(finished):
+    assert distill_run(tiny_config(keep_last=5, save_every=3), finished) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(tiny_config(), method={"name": "cdd"}), r"method.name is 'cdd'; known: ct, cd"),
+        (replace(tiny_config(), method={"name": "cd", "hubr_c": 1.0}), "did you mean huber_c"),
+        (
+            replace(tiny_config(), method={"name": "multi-boundary-cd", "num_solver_steps": 50}),
+            "use 40, 48 or 52",
+        ),
+        (
+            replace(tiny_config(), data=replace(tiny_config().data, resolution=60)),
+            "multiple of 16",
+        ),
+        (
+            replace(tiny_config(), model=replace(tiny_config().model, base="nowhere/at-all")),
+            "neither a diffusers folder",
+        ),
+        (
+            replace(tiny_config(), data=replace(tiny_config().data, path="nowhere")),
+            "which is no folder",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, config, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        distill_run(config, run)
+    assert not run.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot write to .*file.*choose another folder"):
+        distill_run(tiny_config(), tmp_path / "file" / "run")

@@ -1,0 +1,106 @@
+"""The commands answer at once, and errors of the user are one sentence with exit code 2."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fewstep import cli
+from fewstep.config import to_toml
+from tests.tiny import tiny_config, tiny_pipeline
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code, capsys.readouterr()
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(tiny_config(steps=1)))
+    return path
+
+
+def seconds(*command):
+    clock = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    return time.perf_counter() - clock
+
+
+def test_help_answers_before_torch_could_be_imported():
+    helped = min(seconds("-m", "fewstep", "--help") for _ in range(3))
+    assert helped < min(seconds("-c", "import torch") for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.lerning_rate=3", "unknown setting train.lerning_rate; did you mean learning_rate?"),
+        ("train.steps=many", "train.steps is 'many', a str; it has to be a int"),
+        ("train.steps=0", "train.steps is 0; it has to be 1 or more"),
+        ("teacher.guidance_scale=0.5", "it has to be 1 (no guidance) or more"),
+        ("model.precision=fp64", "it has to be 'fp32', 'bf16' or 'fp16'"),
+        ("steps=3", "write table.key=value"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, setting, message):
+    code, told = run(
+        monkeypatch, capsys, "distill", config, "--run", tmp_path / "run", "--set", setting
+    )
+    assert code == 2
+    assert message in told.err.replace("\n", " ")
+    assert len(told.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_is_missing_or_broken_is_one_sentence(monkeypatch, capsys, tmp_path):
+    code, told = run(monkeypatch, capsys, "distill", tmp_path / "no.toml", "--run", tmp_path / "r")
+    assert (code, "No such file" in told.err) == (2, True)
+    (tmp_path / "bad.toml").write_text("[method\n")
+    code, told = run(monkeypatch, capsys, "distill", tmp_path / "bad.toml", "--run", tmp_path / "r")
+    assert (code, "is not TOML" in told.err) == (2, True)
+
+
+def test_from_config_to_picture(monkeypatch, capsys, tmp_path, config):
+    folder, out = tmp_path / "run", tmp_path / "out.png"
+    code, told = run(monkeypatch, capsys, "distill", config, "--run", folder)
+    assert (code, "next: fewstep sample" in told.out) == (0, True)
+    code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--seed", 7, "-o", out)
+    assert code == 0
+    assert "4 network calls a picture, starting at timesteps 999, 749, 499, 249" in told.out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--steps", 3, "-o", out)
+    assert (code, "sampled in 4 steps, not 3" in told.err) == (2, True)
+    code, told = run(
+        monkeypatch, capsys, "sample", folder, "a star", "--guidance-scale", 3, "-o", out
+    )
+    assert (code, "guidance was distilled" in told.err) == (2, True)
+
+
+def test_prompts_come_from_a_file_and_an_empty_one_is_refused(monkeypatch, capsys, tmp_path):
+    teacher, prompts = tiny_pipeline(), tmp_path / "prompts.txt"
+    prompts.write_text("\n \n")
+    out = tmp_path / "out.png"
+    arguments = ("sample", teacher, "--prompts", prompts, "--steps", 2, "-o", out)
+    code, told = run(monkeypatch, capsys, *arguments)
+    assert (code, "holds no prompt" in told.err) == (2, True)
+    prompts.write_text("a star\n\ntwo rings\n")
+    code, told = run(monkeypatch, capsys, *arguments)
+    assert (code, out.exists()) == (0, True)
+
+
+def test_a_source_that_is_no_artefact_or_half_trained_is_refused(monkeypatch, capsys, tmp_path):
+    code, told = run(monkeypatch, capsys, "sample", tmp_path, "a star")
+    assert (code, "neither a diffusers folder" in told.err) == (2, True)
+    (tmp_path / "config.toml").write_text("")
+    code, told = run(monkeypatch, capsys, "sample", tmp_path, "a star")
+    assert (code, "not trained to its end" in told.err) == (2, True)
+
+
+def test_the_systems_errors_name_the_file():
+    error = OSError(28, "No space left on device", "runs/a")
+    assert cli.explain(error) == "No space left on device: runs/a"
