@@ -15,8 +15,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from fewstep.bundled.vocabulary import save_tokenizer
+from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fewstep.bundled.captions import claims, judge
 from fewstep.bundled.parser import read
-from fewstep.evaluation.intervals import Interval, Values, proportion
+from fewstep.evaluation.intervals import Values
 
 Verdict = dict[str, bool]
 """For each kind of claim that a caption makes (shape, colour, count, …) whether it holds."""
@@ -36,11 +36,11 @@ def prompt_accuracy(pictures: Iterable[NDArray[np.uint8]], captions: Sequence[st
     return all_right(verdicts(pictures, captions))
 
 
-def by_attribute(judged: Sequence[Verdict]) -> dict[str, Interval]:
-    """Return the accuracy of each kind of claim, over the pictures whose captions make it.
+def by_attribute(judged: Sequence[Verdict]) -> dict[str, Values]:
+    """Return for each kind of claim one number a picture whose caption makes it: 1 where it holds.
 
     Kinds that fewer than two captions claim are left out.
     """
     kinds = dict.fromkeys(kind for verdict in judged for kind in verdict)
     told = {kind: [v[kind] for v in judged if kind in v] for kind in kinds}
-    return {kind: proportion(held) for kind, held in told.items() if len(held) > 1}
+    return {kind: np.array(held, np.float64) for kind, held in told.items() if len(held) > 1}

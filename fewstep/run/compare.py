@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save
 
-from fewstep.evaluation import METRICS
 from fewstep.evaluation.grid import grid, png
-from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.labels import counted, method_title
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.evaluation.report import Comparison
@@ -63,14 +61,9 @@ def compare_sources(
 
 
 def _cost(contestant: Contestant, made: Made) -> Row:
-    mean = float(made.seconds.mean())
-    alone = Interval(mean, mean, mean, 1)
-    seconds = (
-        METRICS["seconds_per_image"].interval(made.seconds) if len(made.seconds) > 1 else alone
-    )
     return Row(
         contestant.source, contestant.method, contestant.steps, made.calls, contestant.seed,
-        {"seconds_per_image": seconds},
+        {"seconds_per_image": made.seconds_per_image},
     )  # fmt: skip
 
 

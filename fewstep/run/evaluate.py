@@ -16,7 +16,7 @@ from fewstep.bundled.scenes import render, sample_scene
 from fewstep.errors import UserError
 from fewstep.evaluation import METRICS
 from fewstep.evaluation.frechet import Gaussian
-from fewstep.evaluation.intervals import Interval, Values, pooled
+from fewstep.evaluation.intervals import Interval, Values, pooled, proportion
 from fewstep.evaluation.prompt_accuracy import Verdict, all_right, by_attribute, verdicts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.evaluation.results import Results, Row, save
@@ -44,6 +44,7 @@ class Measured:
     calls: int
     values: dict[str, Values]
     verdicts: list[Verdict]
+    seconds: Interval
 
 
 def held_out_prompts(num: int) -> list[str]:
@@ -156,7 +157,6 @@ def measure(
         values = {
             "prompt_accuracy": all_right(judged),
             "frechet": METRICS["frechet"].per_picture(picture_features(own.pictures), real),
-            "seconds_per_image": own.seconds,
         }
         if own is not truth:
             values["prompt_accuracy_difference"] = values["prompt_accuracy"] - judged_truth
@@ -166,7 +166,7 @@ def measure(
                     ("latent_rmse", own.latents, truth.latents),
                 ):
                     values[name] = METRICS[name].per_picture(mine, theirs)
-        measured.append(Measured(contestant, own.calls, values, judged))
+        measured.append(Measured(contestant, own.calls, values, judged, own.seconds_per_image))
         advance()
     return measured
 
@@ -175,12 +175,16 @@ def as_row(measured: Measured) -> Row:
     """Put intervals around one contestant's numbers."""
     contestant = measured.contestant
     metrics = {name: METRICS[name].interval(values) for name, values in measured.values.items()}
-    parts = by_attribute(measured.verdicts)
-    metrics |= {f"prompt_accuracy.{kind}": interval for kind, interval in parts.items()}
+    metrics |= {name: proportion(held) for name, held in by_kind(measured.verdicts).items()}
+    metrics["seconds_per_image"] = measured.seconds
     return Row(
         contestant.source, contestant.method, contestant.steps, measured.calls,
         contestant.seed, metrics,
     )  # fmt: skip
+
+
+def by_kind(judged: list[Verdict]) -> dict[str, Values]:
+    return {f"prompt_accuracy.{kind}": held for kind, held in by_attribute(judged).items()}
 
 
 def pooled_rows(measured: Sequence[Measured]) -> list[Row]:
@@ -192,9 +196,10 @@ def pooled_rows(measured: Sequence[Measured]) -> list[Row]:
     rows = []
     for (method, steps), group in groups.items():
         if len(group) > 1:
-            metrics: dict[str, Interval] = {
-                name: pooled(np.stack([one.values[name] for one in group]))
-                for name in group[0].values
+            numbers = [one.values | by_kind(one.verdicts) for one in group]
+            metrics = {
+                name: pooled(np.stack([each[name] for each in numbers])) for name in numbers[0]
             }
+            metrics["seconds_per_image"] = group[0].seconds
             rows.append(Row(method, method, steps, group[0].calls, None, metrics))
     return rows

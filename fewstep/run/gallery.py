@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
+from fewstep.evaluation.intervals import Interval, mean
 from fewstep.files import write_file
 from fewstep.run.contestants import Contestant
 
@@ -19,12 +20,18 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Made:
-    """Pictures uint8 [n, H, W, 3], their latents, and the seconds that each took."""
+    """Pictures uint8 [n, H, W, 3], their latents, and each batch's seconds a picture."""
 
     pictures: NDArray[np.uint8]
     latents: NDArray[np.float32]
     seconds: NDArray[np.float64]
     calls: int
+
+    @property
+    def seconds_per_image(self) -> Interval:
+        """The mean over batches; of one batch alone, no more than its value is known."""
+        alone = float(self.seconds.mean())
+        return mean(self.seconds) if len(self.seconds) > 1 else Interval(alone, alone, alone, 1)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ class Gallery:
                 clock = time.perf_counter()
                 latents = painter.latents(prompts, self.seed, self.resolution, chosen, BATCH)
                 pictures = painter.decode(latents, BATCH)
-                seconds = torch.tensor((time.perf_counter() - clock) / len(chosen))
+                seconds = torch.tensor([(time.perf_counter() - clock) / len(chosen)])
                 made = {"pictures": pictures.contiguous(), "latents": latents.cpu(),
-                        "seconds": seconds.repeat(len(chosen)),
+                        "seconds": seconds,
                         "calls": torch.tensor(painter.calls)}  # fmt: skip
                 write_file(path, save(made))
             batches.append(load_file(path))

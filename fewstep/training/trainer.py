@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.config import TrainSettings
-from fewstep.diffusion.random import Draw
+from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods.base import Batch, Denoisers, LossOutput, Method
@@ -64,8 +65,10 @@ def train(
         outputs = []
         for samples in micro_batches(step, settings):
             draw = Draw.keyed(settings.seed, samples, device, progress=step / settings.steps)
-            output = method.loss(nets, batch_at(samples), schedule, draw)
-            (output.loss.mean() / settings.accumulate).backward()
+            batch = batch_at(samples)
+            with seeded_dropout(settings.seed, samples[0]):
+                output = method.loss(nets, batch, schedule, draw)
+                (output.loss.mean() / settings.accumulate).backward()
             outputs.append(LossOutput(output.loss.detach(), output.t))
 
         grad_norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
@@ -84,6 +87,14 @@ def train(
             grad_norm=grad_norm.item(),
             learning_rate=learning_rate(step, settings),
         )
+
+
+@contextmanager
+def seeded_dropout(seed: int, sample: int) -> Iterator[None]:
+    """Key the global random state, which dropout inside a network uses, and give it back after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(seed, "dropout", sample).initial_seed())
+        yield
 
 
 def micro_batches(step: int, settings: TrainSettings) -> Iterator[range]:

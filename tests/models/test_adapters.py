@@ -93,7 +93,10 @@ def test_only_the_students_adapter_gets_gradients(family, inputs):
 def test_the_first_weights_are_a_function_of_the_seed(family):
     again = load_model(tiny_pipeline())
     torch.manual_seed(99)  # the global state plays no part
-    one, two = lora_roles(family, "all", RANK, ALPHA, seed=5), lora_roles(again, "all", RANK, ALPHA, seed=5)
+    one, two = (
+        lora_roles(family, "all", RANK, ALPHA, seed=5),
+        lora_roles(again, "all", RANK, ALPHA, seed=5),
+    )
     assert all(torch.equal(one.trained[name], two.trained[name]) for name in one.trained)
     other = lora_roles(load_model(tiny_pipeline()), "all", RANK, ALPHA, seed=6)
     assert any(not torch.equal(one.trained[name], other.trained[name]) for name in one.trained)

@@ -73,7 +73,9 @@ def test_the_latents_mean_and_deviation_are_the_autoencoders(family, stock):
 
 def test_a_resolution_that_the_autoencoder_cannot_divide_is_refused(family):
     assert family.latent_shape(64) == (4, 8, 8)
-    with pytest.raises(ModelError, match=r"data.resolution is 60.*multiple of 16, such as 48 or 64"):
+    with pytest.raises(
+        ModelError, match=r"data.resolution is 60.*multiple of 16, such as 48 or 64"
+    ):
         family.latent_shape(60)
 
 

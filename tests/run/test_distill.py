@@ -202,7 +202,7 @@ def test_harmless_settings_may_change(finished):
             "multiple of 16",
         ),
         (
-            replace(tiny_config(), model=replace(tiny_config().model, base="nowhere/at-all")),
+            replace(tiny_config(), model=replace(tiny_config().model, base="no such folder")),
             "neither a diffusers folder",
         ),
         (
@@ -211,7 +211,9 @@ def test_harmless_settings_may_change(finished):
         ),
     ],
 )  # fmt: skip
-def test_bad_settings_are_refused_before_anything_is_written(tmp_path, config, message, monkeypatch):
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path, config, message, monkeypatch
+):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run = tmp_path / "run"
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,131 @@
+"""How good the bundled teacher is: accuracy and Fréchet distance by steps and guidance.
+
+    python benchmarks/teacher.py -o benchmarks/results/teacher.json
+
+Prompts are captions of scenes that no training set holds. "seen" prompts speak of combinations of
+shape and colour that training shows, "held-back" ones of at least one that it never shows.
+Interrupted, it continues: pictures are kept in runs/teacher-pictures.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewstep.bundled.captions import claims, describe
+from fewstep.bundled.scenes import HELD_BACK, render, sample_scene
+from fewstep.evaluation import METRICS
+from fewstep.evaluation.intervals import proportion
+from fewstep.evaluation.prompt_accuracy import all_right, by_attribute, verdicts
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.files import write_file
+from fewstep.models import load_model
+from fewstep.models.base import fingerprint
+from fewstep.run.contestants import Contestant
+from fewstep.run.evaluate import PROMPT_SEED, held_out_prompts, picture_features, reference
+from fewstep.run.gallery import Gallery
+from fewstep.sampling.pipeline import teacher_painter
+
+STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 3.0, 5.0, 7.0)
+Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance
+
+
+def held_back_prompts(num: int) -> list[str]:
+    """Return captions that name a held-back pair of shape and colour."""
+    prompts: list[str] = []
+    number = 0
+    while len(prompts) < num:
+        rng = np.random.default_rng([PROMPT_SEED, 1, number])
+        number += 1
+        caption = describe(sample_scene(rng, held_back=True), rng)
+        if any((m.shape, m.colour) in HELD_BACK for m in claims(caption).mentions):
+            prompts.append(caption)
+    return prompts
+
+
+PROMPTS = {"seen": held_out_prompts, "held-back": held_back_prompts}
+
+
+def paint(job: Job, folder: Path) -> NDArray[np.uint8]:
+    """Return the teacher's pictures of a job."""
+    torch.set_num_threads(1)
+    kind, num, steps, scale = job
+    family = load_model("bundled")
+    contestant = Contestant(
+        source="bundled",
+        method="teacher",
+        steps=steps,
+        seed=None,
+        identity=(fingerprint(family.network), steps, scale),
+        keeps_noise=True,
+        painter=lambda: teacher_painter(family, steps, scale),
+    )
+    gallery = Gallery(folder, PROMPTS[kind](num), family.default_resolution)
+    return gallery.of(contestant).pictures
+
+
+def row(job: Job, pictures: NDArray[np.uint8], real) -> dict:
+    """Return the figures of a job."""
+    kind, num, steps, scale = job
+    judged = verdicts(pictures, PROMPTS[kind](num))
+    features = picture_features(pictures)
+    metrics = {"prompt_accuracy": proportion(all_right(judged))}
+    metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(judged).items()}
+    metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real))
+    return {
+        "prompts": kind,
+        "steps": steps,
+        "guidance_scale": scale,
+        "calls": steps * (1 if scale == 1 else 2),
+        "metrics": {name: asdict(metric) for name, metric in metrics.items()},
+    }
+
+
+def real_against_real(num: int, real) -> dict:
+    """Return the Fréchet distance of fresh renderings: the least that a teacher could reach."""
+    scenes = (sample_scene(np.random.default_rng([PROMPT_SEED, i])) for i in range(num))
+    features = picture_features(np.stack([render(scene) for scene in scenes]))
+    return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real)))
+
+
+def jobs(num: int, num_best: int, best: float) -> Sequence[Job]:
+    """The table at `num` prompts, and its best row at more, with held-back combinations apart."""
+    table = [("seen", num, steps, scale) for steps in STEPS for scale in SCALES]
+    return [*table, ("seen", num_best, 50, best), ("held-back", num_best, 50, best)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--num", type=int, default=500, help="prompts a cell of the table")
+    parser.add_argument("--num-best", type=int, default=1000, help="prompts of the best row")
+    parser.add_argument("--best", type=float, default=5.0, help="its guidance scale")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    todo = jobs(asked.num, asked.num_best, asked.best)
+    with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
+        painted = list(pool.map(paint, todo, [Path("runs/teacher-pictures")] * len(todo)))
+    real = reference()
+    results = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit(),
+        "machine": machine(),
+        "real_frechet": real_against_real(asked.num, real),
+        "rows": [row(job, pictures, real) for job, pictures in zip(todo, painted, strict=True)],
+    }
+    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+    for entry in results["rows"]:
+        accuracy = entry["metrics"]["prompt_accuracy"]
+        print(entry["prompts"], entry["steps"], entry["guidance_scale"], accuracy)
+
+
+if __name__ == "__main__":
+    main()

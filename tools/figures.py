@@ -1,0 +1,100 @@
+"""Write the figures of README.md and docs/ from the committed results files.
+
+    python tools/figures.py            put the figures in
+    python tools/figures.py --check    say which page differs from its results file
+
+A page marks a place with `<!-- figures: NAME -->` and `<!-- end -->`; NAME is a function below.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fewstep.evaluation.labels import method_title, metric_title, shown, shown_range
+from fewstep.evaluation.results import Results, Row, load, overview
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def bundled() -> str:
+    """The README's table: the teacher in 50 and in 4 steps, and every student in 4."""
+    results = load(RESULTS / "bundled.json")
+    rows = [row for row in overview(results.rows) if row.steps in (4, 50)]
+    names = ["prompt_accuracy", "frechet", "seconds_per_image"]
+    n = rows[0].metrics["prompt_accuracy"].n
+    note = f"Mean and 95 % interval; n = {n:,} held-out prompts{_trainings(results)}."
+    return f"{_table(rows, names)}\n{note}\n"
+
+
+def teacher() -> str:
+    """The teacher's accuracy by number of steps and guidance."""
+    entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
+    steps = sorted({row["steps"] for row in entries}, reverse=True)
+    scales = sorted({row["guidance_scale"] for row in entries})
+    cells = {
+        (row["steps"], row["guidance_scale"]): "{value:.1%} ({low:.1%} to {high:.1%})".format(
+            **row["metrics"]["prompt_accuracy"]
+        )
+        for row in entries
+        if row["prompts"] == "seen"
+    }
+    head = ["steps", *(f"guidance {scale:g}" for scale in scales)]
+    return _markdown(head, [[str(s), *(cells.get((s, g), "–") for g in scales)] for s in steps])
+
+
+FIGURES: dict[str, Callable[[], str]] = {"bundled": bundled, "teacher": teacher}
+
+
+def _trainings(results: Results) -> str:
+    seeds = {row.seed for row in results.rows if row.seed is not None}
+    return f", {len(seeds)} trainings a method" if len(seeds) > 1 else ""
+
+
+def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    head = ["", "network calls", *map(metric_title, names)]
+    lines = []
+    for row in rows:
+        title = f"{method_title(row.method)}, {row.steps} steps"
+        title += " (unguided)" if "unguided" in row.source else ""
+        cells = [
+            f"{shown(name, row.metrics[name].value)} ({shown_range(name, row.metrics[name])})"
+            for name in names
+        ]
+        lines.append([title, str(row.calls), *cells])
+    return _markdown(head, lines)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rule = ["---"] * len(head)
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *lines])
+
+
+def filled(text: str) -> str:
+    """Return a page with every marked place filled from its results file."""
+    return MARK.sub(lambda m: m[1] + FIGURES[m[2]]() + m[3], text)
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main(check: bool) -> None:
+    stale = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"not the committed figures: {', '.join(stale)}; run python tools/figures.py")
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'none'}")
+
+
+if __name__ == "__main__":
+    main("--check" in sys.argv)
