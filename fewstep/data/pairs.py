@@ -23,7 +23,10 @@ class DataError(UserError):
 class Pairs(Protocol):
     """Numbered pairs of a picture [3, H, W] in [0, 1] and its caption."""
 
-    identity: str
+    @property
+    def identity(self) -> str:
+        """What a cache of these pairs depends on."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -103,7 +106,9 @@ class FolderPairs:
                 f"{path} has {picture.width} x {picture.height} pixels, fewer than data.resolution "
                 f"= {self.resolution}; remove it or lower data.resolution"
             )
-        picture = ImageOps.fit(picture, (self.resolution,) * 2, Image.Resampling.LANCZOS)
+        picture = ImageOps.fit(
+            picture, (self.resolution, self.resolution), Image.Resampling.LANCZOS
+        )
         return _as_tensor(np.asarray(picture)), _caption_path(path).read_text("utf-8").strip()
 
     def _files(self) -> Iterator[Path]:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.stable_diffusion import StableDiffusion
@@ -43,19 +43,19 @@ def load_model(
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep the libraries' progress bars and advice out of ours while they load."""
-    libraries = (diffusers.logging, transformers.logging)
+    libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
-    shows_bars = transformers.logging.is_progress_bar_enabled()
+    shows_bars = transformers_logging.is_progress_bar_enabled()
     for library in libraries:
         library.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)
         if shows_bars:
-            transformers.logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def bundled_folder() -> Path:

@@ -1,5 +1,9 @@
 """One frozen base network in several roles: the adapters that it wears decide who it is."""
 
+# torch and PEFT hand out a module's weights and layers without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
+
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager

@@ -30,10 +30,25 @@ def fingerprint(*networks: nn.Module) -> str:
 class ModelFamily(Protocol):
     """A text-to-image model, cut into the parts that distillation and sampling need."""
 
-    network: nn.Module
-    codec_parts: Sequence[nn.Module]
-    schedule: NoiseSchedule
-    scheduler_config: Mapping[str, Any]
+    @property
+    def network(self) -> nn.Module:
+        """The network that is distilled, frozen."""
+        ...
+
+    @property
+    def codec_parts(self) -> Sequence[nn.Module]:
+        """The networks that decide what a cache of latents and prompts holds."""
+        ...
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels, on the network's device."""
+        ...
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """diffusers' scheduler config, from which the schedule was made."""
+        ...
 
     def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:
         """Turn a network of this family, adapted or not, into a denoiser in fp32."""

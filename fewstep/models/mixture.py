@@ -1,6 +1,7 @@
 """Gaussian mixtures with classes: data whose ideal denoiser is known in closed form."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -46,15 +47,16 @@ class Mixture:
         squares = self.means.square().sum(1) + self.means.shape[1] * self.deviations.square()
         return float((self.weights * squares).sum() / self.weights.sum()) ** 0.5
 
-    def log_weights(self, label: Int[Tensor, " batch"]) -> Float64[Tensor, "batch components"]:
-        """Return the log of the components' weights, -inf outside the label's class."""
-        label = label[:, None]
-        allowed = (label == self.classes) | (label == self.num_classes)
+    @cached_property
+    def log_weights(self) -> Float64[Tensor, "labels components"]:
+        """The log of the components' weights given each label, -inf outside its class."""
+        labels = torch.arange(self.num_classes + 1)[:, None]
+        allowed = (labels == self.classes) | (labels == self.num_classes)
         return torch.where(allowed, self.weights.log(), -torch.inf).log_softmax(1)
 
     def sample(self, label: Int[Tensor, " batch"], generator: torch.Generator) -> Latents:
         """Draw one point for each label."""
-        component = torch.multinomial(self.log_weights(label).exp(), 1, generator=generator)[:, 0]
+        component = torch.multinomial(self.log_weights[label].exp(), 1, generator=generator)[:, 0]
         noise = torch.randn(len(label), self.means.shape[1], generator=generator).double()
         return self.means[component] + self.deviations[component, None] * noise
 
@@ -78,7 +80,7 @@ class MixtureDenoiser:
 
         offset = x[:, None] - alpha[:, None] * means
         variance = (alpha * deviations).square() + sigma.square()
-        log_weights = self.mixture.log_weights(cond["label"]).to(x)
+        log_weights = self.mixture.log_weights.to(x)[cond["label"]]
         share = _responsibilities(log_weights, offset, variance)
 
         pull = share / variance

@@ -1,5 +1,9 @@
 """Stable Diffusion 1.x and 2.x: one text encoder, a UNet on latents, an autoencoder."""
 
+# diffusers hands out its configs and networks without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

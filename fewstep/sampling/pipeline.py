@@ -149,13 +149,13 @@ class FewStepPipeline:
             ArtefactError: if a file is missing, or the base is not the one that was distilled.
         """
         contract, weights = read_artefact(Path(artefact))
-        base = base or contract.base["id"]
+        chosen = base or contract.base["id"]
         family = load_model(
-            base, dtype=dtype, device=device, revision=contract.base.get("revision")
+            chosen, dtype=dtype, device=device, revision=contract.base.get("revision")
         )
         if fingerprint(family.network) != contract.base["fingerprint"]:
             raise ArtefactError(
-                f"{artefact} was distilled from other weights than those of {base}; pass base= "
+                f"{artefact} was distilled from other weights than those of {chosen}; pass base= "
                 f"with the model that it was made from ({contract.base['id']})"
             )
         return cls(family, contract, weights)
