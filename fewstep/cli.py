@@ -1,6 +1,7 @@
 """The commands: each reads its settings, calls one function and says what comes next."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -164,6 +165,8 @@ def options(
 
 def main() -> None:
     """Run a command; errors that the user can mend are one sentence, with exit code 2."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupt)
     try:
         app()
     except (UserError, OSError) as error:
@@ -172,6 +175,11 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"fewstep: {stop}; run the same command again to continue", err=True)
         sys.exit(stop.exit_code)
+
+
+def interrupt(signum: int, frame: object) -> None:
+    """Leave at once: what is on the disk is whole. A training loop saves first, by its own rule."""
+    raise Interrupted(signum, "stopped")
 
 
 def explain(error: UserError | OSError) -> str:

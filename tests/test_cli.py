@@ -1,5 +1,6 @@
 """The commands answer at once, and errors of the user are one sentence with exit code 2."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -104,3 +105,13 @@ def test_a_source_that_is_no_artefact_or_half_trained_is_refused(monkeypatch, ca
 def test_the_systems_errors_name_the_file():
     error = OSError(28, "No space left on device", "runs/a")
     assert cli.explain(error) == "No space left on device: runs/a"
+
+
+def test_ctrl_c_before_training_leaves_with_code_130(monkeypatch, capsys, tmp_path, config):
+    def pressed(*arguments):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fewstep.run.distill.check_everything", pressed)
+    code, told = run(monkeypatch, capsys, "distill", config, "--run", tmp_path / "run")
+    assert code == 130
+    assert "run the same command again to continue" in told.err
