@@ -13,6 +13,7 @@ from tests.tiny import tiny_config, tiny_pipeline
 
 
 def run(monkeypatch, capsys, *arguments):
+    capsys.readouterr()  # what was told before
     monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -13,13 +13,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers.utils import logging
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
-
-logging.disable_progress_bar()  # what the tests read of stderr is ours
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,
