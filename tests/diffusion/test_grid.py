@@ -1,0 +1,150 @@
+import re
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewstep.diffusion.grid import (
+    boundaries,
+    boundary_below,
+    doubling,
+    knots,
+    sampling_timesteps,
+)
+from fewstep.diffusion.schedule import CLEAN
+from fewstep.methods import MultiBoundaryDistillation, MultiBoundaryTraining
+
+SEGMENTS = range(1, 17)
+SOLVER_STEPS = range(10, 201)
+
+
+def trailing(num_steps: int) -> tuple[int, ...]:
+    """Return diffusers' trailing timesteps, noisiest first."""
+    scheduler = DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing")
+    scheduler.set_timesteps(num_steps)
+    return tuple(scheduler.timesteps.tolist())
+
+
+@pytest.mark.parametrize("m", SEGMENTS)
+def test_solver_segments_and_sampler_meet_wherever_m_divides_n(m):
+    starts = trailing(m)
+    for n in SOLVER_STEPS:
+        if n % m:
+            continue
+        ends, grid = boundaries(m, n), knots(n)
+        assert len(ends) == m
+        assert ends[0] == CLEAN
+        assert set(ends) <= set(grid)
+        assert sampling_timesteps(m, n) == (999, *ends[:0:-1]) == starts
+        for method in (MultiBoundaryDistillation, MultiBoundaryTraining):
+            student = method(num_solver_steps=n, num_segments=m)
+            assert student.sampling_timesteps(m) == starts
+
+
+@pytest.mark.parametrize("m", SEGMENTS)
+def test_a_pair_that_does_not_divide_is_refused_with_numbers_of_steps_that_work(m):
+    for n in SOLVER_STEPS:
+        if n % m == 0:
+            continue
+        with pytest.raises(ValueError, match=f"{n} solver steps do not contain") as refusal:
+            boundaries(m, n)
+        named = [int(found) for found in re.findall(r"\d+", str(refusal.value).split("use ")[1])]
+        assert named
+        for working in named:
+            assert len(boundaries(m, working)) == m
+
+
+@pytest.mark.parametrize(("m", "n"), [(4, 50), (3, 40), (16, 10), (7, 200)])
+@pytest.mark.parametrize("method", [MultiBoundaryDistillation, MultiBoundaryTraining])
+def test_the_methods_and_the_sampler_refuse_in_the_same_words(method, m, n):
+    words = f"{n} solver steps do not contain the boundaries .* of {m} segments: use"
+    with pytest.raises(ValueError, match=words):
+        method(num_solver_steps=n, num_segments=m)
+    with pytest.raises(ValueError, match=words):
+        sampling_timesteps(m, n)
+
+
+def test_the_default_grid_is_that_of_the_papers_readers():
+    assert sampling_timesteps(4, 40) == (999, 749, 499, 249)
+    assert boundaries(4, 40) == (CLEAN, 249, 499, 749)
+    assert knots(3) == (CLEAN, 332, 666, 999)
+
+
+def test_a_refusal_never_names_more_steps_than_the_schedule_has():
+    with pytest.raises(ValueError, match=r"use 160 or 496$"):
+        boundaries(16, 500, num_train_timesteps=500)
+
+
+@given(st.integers(1, 1000))
+def test_knots_are_evenly_spaced_to_half_a_timestep_from_clean_to_the_noisiest(n):
+    grid = knots(n)
+    assert len(grid) == n + 1
+    assert grid[0] == CLEAN
+    assert grid[-1] == 999
+    assert all(
+        abs(knot + 1 - Fraction(1000 * i, n)) <= Fraction(1, 2) for i, knot in enumerate(grid)
+    )
+    assert all(low < high for low, high in pairwise(grid))
+
+
+@given(st.integers(1, 100), st.integers(1, 10))
+def test_a_finer_grid_contains_the_coarser_one(n, times):
+    assert set(knots(n)) <= set(knots(n * times))
+
+
+@pytest.mark.parametrize("n", [0, -4, 1001])
+def test_a_grid_outside_the_schedule_is_refused(n):
+    with pytest.raises(ValueError, match=f"{n} steps do not fit the schedule: use 1 to 1000"):
+        knots(n)
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 40), (-4, 40), (2000, 2000)])
+def test_boundaries_outside_the_schedule_are_refused(m, n):
+    with pytest.raises(ValueError, match="do not fit the schedule"):
+        boundaries(m, n)
+
+
+def test_grids_follow_the_length_of_the_schedule():
+    assert knots(4, 500) == (CLEAN, 124, 249, 374, 499)
+    assert sampling_timesteps(2, 40, 500) == (499, 249)
+    with pytest.raises(ValueError, match="use 1 to 500"):
+        knots(501, 500)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 40), (4, 40), (5, 100), (7, 70), (40, 40)])
+def test_each_knot_jumps_to_the_lower_end_of_its_own_segment(m, n):
+    """A knot t in (b, b'] jumps to b, the largest boundary that is not above the knot below."""
+    ends, grid = boundaries(m, n), knots(n)
+    below = boundary_below(torch.tensor(grid[:-1]), torch.tensor(ends)).tolist()
+    for t, end in zip(grid[1:], below, strict=True):
+        assert end == max(boundary for boundary in ends if boundary < t)
+
+
+def test_a_boundary_is_its_own_boundary_below():
+    ends = torch.tensor(boundaries(4, 40))
+    assert torch.equal(boundary_below(ends, ends), ends)
+    assert boundary_below(torch.tensor([999]), ends).item() == 749
+
+
+@pytest.mark.parametrize(("first", "last"), [(10, 10), (10, 640), (40, 80), (25, 800)])
+def test_doubling_follows_the_formula_of_improved_consistency_training(first, last):
+    """N(k) = min(s_0 2^floor(k / K'), s_1) with K' = floor(K / (log2 floor(s_1 / s_0) + 1))."""
+    num_stages = (last // first).bit_length()
+    total = 100 * num_stages
+    for step in range(0, total, 7):
+        expected = min(first * 2 ** (step // 100), last)
+        assert doubling(step / total, first, last) == expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_doubling_never_falls_and_its_grids_are_nested(early, late):
+    early, late = sorted((early, late))
+    few, many = doubling(early, 10, 640), doubling(late, 10, 640)
+    assert 10 <= few <= many <= 640
+    assert many % few == 0
+    assert doubling(0.0, 10, 640) == 10
+    assert doubling(1.0, 10, 640) == 640
