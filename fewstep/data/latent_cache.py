@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fewstep.data.pairs import Pairs
+from fewstep.data.pairs import DataError, Pairs
 from fewstep.diffusion.random import generator
 from fewstep.files import write_file
 from fewstep.methods.base import Batch
@@ -99,6 +99,11 @@ def prepare(
             mean, std = (
                 torch.cat(half).float().cpu().contiguous() for half in zip(*halves, strict=True)
             )
+            if not (mean.isfinite().all() and std.isfinite().all()):
+                raise DataError(
+                    f"the latents of pairs {numbers[0]} to {numbers[-1]} are not finite; check the "
+                    "pictures, or encode in fp32"
+                )
             captions = json.dumps([caption for _, caption in items])
             write_file(path, save({"mean": mean, "std": std}, {"captions": captions}))
         advance(len(numbers))

@@ -46,7 +46,7 @@ def uniform(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSample:
 def inverse_gap(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSample:
     """Weigh by 1 / (sigma'_t - sigma'_s), where sigma' = sigma / alpha is the noise level.
 
-    Source: Song & Dhariwal 2023 (iCT), section 3.3.
+    Source: Song & Dhariwal 2023 (iCT), section 3.1.
     """
     return 1 / (schedule.noise_to_signal(t) - schedule.noise_to_signal(s))
 

@@ -36,7 +36,7 @@ class Draw:
         progress: float = 0.0,
     ) -> "Draw":
         """Key each generator by (seed, number of the sample in the whole run)."""
-        return cls(tuple(generator(seed, sample) for sample in samples), device, progress)
+        return cls(tuple(generator(seed, int(sample)) for sample in samples), device, progress)
 
     def noise_like(self, x: Latents) -> Latents:
         """Draw standard normal noise of the shape of `x`, which has one row a generator."""

@@ -36,6 +36,8 @@ class NoiseSchedule:
 
     alphas: Float64[Tensor, " levels"]
     sigmas: Float64[Tensor, " levels"]
+    digest: str = ""
+    """sha256 of alphas_cumprod as little-endian fp64 bytes: the schedule's identity."""
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float]) -> "NoiseSchedule":
@@ -51,6 +53,7 @@ class NoiseSchedule:
         return cls(
             alphas=torch.tensor([math.sqrt(a) for a in table], dtype=torch.float64),
             sigmas=torch.tensor([math.sqrt(1 - a) for a in table], dtype=torch.float64),
+            digest=hashlib.sha256(struct.pack(f"<{len(table) - 1}d", *table[1:])).hexdigest(),
         )
 
     @classmethod
@@ -74,12 +77,6 @@ class NoiseSchedule:
     def ends_in_pure_noise(self) -> bool:
         """Whether the last timestep has no signal left (zero terminal SNR)."""
         return self.alphas[-1].item() == 0
-
-    @property
-    def digest(self) -> str:
-        """sha256 of alphas_cumprod as little-endian fp64 bytes: the schedule's identity."""
-        values = (self.alphas[1:] ** 2).tolist()
-        return hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
         return replace(self, alphas=self.alphas.to(device), sigmas=self.sigmas.to(device))

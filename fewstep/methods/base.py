@@ -1,5 +1,6 @@
 """What a method is given and gives back, and the error measure that all of them share."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -80,10 +81,12 @@ class Method(Protocol):
 class Measured(Protocol):
     """The settings that decide how an error is measured."""
 
+    own_huber_c: ClassVar[float]
+
     @property
     def distance(self) -> str: ...
     @property
-    def huber_c(self) -> float: ...
+    def huber_c(self) -> float | None: ...
     @property
     def weighting(self) -> str: ...
 
@@ -100,7 +103,16 @@ def measure(
     weight = WEIGHTINGS[method.weighting](schedule, t, s)
     if method.weighting in IN_X_0:
         difference = difference * per_sample(x_0_per_landing(schedule, t, end), difference)
-    return weight * DISTANCES[method.distance](difference, method.huber_c)
+    return weight * DISTANCES[method.distance](difference, huber_c(method, difference))
+
+
+def huber_c(method: Measured, difference: Latents) -> float:
+    """Return the setting, or where there is none the method's own c; iCT's for the vector form."""
+    if method.huber_c is not None:
+        return method.huber_c
+    if method.distance == "pseudo-huber-vector":
+        return 0.00054 * math.sqrt(difference[0].numel())
+    return method.own_huber_c
 
 
 def check_settings(method: Measured) -> None:
@@ -117,8 +129,17 @@ def check_settings(method: Measured) -> None:
         value = getattr(method, field, None)
         if value is not None and value not in table:
             raise ValueError(f"method.{field} is {value!r}; known: {', '.join(table)}")
-    if method.distance != "squared-error" and not 0 < method.huber_c < float("inf"):
+    if method.huber_c is None:
+        return
+    if method.distance == "squared-error":
+        raise ValueError("method.huber_c plays no part in distance 'squared-error'; leave it out")
+    if not 0 < method.huber_c < math.inf:
         raise ValueError(f"method.huber_c is {method.huber_c}; it has to be above 0")
+
+
+def last_solver_steps(num_solver_steps: int, final_solver_steps: int | None) -> int:
+    """Return the number of solver steps that training ends with."""
+    return num_solver_steps if final_solver_steps is None else final_solver_steps
 
 
 def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> None:
@@ -127,7 +148,7 @@ def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> N
     Raises:
         ValueError: naming the values that work.
     """
-    final = final_solver_steps or num_solver_steps
+    final = last_solver_steps(num_solver_steps, final_solver_steps)
     for num_steps in (num_solver_steps, final):
         knots(num_steps)
     doublings = (final // num_solver_steps).bit_length() - 1

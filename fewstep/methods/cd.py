@@ -29,11 +29,12 @@ class ConsistencyDistillation:
 
     sampler: ClassVar[Sampler] = "stochastic"
     has_teacher: ClassVar[bool] = True
+    own_huber_c: ClassVar[float] = 1e-3
 
     num_solver_steps: int = 40
     solver: str = "ddim"
     distance: str = "pseudo-huber"
-    huber_c: float = 1e-3
+    huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from fewstep.methods.base import (
     check_curriculum,
     check_settings,
     knot_starts,
+    last_solver_steps,
     measure,
 )
 
@@ -34,11 +35,12 @@ class ConsistencyTraining:
 
     sampler: ClassVar[Sampler] = "stochastic"
     has_teacher: ClassVar[bool] = False
+    own_huber_c: ClassVar[float] = 0.03
 
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
     distance: str = "pseudo-huber"
-    huber_c: float = 0.03
+    huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class ConsistencyTraining:
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
-        final = self.final_solver_steps or self.num_solver_steps
+        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
         num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
         t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
         end = torch.full_like(t, CLEAN)
@@ -66,5 +68,5 @@ class ConsistencyTraining:
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
         """Return `num_steps` evenly spaced knots, noisiest first."""
-        final = self.final_solver_steps or self.num_solver_steps
+        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
         return knot_starts(num_steps, final, num_train_timesteps)

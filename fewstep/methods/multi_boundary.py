@@ -21,6 +21,7 @@ from fewstep.methods.base import (
     Sampler,
     check_curriculum,
     check_settings,
+    last_solver_steps,
     measure,
 )
 
@@ -35,12 +36,13 @@ class MultiBoundaryDistillation:
 
     sampler: ClassVar[Sampler] = "deterministic"
     has_teacher: ClassVar[bool] = True
+    own_huber_c: ClassVar[float] = 1e-3
 
     num_solver_steps: int = 40
     num_segments: int = 4
     solver: str = "ddim"
     distance: str = "pseudo-huber"
-    huber_c: float = 1e-3
+    huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
@@ -80,12 +82,13 @@ class MultiBoundaryTraining:
 
     sampler: ClassVar[Sampler] = "deterministic"
     has_teacher: ClassVar[bool] = False
+    own_huber_c: ClassVar[float] = 0.03
 
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
     num_segments: int = 4
     distance: str = "pseudo-huber"
-    huber_c: float = 0.03
+    huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class MultiBoundaryTraining:
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
-        final = self.final_solver_steps or self.num_solver_steps
+        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
         num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
         t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
         ends = boundaries(self.num_segments, num_solver_steps, schedule.num_train_timesteps)

@@ -5,7 +5,7 @@ The sampler takes its timesteps from here and never from the user's memory.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +112,19 @@ class Contract:
         wanted = str(self.default_num_steps if num_steps is None else num_steps)
         known = self.grid.sampling_timesteps
         if wanted not in known:
+            reason = (
+                f"it was trained on {len(self.grid.boundaries)} segments"
+                if len(self.grid.boundaries) > 1
+                else f"its calls start on the {len(self.grid.knots) - 1} knots of its solver"
+            )
             raise UserError(
                 f"this {self.method['name']} student is sampled in "
-                f"{', '.join(sorted(known, key=int))} steps, not "
-                f"{wanted}: it was trained to land at timesteps "
-                f"{', '.join(map(str, self.grid.boundaries))} only"
+                f"{', '.join(sorted(known, key=int))} steps, not {wanted}: {reason}"
             )
         return tuple(known[wanted])
 
     def noise_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self.schedule.config)
-
-    def with_(self, **more: Any) -> "Contract":
-        """Return a copy with some entries replaced."""
-        return replace(self, **more)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"

@@ -69,7 +69,13 @@ class Painter:
                 )
             )
             advance(len(noise))
-        return torch.cat(batches)
+        latents = torch.cat(batches)
+        if not latents.isfinite().all():
+            raise UserError(
+                "the model gave latents that are not finite; use precision fp32 or bf16, and "
+                "check the weights that were trained"
+            )
+        return latents
 
     def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
         """Return pictures as uint8 [batch, H, W, 3]."""

@@ -72,7 +72,7 @@ def tcd(
     for t, s in _steps(timesteps, x_t):
         below = torch.full_like(s, CLEAN) if gamma == 1 else _share(1 - gamma, s)
         x_t = ddim(denoiser, x_t, t, below, cond)
-        if gamma > 0 and s[0] != CLEAN:
+        if gamma > 0:
             x_t = diffuse(x_t, below, s, schedule, draw)
     return x_t
 

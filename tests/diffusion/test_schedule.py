@@ -1,6 +1,8 @@
 import hashlib
 import math
 import struct
+from itertools import accumulate
+from operator import mul
 
 import numpy as np
 import pytest
@@ -111,11 +113,12 @@ def test_the_levels_are_fp32_and_the_table_behind_them_is_exact_to_fp64(schedule
 
 
 def test_the_digest_is_a_hash_of_alphas_cumprod_and_never_changes(schedule, config):
-    table = [alpha**2 for alpha in schedule.alphas[1:].tolist()]
+    roots = [0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) * i / 999 for i in range(1000)]
+    table = accumulate((1 - root * root for root in roots), mul)
     by_hand = hashlib.sha256(b"".join(struct.pack("<d", value) for value in table)).hexdigest()
     assert schedule.digest == by_hand == NoiseSchedule.from_config(config).digest
     # Written down in every artefact of a Stable Diffusion student: it must stay readable.
-    assert schedule.digest == "560dd1c340263ecd5bb154ac92b49d4b733e077792a43091996af0a6ca12c4f7"
+    assert schedule.digest == "64950371762943a246ec1303ed174d293abdfb31300f9d34e7d7792da48b167f"
 
 
 def test_the_digest_tells_schedules_apart(schedule, config):

@@ -6,7 +6,7 @@ import torch
 
 from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_landing
 from fewstep.methods import METHODS, Batch, ConsistencyDistillation, Method
-from fewstep.methods.base import check_curriculum, knot_starts, measure
+from fewstep.methods.base import check_curriculum, huber_c, knot_starts, measure
 
 HAVE_CURRICULUM = ("ct", "multi-boundary-ct")
 HAVE_SOLVER = ("cd", "multi-boundary-cd")
@@ -32,6 +32,10 @@ def test_a_batch_with_other_rows_of_text_than_of_latents_is_refused(rows):
     [
         ({"distance": "l1"}, "method.distance is 'l1'; known: squared-error, pseudo-huber"),
         ({"weighting": "snr"}, "method.weighting is 'snr'; known: uniform, inverse-gap"),
+        (
+            {"distance": "squared-error", "huber_c": 0.1},
+            "method.huber_c plays no part in distance 'squared-error'; leave it out",
+        ),
         ({"huber_c": 0.0}, "method.huber_c is 0.0; it has to be above 0"),
         ({"huber_c": -1.0}, "method.huber_c is -1.0; it has to be above 0"),
         ({"huber_c": math.nan}, "method.huber_c is nan; it has to be above 0"),
@@ -43,6 +47,15 @@ def test_a_batch_with_other_rows_of_text_than_of_latents_is_refused(rows):
 def test_a_setting_that_no_training_could_use_is_refused_by_name(name, settings, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         METHODS[name](**settings)
+
+
+def test_where_no_huber_c_is_set_the_distance_has_its_own():
+    difference = torch.full((2, 4, 64, 64), 0.3)
+    assert huber_c(METHODS["cd"](), difference) == 0.001
+    assert huber_c(METHODS["ct"](), difference) == 0.03
+    assert huber_c(METHODS["cd"](huber_c=0.5), difference) == 0.5
+    vector = METHODS["ct"](distance="pseudo-huber-vector")
+    assert huber_c(vector, difference) == pytest.approx(0.069, abs=5e-4)  # iCT, 4 x 64 x 64
 
 
 @pytest.mark.parametrize("name", HAVE_SOLVER)

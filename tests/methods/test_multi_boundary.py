@@ -28,7 +28,7 @@ def loss_and_gradients(method, schedule, network_of, denoiser_of, batch):
 def test_one_segment_is_cd_to_the_bit(
     schedule, network_of, denoiser_of, batch, solver, distance, weighting
 ):
-    settings = {"solver": solver, "distance": distance, "weighting": weighting, "huber_c": 0.02}
+    settings = {"solver": solver, "distance": distance, "weighting": weighting}
     one, cd = (
         loss_and_gradients(method, schedule, network_of, denoiser_of, batch)
         for method in (
