@@ -27,8 +27,8 @@ from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.prompt_accuracy import all_right, by_attribute, verdicts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.models import load_model
 from fewstep.models.base import fingerprint
+from fewstep.models.loading import load_model
 from fewstep.run.contestants import Contestant
 from fewstep.run.evaluate import PROMPT_SEED, held_out_prompts, picture_features, reference
 from fewstep.run.gallery import Gallery

@@ -10,10 +10,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from fewstep.evaluation.labels import method_title, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, Row, load, overview
+from fewstep.verify.tables import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,7 +48,17 @@ def teacher() -> str:
     return _markdown(head, [[str(s), *(cells.get((s, g), "–") for g in scales)] for s in steps])
 
 
-FIGURES: dict[str, Callable[[], str]] = {"bundled": bundled, "teacher": teacher}
+def verified(name: str) -> str:
+    """One of the truth bench's tables."""
+    table = TABLES[name](json.loads((RESULTS / "verify.json").read_text(encoding="utf-8")))
+    return _markdown(table.columns, table.rows)
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "bundled": bundled,
+    "teacher": teacher,
+    **{f"verify-{name}": partial(verified, name) for name in TABLES},
+}
 
 
 def _trainings(results: Results) -> str:

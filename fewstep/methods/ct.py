@@ -28,7 +28,9 @@ class ConsistencyTraining:
 
     It learns the flow of the data, which is that of the *unguided* model: nothing in its target
     knows guidance. One noise sample stands for the score, so the fixed point is biased, and less so
-    with more solver steps: `final_solver_steps` doubles them during training.
+    with more solver steps: `final_solver_steps` doubles them during training. The squared error is
+    the default because a pseudo-Huber distance with a small c adds a bias of its own, that of a
+    median, which does not fall (docs/is-it-right.md).
 
     Source: Song et al. 2023 (Consistency Models), algorithm 3; Song & Dhariwal 2023 (iCT).
     """
@@ -39,7 +41,7 @@ class ConsistencyTraining:
 
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
-    distance: str = "pseudo-huber"
+    distance: str = "squared-error"
     huber_c: float | None = None
     weighting: str = "uniform"
 

@@ -87,7 +87,7 @@ class MultiBoundaryTraining:
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
     num_segments: int = 4
-    distance: str = "pseudo-huber"
+    distance: str = "squared-error"
     huber_c: float | None = None
     weighting: str = "uniform"
 

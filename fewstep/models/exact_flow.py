@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule, per_sample
@@ -17,11 +19,11 @@ class ExactFlow:
 
     With y = x / alpha and λ = sigma / alpha the ODE is dy/dλ = eps. It is integrated by RK4 in u,
     λ = detail · sinh(u): even steps below the data's finest `detail`, geometric ones above it. The
-    default `step` misses by less than 2e-6 of the data's RMS, root mean square over starting noise
+    default `step` misses by less than 5e-6 of the data's RMS, root mean square over starting noise
     and for modes up to 20 deviations apart; `halving_error` measures it. Use fp64.
 
     `denoiser_on` puts the denoiser on a schedule, because a schedule is only a table of levels and
-    the integrator's stages need levels between the timesteps.
+    the integrator needs levels between the timesteps.
 
     Source: Song et al. 2020 (Score-based SDEs), eq. 13; Karras et al. 2022, eq. 1 for y and λ.
 
@@ -46,13 +48,26 @@ class ExactFlow:
 
     def move(self, x_t: Latents, t: Timesteps, s: Timesteps, cond: Conditioning) -> Latents:
         """Integrate x_t from t to s, forwards or backwards, each sample in as many steps."""
-        start, length = self._position(t), self._position(s) - self._position(t)
+        u, length = self._position(t), self._position(s) - self._position(t)
         num_steps = max(1, math.ceil(length.abs().max().item() / self.step))
-        h = length / num_steps
+        halves = torch.linspace(0, 1, 2 * num_steps + 1, dtype=torch.float64)
+        level = self.detail * torch.sinh(u + halves[:, None] * length)
+        stages = _schedule_of(level)
+        denoiser = self.denoiser_on(stages)
 
+        def slope(stage: int, y: Latents) -> Latents:
+            here = stage * len(t) + torch.arange(len(t))
+            eps = denoiser(stages.levels(here, y)[0] * y, here, cond).eps
+            return per_sample((self.detail**2 + level[stage] ** 2).sqrt(), y).to(y) * eps
+
+        h = per_sample(length / num_steps, x_t).to(x_t)
         y = x_t / self.schedule.levels(t, x_t)[0]
-        for i in range(num_steps):
-            y = self._runge_kutta(start + i * h, y, h, cond)
+        for stage in range(0, 2 * num_steps, 2):
+            first = slope(stage, y)
+            second = slope(stage + 1, y + h / 2 * first)
+            third = slope(stage + 1, y + h / 2 * second)
+            fourth = slope(stage + 2, y + h * third)
+            y = y + h / 6 * (first + 2 * second + 2 * third + fourth)
         return self.schedule.levels(s, x_t)[0] * y
 
     def halving_error(
@@ -62,27 +77,6 @@ class ExactFlow:
         finer = ExactFlow(self.denoiser_on, self.schedule, self.detail, self.step / 2)
         difference = self.move(x_t, t, s, cond) - finer.move(x_t, t, s, cond)
         return difference.flatten(1).norm(dim=1)
-
-    def _runge_kutta(self, u: PerSample, y: Latents, h: PerSample, cond: Conditioning) -> Latents:
-        """Take one classical fourth-order step from u to u + h."""
-        step = per_sample(h, y).to(y)
-        first = self._slope(u, y, cond)
-        second = self._slope(u + h / 2, y + step / 2 * first, cond)
-        third = self._slope(u + h / 2, y + step / 2 * second, cond)
-        fourth = self._slope(u + h, y + step * third, cond)
-        return y + step / 6 * (first + 2 * second + 2 * third + fourth)
-
-    def _slope(self, u: PerSample, y: Latents, cond: Conditioning) -> Latents:
-        """Return dy/du, asking the denoiser on a schedule with one level a sample."""
-        level = self.detail * u.sinh()
-        alphas = 1 / torch.sqrt(1 + level.square())
-        clean = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        here = NoiseSchedule(
-            torch.cat([clean[:1], alphas]), torch.cat([clean[1:], level * alphas])
-        )
-        t = torch.arange(len(y))
-        eps = self.denoiser_on(here)(here.levels(t, y)[0] * y, t, cond).eps
-        return per_sample(self.detail * u.cosh(), y).to(y) * eps
 
     def _position(self, t: Timesteps) -> PerSample:
         """Return u at each timestep, in fp64; 0 at CLEAN."""
@@ -101,3 +95,10 @@ class Trajectory:
 
     def at(self, s: Timesteps) -> Latents:
         return self.flow.move(self.x_t, self.t, s, self.cond)
+
+
+def _schedule_of(level: Float64[Tensor, "stages batch"]) -> NoiseSchedule:
+    """Return a schedule whose timesteps are the integrator's stages of every sample."""
+    level = torch.cat([torch.zeros(1, dtype=torch.float64), level.flatten()])
+    alphas = 1 / torch.sqrt(1 + level.square())
+    return NoiseSchedule(alphas, level * alphas)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.models import load_model
 from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.loading import load_model
 from fewstep.run.paint import TEACHER_GUIDANCE, TEACHER_STEPS
 from fewstep.sampling.contract import Contract
 from fewstep.sampling.pipeline import Painter, read_artefact, student_painter, teacher_painter

@@ -9,7 +9,7 @@ import torch
 from fewstep.errors import UserError
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import check_writable, write_file
-from fewstep.models import load_model
+from fewstep.models.loading import load_model
 from fewstep.sampling.contract import CONTRACT_FILE
 from fewstep.sampling.pipeline import FewStepPipeline, Painter, teacher_painter
 

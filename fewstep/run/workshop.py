@@ -14,9 +14,9 @@ from fewstep.data.latent_cache import LatentCache, cache_key, load_cache, prepar
 from fewstep.data.pairs import Pairs, open_pairs
 from fewstep.diffusion.guidance import guided
 from fewstep.methods import METHODS, Denoisers, Method
-from fewstep.models import load_model
 from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.loading import load_model
 from fewstep.sampling.contract import Contract
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.trainer import Weights

@@ -17,9 +17,9 @@ from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
-from fewstep.models import load_model
 from fewstep.models.adapters import merge_lora
 from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.loading import load_model
 from fewstep.sampling.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, Contract
 from fewstep.sampling.sampler import SAMPLERS
 from fewstep.types import Denoiser, Landing, Latents

@@ -26,6 +26,9 @@ def test_a_batch_with_other_rows_of_text_than_of_latents_is_refused(rows):
         Batch(torch.zeros(4, 2), {"size": torch.zeros(4, 1), "text": torch.zeros(rows, 7)})
 
 
+HUBER = {"distance": "pseudo-huber"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("settings", "words"),
@@ -36,9 +39,9 @@ def test_a_batch_with_other_rows_of_text_than_of_latents_is_refused(rows):
             {"distance": "squared-error", "huber_c": 0.1},
             "method.huber_c plays no part in distance 'squared-error'; leave it out",
         ),
-        ({"huber_c": 0.0}, "method.huber_c is 0.0; it has to be above 0"),
-        ({"huber_c": -1.0}, "method.huber_c is -1.0; it has to be above 0"),
-        ({"huber_c": math.nan}, "method.huber_c is nan; it has to be above 0"),
+        (HUBER | {"huber_c": 0.0}, "method.huber_c is 0.0; it has to be above 0"),
+        (HUBER | {"huber_c": -1.0}, "method.huber_c is -1.0; it has to be above 0"),
+        (HUBER | {"huber_c": math.nan}, "method.huber_c is nan; it has to be above 0"),
         ({"num_solver_steps": 0}, "0 steps do not fit the schedule: use 1 to 1000"),
         ({"num_solver_steps": -40}, "-40 steps do not fit the schedule: use 1 to 1000"),
         ({"num_solver_steps": 1004}, "1004 steps do not fit the schedule: use 1 to 1000"),

@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_a_finite_difference(
     student, others = network_of(0).double(), [network_of(seed).double() for seed in (1, 2)]
     nets = Denoisers(*map(denoiser_of, (student, *others)))
     double = Batch(batch.x_0.double(), {"text": batch.cond["text"].double()})
-    method = METHODS[name](huber_c=0.5)
+    method = METHODS[name](distance="pseudo-huber", huber_c=0.5)
     loss(method, nets, double, schedule).loss.sum().backward()
     direction = [weight.grad.sign() for weight in student.parameters()]
     slope = sum(
@@ -147,13 +147,14 @@ def test_every_setting_changes_the_loss(name, schedule, nets, batch):
         "final_solver_steps": 160,
         "num_segments": 2,
         "solver": "heun",
-        "distance": "squared-error",
+        "distance": "pseudo-huber-vector",
         "huber_c": 0.5,
         "weighting": "inverse-gap",
     }
-    usual = loss(METHODS[name](), nets, batch, schedule, progress=0.9).loss
+    own = {"distance": "pseudo-huber"}
+    usual = loss(METHODS[name](**own), nets, batch, schedule, progress=0.9).loss
     for field in fields(METHODS[name]):
-        method = METHODS[name](**{field.name: other[field.name]})
+        method = METHODS[name](**own | {field.name: other[field.name]})
         changed = loss(method, nets, batch, schedule, progress=0.9).loss
         assert not torch.equal(changed, usual), field.name
 

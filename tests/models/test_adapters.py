@@ -8,9 +8,9 @@ import torch
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.models import load_model
 from fewstep.models.adapters import full_roles, lora_roles, merge_lora
 from fewstep.models.base import ModelError
+from fewstep.models.loading import load_model
 from fewstep.publishing.formats import folded
 from tests.tiny import tiny_pipeline
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from fewstep.diffusion.random import Draw
-from fewstep.models import load_model
 from fewstep.models.base import ModelError, fingerprint
+from fewstep.models.loading import load_model
 from fewstep.sampling.pipeline import teacher_painter
 from tests.tiny import save_tiny_pipeline, tiny_pipeline
 

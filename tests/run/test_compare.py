@@ -63,7 +63,9 @@ def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tm
 
 def test_students_of_different_guidance_are_not_compared(runs, tmp_path):
     config = tiny_config("cd", steps=1)
-    distill_run(replace(config, teacher=replace(config.teacher, guidance_scale=2.0)), tmp_path / "g")
+    distill_run(
+        replace(config, teacher=replace(config.teacher, guidance_scale=2.0)), tmp_path / "g"
+    )
     with pytest.raises(UserError, match=r"differ in their guidance scale \(.*2.0"):
         Field.open([str(runs), str(tmp_path / "g")])
 

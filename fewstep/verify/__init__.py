@@ -1,0 +1,5 @@
+"""The truth bench: is the library right? Checked on data whose exact answers are known."""
+
+from fewstep.verify.bench import verify
+
+__all__ = ["verify"]

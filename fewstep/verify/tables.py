@@ -1,0 +1,103 @@
+"""The bench's results as tables: the same rows for the terminal and for the docs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from fewstep.verify.checks import Results, told
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns and the rows, all in words."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def rich_table(table: Table) -> RichTable:
+    """Draw a table for the terminal, the first column to the left and numbers to the right."""
+    drawn = RichTable(title=table.title, title_justify="left")
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    numeric = [all(cell[0] in "0123456789-–" for cell in column) for column in columns]
+    for name, right in zip(table.columns, numeric, strict=True):
+        drawn.add_column(name, justify="right" if right else "left")
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def solver_table(results: Results) -> Table:
+    rows = []
+    for end, place in (("boundary", "to t = 249"), ("clean", "to clean data")):
+        for solver, found in results["solvers"][end].items():
+            errors = [f"{error:.2g}" for error in found["error"]]
+            rows.append([f"{solver} {place}", *errors, f"{found['order']:.2f}"])
+    steps = results["solvers"]["clean"]["ddim"]["steps"]
+    return Table("Solver error", ["", *(f"N = {n}" for n in steps), "order"], rows)
+
+
+def bias_table(results: Results) -> Table:
+    bias = results["bias"]
+    rows = [
+        [name, *(f"{error:.3f}" for error in errors), f"{bias['stable-diffusion'][name]:.3f}"]
+        for name, errors in bias["karras"].items()
+    ]
+    columns = ["", *(f"N = {n}" for n in bias["steps"]), "sampling grid, N = 40"]
+    return Table("Bias of the objective (exact fixed points, one dimension)", columns, rows)
+
+
+def mismatch_table(results: Results) -> Table:
+    rows = [
+        [name, f"{found['same_noise']:.3f}", f"{found['energy']:.4f}"]
+        for name, found in results["mismatch"].items()
+    ]
+    columns = ["perfect student, sampler", "same noise", "energy distance"]
+    return Table("Mismatch of student and sampler", columns, rows)
+
+
+def network_table(results: Results) -> Table:
+    """Give a teacher's error as the solver's: it has no other."""
+    rows = []
+    for row in results["networks"]:
+        calls = f"{row['calls']} {row['sampler']}" if row["calls"] > 1 else "1"
+        objective = row.get("objective")
+        network = row.get("network")
+        rows.append(
+            [
+                row["world"],
+                f"{row['guidance_scale']:g}",
+                row["method"],
+                calls,
+                told(row["same_noise"]),
+                told(objective) if objective else "–",
+                told(network) if network else "–",
+                told(row["energy"]),
+            ]
+        )
+    columns = ["data", "guidance", "method", "calls", "same noise", "of that, objective", "network"]
+    return Table("Error of learned networks", [*columns, "energy distance"], rows)
+
+
+def prediction_table(results: Results) -> Table:
+    rows = [[p["claim"], p["measured"], verdict(p)] for p in results["predictions"]]
+    return Table("Predictions", ["predicted", "measured", "holds"], rows)
+
+
+def verdict(prediction: Mapping[str, Any]) -> str:
+    if prediction["holds"]:
+        return "yes"
+    return f"no: {prediction['reason']}" if prediction["reason"] else "no"
+
+
+TABLES = {
+    "solvers": solver_table,
+    "bias": bias_table,
+    "mismatch": mismatch_table,
+    "networks": network_table,
+    "predictions": prediction_table,
+}
+"""The error, split into its causes; then what was expected of it."""

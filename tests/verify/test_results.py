@@ -1,0 +1,86 @@
+"""The committed results hold what the project claims, and the docs and the tables show them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fewstep.verify.checks import row
+from fewstep.verify.plot import plot
+from fewstep.verify.predictions import PREDICTIONS, judge
+from fewstep.verify.tables import TABLES, rich_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((ROOT / "benchmarks/results/verify.json").read_text(encoding="utf-8"))
+
+
+def test_they_come_from_the_full_bench(results):
+    assert results["command"] == "fewstep verify -o DIR"
+    assert {r["same_noise"]["n"] for r in results["networks"]} == {5}
+    assert results["cpu_seconds"] < 300
+
+
+def test_the_orders_of_convergence_are_those_of_the_solvers(results):
+    orders = {name: found["order"] for name, found in results["solvers"]["boundary"].items()}
+    assert orders == {"ddim": pytest.approx(1, abs=0.15), "heun": pytest.approx(2, abs=0.25)}
+
+
+def test_the_flow_that_judges_is_exact(results):
+    assert max(halving["rms"] for halving in results["flow"].values()) < 5e-6
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize(("method", "calls"), [("cd", 1), ("multi-boundary-cd", 4)])
+def test_students_are_far_better_than_ddim_with_as_many_calls(
+    results, method, calls, guidance_scale
+):
+    student = row(results, "plane", guidance_scale, method, calls)["same_noise"]
+    teacher = row(results, "plane", guidance_scale, "teacher", calls)["same_noise"]
+    assert student["high"] < teacher["low"] / 2
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_cd_at_four_stochastic_calls_beats_ddim_in_energy_distance(results, guidance_scale):
+    student = row(results, "plane", guidance_scale, "cd", 4)["energy"]
+    teacher = row(results, "plane", guidance_scale, "teacher", 4)["energy"]
+    assert student["high"] < teacher["low"]
+
+
+@pytest.mark.parametrize("world", ["plane", "line"])
+def test_multi_boundary_ct_has_less_bias_than_ct(results, world):
+    four = row(results, world, 1.0, "multi-boundary-ct", 4)["same_noise"]
+    one = row(results, world, 1.0, "ct", 1)["same_noise"]
+    assert four["high"] < one["low"]
+    assert row(results, "line", 1.0, "multi-boundary-ct", 4)["objective"]["high"] < one["low"]
+
+
+def test_every_prediction_is_published_and_a_refuted_one_with_its_reason(results):
+    published = results["predictions"]
+    assert [p["claim"] for p in published] == [p.claim for p in PREDICTIONS]
+    assert [p["holds"] for p in published] == [p["holds"] for p in judge(results)]
+    assert all(p["holds"] or p["reason"] for p in published)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_tables_rows_fill_its_columns_and_it_prints(results, name):
+    table = TABLES[name](results)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_table(table))
+    assert table.title in console.export_text()
+
+
+def test_the_docs_show_every_table():
+    page = (ROOT / "docs/is-it-right.md").read_text(encoding="utf-8")
+    assert all(f"<!-- figures: verify-{name} -->" in page for name in TABLES)
+
+
+def test_the_plot_can_be_drawn_again(results, tmp_path):
+    plot(results, tmp_path / "verify.png")
+    assert (tmp_path / "verify.png").stat().st_size > 50_000

@@ -1,0 +1,38 @@
+"""Orders of convergence on the exact ODE."""
+
+import dataclasses
+
+import pytest
+
+from fewstep.verify.effort import QUICK, silently
+from fewstep.verify.solver_error import measure_flow, measure_solvers, order
+
+EFFORT = dataclasses.replace(QUICK, num_samples=200, order_steps=(20, 40, 100, 200))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return measure_solvers(EFFORT, silently)
+
+
+def test_the_order_of_a_power_law_is_its_power():
+    assert order([10, 20, 40], [1.0, 0.25, 0.0625]) == pytest.approx(2.0)
+
+
+def test_ddim_is_of_first_order(found):
+    assert found["boundary"]["ddim"]["order"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_heun_is_of_second_order(found):
+    assert found["boundary"]["heun"]["order"] == pytest.approx(2.0, abs=0.25)
+
+
+def test_heun_beats_ddim_with_twice_the_calls_down_to_clean_data(found):
+    ddim, heun = (found["clean"][name]["error"] for name in ("ddim", "heun"))
+    assert heun[0] < ddim[1]
+    assert heun[2] < ddim[3]
+
+
+def test_the_flow_is_much_more_exact_than_what_it_judges(found):
+    halving = measure_flow(EFFORT)
+    assert max(h["rms"] for h in halving.values()) < min(found["clean"]["heun"]["error"]) / 50
