@@ -10,7 +10,7 @@ from fewstep.data import latent_cache
 from fewstep.data.latent_cache import cache_key, load_cache, prepare
 from fewstep.data.pairs import BundledPairs, DataError, FolderPairs, open_pairs
 from fewstep.diffusion.random import generator
-from fewstep.models import load_model
+from fewstep.models.loading import load_model
 from tests.tiny import tiny_pipeline
 
 PAIRS = BundledPairs(num_pairs=7, resolution=64)
