@@ -158,10 +158,10 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
     tables = {name: dict(t) if isinstance(t, Mapping) else t for name, t in tables.items()}
     for override in overrides:
         path, equals, text = override.partition("=")
-        table, dot, key = path.strip().partition(".")
-        if not (equals and dot and key):
+        table, _, key = path.strip().rpartition(".")
+        if not (equals and key):
             raise SettingError(f"cannot read --set {override!r}; write table.key=value")
-        tables.setdefault(table, {})[key] = _toml_value(text.strip())
+        (tables.setdefault(table, {}) if table else tables)[key] = _toml_value(text.strip())
     return tables
 
 

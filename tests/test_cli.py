@@ -46,7 +46,8 @@ def test_help_answers_before_torch_could_be_imported():
         ("train.steps=0", "train.steps is 0; it has to be 1 or more"),
         ("teacher.guidance_scale=0.5", "it has to be 1 (no guidance) or more"),
         ("model.precision=fp64", "it has to be 'fp32', 'bf16' or 'fp16'"),
-        ("steps=3", "write table.key=value"),
+        ("steps=3", "unknown setting steps; known: method, model"),
+        ("train.steps", "write table.key=value"),
     ],
 )
 def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, setting, message):

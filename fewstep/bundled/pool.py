@@ -1,0 +1,106 @@
+"""Captioned scenes by number, and the pool of them that is encoded once for the denoiser."""
+
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from rich.progress import track
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from fewstep.bundled.captions import describe
+from fewstep.bundled.scenes import Scene, render, sample_scene
+from fewstep.bundled.teacher_config import TeacherConfig
+from fewstep.files import write_file
+
+STREAMS = {"autoencoder": 1, "pool": 2, "features": 3, "check": 4}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Encoded scenes: latents' means and spreads, [size, channel, height, width], and captions.
+
+    `captions` holds several captions a scene as tokens, [size, caption, length].
+    """
+
+    means: Tensor
+    spreads: Tensor
+    captions: Tensor
+
+
+def scene_at(seed: int, stream: str, number: int) -> tuple[Scene, np.random.Generator]:
+    """Return scene `number` of a stream, and the random numbers that follow for its captions."""
+    rng = np.random.default_rng((seed, STREAMS[stream], number))
+    return sample_scene(rng), rng
+
+
+def pictures(scenes: Iterable[Scene]) -> Tensor:
+    """Render scenes as [batch, 3, 64, 64] between -1 and 1, as an autoencoder takes them."""
+    stacked = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
+    return (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+
+
+def encode_pool(config: TeacherConfig, run: Path) -> Pool:
+    """Render, describe and encode the pool's scenes, shard by shard, and return the whole pool."""
+    shards = range(config.pool.size // config.pool.shard)
+    missing = [shard for shard in shards if not shard_path(run, shard).exists()]
+    if config.pool.workers > 1 and missing:
+        with ProcessPoolExecutor(config.pool.workers, get_context("spawn")) as workers:
+            jobs = [workers.submit(encode_shard, config, run, shard) for shard in missing]
+            for job in track(jobs, "pool"):
+                job.result()
+    else:
+        for shard in track(missing, "pool"):
+            encode_shard(config, run, shard)
+    parts = [load_file(shard_path(run, shard)) for shard in shards]
+    fields = ("means", "spreads", "captions")
+    return Pool(*(torch.cat([part[field] for part in parts]) for field in fields))
+
+
+def shard_path(run: Path, shard: int) -> Path:
+    """Return where a shard of the pool lies."""
+    return run / "pool" / f"{shard:05}.safetensors"
+
+
+@torch.no_grad()
+def encode_shard(config: TeacherConfig, run: Path, shard: int) -> None:
+    """Encode one shard with the run's autoencoder and tokenizer, and write it."""
+    torch.set_num_threads(1)
+    autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder").eval()
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    first = shard * config.pool.shard
+    means, spreads, captions = [], [], []
+    for start in range(first, first + config.pool.shard, 50):
+        numbers = range(start, min(start + 50, first + config.pool.shard))
+        drawn = [scene_at(config.seed, "pool", number) for number in numbers]
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.autoencoder.bf16):
+            posterior = autoencoder.encode(pictures(scene for scene, _ in drawn)).latent_dist
+        means.append(posterior.mean.half())
+        spreads.append(posterior.std.half())
+        texts = [describe(scene, rng) for scene, rng in drawn for _ in range(config.pool.captions)]
+        captions.append(tokens(tokenizer, texts).unflatten(0, (len(drawn), -1)).short())
+    parts = {"means": means, "spreads": spreads, "captions": captions}
+    content = {name: torch.cat(part).contiguous() for name, part in parts.items()}
+    write_file(shard_path(run, shard), save(content))
+
+
+def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Return the tokens of texts, padded to the tokenizer's length.
+
+    Raises:
+        ValueError: a text is too long to be told to the teacher in full.
+    """
+    numbers = tokenizer(texts, padding="max_length").input_ids
+    for text, row in zip(texts, numbers, strict=True):
+        if len(row) > tokenizer.model_max_length:
+            raise ValueError(
+                f"{text!r} has more than {tokenizer.model_max_length - 2} tokens; "
+                "raise denoiser.text_length"
+            )
+    return torch.tensor(numbers)

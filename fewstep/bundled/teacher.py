@@ -1,0 +1,114 @@
+"""The bundled teacher: where the shipped one lies, how it is trained, and how it is exported."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from fewstep.bundled.autoencoder_training import train_autoencoder
+from fewstep.bundled.denoiser_training import SCHEDULER, Teacher, train_denoiser
+from fewstep.bundled.features import train_features
+from fewstep.bundled.optimising import load_average
+from fewstep.bundled.pool import encode_pool
+from fewstep.bundled.teacher_config import TeacherConfig, load_teacher_config
+from fewstep.bundled.vocabulary import save_tokenizer
+from fewstep.config import need
+from fewstep.files import write_folder
+
+__all__ = ["export", "load_teacher_config", "teacher_folder", "train_teacher"]
+
+
+def teacher_folder() -> Path:
+    """Return the folder of the teacher that is shipped with the package, in diffusers' layout."""
+    return Path(__file__).parent / "weights" / "teacher"
+
+
+def train_teacher(config: TeacherConfig, run: Path) -> Path:
+    """Train the teacher and the feature network, or continue, and return the exported folder.
+
+    Every stage is left out where it is done: tokenizer, autoencoder, encoded pool, denoiser.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    tokenizer = prepare_tokenizer(config, run)
+    autoencoder = prepare_autoencoder(config, run)
+    pool = encode_pool(config, run)
+    scale = autoencoder.config["scaling_factor"]
+    train_denoiser(config, run, pool, tokenizer, scale, start_folder(config))
+    folder = export(config, run)
+    train_features(config, run)
+    return folder
+
+
+def start_folder(config: TeacherConfig) -> Path | None:
+    """Return the folder of the teacher that is trained on, if there is one."""
+    if not config.start:
+        return None
+    folder = teacher_folder() if config.start == "shipped" else Path(config.start)
+    need((folder / "model_index.json").is_file(), "start", config.start,
+         "the folder of a teacher, or 'shipped'")  # fmt: skip
+    return folder
+
+
+def prepare_tokenizer(config: TeacherConfig, run: Path) -> CLIPTokenizer:
+    """Return the run's tokenizer, made where it is missing."""
+    folder, start = run / "tokenizer", start_folder(config)
+    if not folder.exists() and start:
+        write_folder(folder, CLIPTokenizer.from_pretrained(start / "tokenizer").save_pretrained)
+    elif not folder.exists():
+        length = config.denoiser.text_length
+        write_folder(folder, lambda path: save_tokenizer(path, length))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def prepare_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
+    """Return the run's autoencoder, trained where it is missing."""
+    folder, start = run / "autoencoder", start_folder(config)
+    if not folder.exists() and start:
+        write_folder(folder, AutoencoderKL.from_pretrained(start / "vae").save_pretrained)
+    elif not folder.exists():
+        write_folder(folder, train_autoencoder(config, run).save_pretrained)
+    return AutoencoderKL.from_pretrained(folder)
+
+
+def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path:
+    """Write the pipeline of the latest checkpoint, during training or after it, in fp16.
+
+    Raises:
+        FileNotFoundError: the denoiser has no checkpoint yet.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder")
+    shape = torch.Size([autoencoder.config["latent_channels"], *[latent_size(autoencoder)] * 2])
+    teacher = Teacher(config.denoiser, shape, tokenizer)
+    load_average(run, "denoiser", teacher)
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=teacher.text_encoder,
+        tokenizer=tokenizer,
+        unet=teacher.unet,
+        scheduler=PNDMScheduler(**SCHEDULER, skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16)
+    folder = folder or run / "teacher"
+    write_folder(folder, lambda path: save_pipeline(pipeline, path))
+    return folder
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline that is loaded in fp32 unless asked otherwise.
+
+    That is diffusers' way; transformers would load its part as it was stored, and they would clash.
+    """
+    pipeline.save_pretrained(folder)
+    path = folder / "text_encoder" / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def latent_size(autoencoder: AutoencoderKL) -> int:
+    """Return the height and width of the latents of a 64 x 64 picture."""
+    return 64 >> (len(autoencoder.config["block_out_channels"]) - 1)

@@ -1,0 +1,139 @@
+"""The settings of the bundled teacher's training. This file imports no torch."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fewstep.config import SettingError, apply_overrides, from_tables, need
+
+SHIPPED = Path(__file__).parent / "configs" / "teacher.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero."""
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    decay: int = 1000
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    bf16: bool = True
+    compiled: bool = False
+    threads: int = 1
+    save_every: int = 250
+    log_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "threads", "save_every", "log_every"):
+            need(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
+        for name in ("warmup", "decay", "weight_decay"):
+            need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        need(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        need(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings(PlanSettings):
+    """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value."""
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    latent_channels: int = 4
+    num_layers: int = 1
+    groups: int = 2
+    kl_weight: float = 2e-5
+    hue_weight: float = 0.5
+    edge_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need(all(c % self.groups == 0 for c in self.channels), "autoencoder.channels",
+             self.channels, f"multiples of the {self.groups} groups")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How many captioned scenes the denoiser is trained on, encoded once in shards."""
+
+    size: int = 64_000
+    shard: int = 4_000
+    captions: int = 6
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("size", "shard", "captions", "workers"):
+            need(getattr(self, name) > 0, f"pool.{name}", getattr(self, name), "1 or more")
+        need(self.size % self.shard == 0, "pool.size", self.size, f"a multiple of {self.shard}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSettings(PlanSettings):
+    """A UNet2DConditionModel and a CLIPTextModel, trained jointly with an average (EMA) kept."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    attention: tuple[bool, ...] = (False, True, True)
+    num_layers: int = 1
+    heads: tuple[int, ...] = (2, 2, 4)
+    groups: int = 16
+    text_width: int = 96
+    text_layers: int = 2
+    text_heads: int = 3
+    text_length: int = 24
+    caption_dropout: float = 0.1
+    snr_weight: float = 2.0
+    max_weight: float = 8.0
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("heads", "attention"):
+            need(len(getattr(self, name)) == len(self.channels), f"denoiser.{name}",
+                 getattr(self, name), "one value for each of denoiser.channels")  # fmt: skip
+        need(0 <= self.caption_dropout < 1, "denoiser.caption_dropout", self.caption_dropout,
+             "at least 0 and below 1")  # fmt: skip
+        need(0 <= self.ema < 1, "denoiser.ema", self.ema, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings(PlanSettings):
+    """A small convolutional network that reads pictures; it has `width` features."""
+
+    channels: tuple[int, ...] = (24, 48, 96, 160)
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Everything that decides the bundled teacher and its feature network.
+
+    `start` is the folder of a teacher to train on, or "shipped": its tokenizer and its autoencoder
+    are kept, and its denoiser's weights are the first ones. Empty, all begins from nothing.
+    """
+
+    autoencoder: AutoencoderSettings
+    denoiser: DenoiserSettings
+    features: FeatureSettings
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    seed: int = 0
+    start: str = ""
+
+
+def load_teacher_config(
+    path: Path | str | None = None, overrides: Sequence[str] = ()
+) -> TeacherConfig:
+    """Read a teacher's TOML file, or the shipped one, with overrides "table.key=value".
+
+    Raises:
+        SettingError: if the file cannot be read, or a setting is unknown or cannot be used.
+    """
+    path = SHIPPED if path is None else Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not TOML: {error}") from error
+    return from_tables(TeacherConfig, apply_overrides(tables, overrides))

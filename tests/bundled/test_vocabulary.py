@@ -1,0 +1,43 @@
+"""The teacher's own vocabulary."""
+
+import numpy as np
+import pytest
+
+from fewstep.bundled.captions import all_words, describe
+from fewstep.bundled.scenes import sample_scene
+from fewstep.bundled.teacher_config import load_teacher_config
+from fewstep.bundled.vocabulary import save_tokenizer, unknown_words
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    length = load_teacher_config().denoiser.text_length
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"), length)
+
+
+def test_each_word_is_one_token_of_its_own(tokenizer):
+    numbers = [tokenizer(word).input_ids for word in all_words()]
+    assert {len(row) for row in numbers} == {3}
+    assert len({row[1] for row in numbers}) == len(all_words())
+
+
+def test_captions_are_as_long_as_their_words_and_fit(tokenizer):
+    rng = np.random.default_rng(0)
+    for caption in [describe(sample_scene(rng), rng) for _ in range(300)]:
+        assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2
+        assert len(caption.split()) + 2 <= tokenizer.model_max_length
+        assert unknown_words(caption) == []
+
+
+def test_two_makings_are_alike(tokenizer, tmp_path):
+    again = save_tokenizer(tmp_path, tokenizer.model_max_length)
+    assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_foreign_word_is_named_and_is_no_word_of_the_world(tokenizer):
+    assert unknown_words("a blue elephant, a red starling and an elephant") == [
+        "elephant",
+        "starling",
+    ]
+    known = {tokenizer(word).input_ids[1] for word in all_words()} - {tokenizer("a").input_ids[1]}
+    assert not known & set(tokenizer("elephant").input_ids)
