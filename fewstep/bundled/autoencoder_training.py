@@ -1,5 +1,9 @@
 """Train the bundled autoencoder: scenes to latents and back."""
 
+# diffusers hands out its configs, outputs and layers without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast

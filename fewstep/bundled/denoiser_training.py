@@ -1,5 +1,8 @@
 """Train the bundled denoiser: a UNet and its text encoder together, by ε-prediction."""
 
+# diffusers hands out its configs, outputs and layers without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from pathlib import Path
 
 import torch
