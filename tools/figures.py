@@ -87,8 +87,15 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def filled(text: str) -> str:
-    """Return a page with every marked place filled from its results file."""
-    return MARK.sub(lambda m: m[1] + FIGURES[m[2]]() + m[3], text)
+    """Return a page with every marked place filled from its results file, or saying it lacks it."""
+
+    def figures(mark: re.Match[str]) -> str:
+        try:
+            return mark[1] + FIGURES[mark[2]]() + mark[3]
+        except FileNotFoundError:
+            return f"{mark[1]}*Not measured yet.*\n{mark[3]}"
+
+    return MARK.sub(figures, text)
 
 
 def pages() -> list[Path]:
