@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow check format docs constraints clean
+.PHONY: help install demo test test-slow check verify format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -31,6 +31,12 @@ check: $(READY)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+verify: $(READY)  ## renew the truth bench's committed results, plot and page (5 minutes)
+	$(BIN)/fewstep verify -o build/verify
+	cp build/verify/verify.json benchmarks/results/
+	cp build/verify/verify.png docs/images/
+	$(BIN)/python tools/figures.py
 
 format: $(READY)  ## put the code in order
 	$(BIN)/ruff format .

@@ -5,7 +5,6 @@ trained on. Knot i of N is round_half_even(i * T / N) - 1: knot 0 is CLEAN, knot
 timestep, and read downwards they are DDIM's "trailing" timesteps.
 """
 
-import math
 from fractions import Fraction
 
 import torch
@@ -36,6 +35,18 @@ def knots(num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> tup
     )
 
 
+def trailing(num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> tuple[int, ...]:
+    """Return where `num_steps` evenly spaced calls start, noisiest first: DDIM's "trailing".
+
+    >>> trailing(4)
+    (999, 749, 499, 249)
+
+    Raises:
+        ValueError: if there are fewer than one or more than `num_train_timesteps` steps.
+    """
+    return knots(num_steps, num_train_timesteps)[:0:-1]
+
+
 def boundaries(
     num_segments: int, num_solver_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
 ) -> tuple[int, ...]:
@@ -45,8 +56,10 @@ def boundaries(
     (-1, 249, 499, 749)
 
     Raises:
-        ValueError: if the solver's steps cannot be divided among the segments.
+        ValueError: if the solver's steps do not fit the schedule or cannot be divided among the
+            segments.
     """
+    knots(num_solver_steps, num_train_timesteps)
     ends = knots(num_segments, num_train_timesteps)
     if num_solver_steps % num_segments:
         inner = ", ".join(map(str, ends[1:-1]))
@@ -58,13 +71,15 @@ def boundaries(
     return ends[:-1]
 
 
-def boundary_below(s: Timesteps, boundaries: Int[Tensor, " segments"]) -> Timesteps:
-    """Return for each `s` the largest boundary that is not above it.
+def boundary_below(s: Timesteps, ends: Int[Tensor, " segments"]) -> Timesteps:
+    """Return for each `s` the largest of the segments' lower ends that is not above it.
+
+    `ends` rise, and the first is not above any `s`; CLEAN never is.
 
     >>> boundary_below(torch.tensor([24, 499, 524]), torch.tensor([-1, 499])).tolist()
     [-1, 499, 499]
     """
-    return boundaries[torch.searchsorted(boundaries, s, right=True) - 1]
+    return ends[torch.searchsorted(ends, s, right=True) - 1]
 
 
 def sampling_timesteps(
@@ -79,22 +94,22 @@ def sampling_timesteps(
         ValueError: if a start would not be one of the solver's knots.
     """
     boundaries(num_steps, num_solver_steps, num_train_timesteps)
-    return knots(num_steps, num_train_timesteps)[:0:-1]
+    return trailing(num_steps, num_train_timesteps)
 
 
 def doubling(progress: float, first: int, last: int) -> int:
     """Return the number of solver steps at `progress` in [0, 1], doubling from `first` to `last`.
 
-    Every value is held for an equal share of training.
+    `last` is `first` doubled any number of times. Every value is held for an equal share of
+    training.
 
     >>> [doubling(progress, 10, 80) for progress in (0.0, 0.3, 0.6, 1.0)]
     [10, 20, 40, 80]
 
     Source: Song & Dhariwal 2023 (iCT), section 3.4, in progress instead of iterations.
     """
-    num_stages = math.ceil(math.log2(last / first)) + 1
-    stage = min(int(progress * num_stages), num_stages - 1)
-    return min(first * 2**stage, last)
+    num_stages = (last // first).bit_length()
+    return first * 2 ** min(int(progress * num_stages), num_stages - 1)
 
 
 def _working_solver_steps(num_segments: int, num_solver_steps: int, most_steps: int) -> str:

@@ -17,17 +17,15 @@ def guided(
     Source: Ho & Salimans 2022, eq. 6.
 
     Raises:
-        ValueError: if `guidance_scale` is below 1 or not finite.
+        ValueError: if `guidance_scale` is below 1 or not finite; later, if a batch's conditioning
+            has other entries, or other shapes of a row, than `uncond`.
     """
-    if not 1 <= guidance_scale < float("inf"):
-        raise ValueError(
-            f"guidance_scale is {guidance_scale}; it has to be 1 (no guidance) or more "
-            "(the w of the papers plus 1)"
-        )
+    check_guidance(guidance_scale)
     if guidance_scale == 1:
         return denoiser
 
     def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        check_alike(uncond, cond)
         both = {
             name: torch.cat([uncond[name].expand_as(value), value]) for name, value in cond.items()
         }
@@ -40,3 +38,34 @@ def guided(
         )
 
     return denoise
+
+
+def check_guidance(guidance_scale: float) -> None:
+    """Refuse a scale that no guidance has.
+
+    Raises:
+        ValueError: if it is below 1 or not finite.
+    """
+    if not 1 <= guidance_scale < float("inf"):
+        raise ValueError(
+            f"guidance_scale is {guidance_scale}; it has to be 1 (no guidance) or more "
+            "(the w of the papers plus 1)"
+        )
+
+
+def check_alike(uncond: Conditioning, cond: Conditioning) -> None:
+    """Refuse to guide between conditionings of different entries or shapes.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    for name in sorted({*uncond, *cond}):
+        if name not in uncond or name not in cond:
+            which = "unconditional" if name not in uncond else "conditional"
+            raise ValueError(f"the {which} prompt has no {name!r}; encode both with one model")
+        row, other = tuple(uncond[name].shape[1:]), tuple(cond[name].shape[1:])
+        if row != other:
+            raise ValueError(
+                f"a row of {name!r} has shape {row} for the unconditional prompt and {other} for "
+                "the conditional one; encode both with one model, padded to one length"
+            )

@@ -48,7 +48,8 @@ def inverse_gap(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSampl
 
     Source: Song & Dhariwal 2023 (iCT), section 3.1.
     """
-    return 1 / (schedule.noise_to_signal(t) - schedule.noise_to_signal(s))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.exact(t), schedule.exact(s)
+    return (1 / (sigma_t / alpha_t - sigma_s / alpha_s)).float()
 
 
 def min_snr(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSample:
@@ -60,7 +61,9 @@ def min_snr(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSample:
 
 
 def snr_plus_one(schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> PerSample:
-    """Weigh by SNR + 1; measured in x_0, it is an error of the velocity.
+    """Weigh by SNR + 1; measured in x_0.
+
+    With the squared error, and only with it, this is the squared error of the velocity.
 
     Source: Salimans & Ho 2022, section 4; Heek et al. 2024 (Multistep CM), section 3.
     """
@@ -77,6 +80,23 @@ WEIGHTINGS = {
 IN_X_0 = {"min-snr", "snr-plus-one"}
 """The weightings of an error in x_0; the others weigh the error where the jump lands."""
 
+NEED_SIGNAL = {"inverse-gap", "min-snr"}
+"""The weightings that are 0 in pure noise."""
+
+
+def check_weighting(weighting: str, schedule: NoiseSchedule) -> None:
+    """Refuse a weighting that leaves out the timestep where every sampler starts.
+
+    Raises:
+        ValueError: if the weight is 0 in pure noise and the schedule ends there.
+    """
+    if weighting in NEED_SIGNAL and schedule.ends_in_pure_noise:
+        raise ValueError(
+            f"method.weighting is {weighting!r}, which weighs the last timestep, where sampling "
+            "starts, with 0 on a schedule that ends in pure noise (rescale_betas_zero_snr); "
+            "use 'uniform' or 'snr-plus-one'"
+        )
+
 
 def x_0_per_landing(schedule: NoiseSchedule, t: Timesteps, end: Timesteps) -> PerSample:
     """Return by how much x_0 changes when the landing point at `end` does, x_t at `t` being fixed.
@@ -85,5 +105,5 @@ def x_0_per_landing(schedule: NoiseSchedule, t: Timesteps, end: Timesteps) -> Pe
 
     Source: Heek et al. 2024 (Multistep CM), algorithm 1 ("invDDIM").
     """
-    ratio = schedule.sigma(end) / schedule.sigma(t)
-    return 1 / (schedule.alpha(end) - ratio * schedule.alpha(t))
+    (alpha_t, sigma_t), (alpha_end, sigma_end) = schedule.exact(t), schedule.exact(end)
+    return (1 / (alpha_end - sigma_end * alpha_t / sigma_t)).float()

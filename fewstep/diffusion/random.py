@@ -34,9 +34,15 @@ class Draw:
         samples: Iterable[int],
         device: torch.device | str = "cpu",
         progress: float = 0.0,
+        *,
+        purpose: str = "train",
     ) -> "Draw":
-        """Key each generator by (seed, number of the sample in the whole run)."""
-        return cls(tuple(generator(seed, int(sample)) for sample in samples), device, progress)
+        """Key each generator by (seed, purpose, number of the sample in the whole run).
+
+        The purpose keeps the noise that pictures are judged by apart from that of training.
+        """
+        generators = tuple(generator(seed, purpose, int(sample)) for sample in samples)
+        return cls(generators, device, progress)
 
     def noise_like(self, x: Latents) -> Latents:
         """Draw standard normal noise of the shape of `x`, which has one row a generator."""

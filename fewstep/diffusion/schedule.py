@@ -87,9 +87,13 @@ class NoiseSchedule:
     def sigma(self, t: Timesteps) -> PerSample:
         return self.sigmas[t + 1].float()
 
+    def exact(self, t: Timesteps) -> tuple[PerSample, PerSample]:
+        """Return alpha and sigma at `t` in fp64, for differences of levels that lie close."""
+        return self.alphas[t + 1], self.sigmas[t + 1]
+
     def levels(self, t: Timesteps, like: Latents) -> tuple[Levels, Levels]:
         """Return alpha and sigma at `t`, in the dtype of `like` and ready to multiply it."""
-        alpha, sigma = self.alphas[t + 1], self.sigmas[t + 1]
+        alpha, sigma = self.exact(t)
         return per_sample(alpha, like).to(like.dtype), per_sample(sigma, like).to(like.dtype)
 
     def noise_to_signal(self, t: Timesteps) -> PerSample:

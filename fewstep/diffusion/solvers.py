@@ -30,10 +30,11 @@ def heun(
 ) -> Latents:
     """Move x_t from timestep t to s in one second-order step of two network calls.
 
-    The trapezoidal rule for dx/dphi = v with alpha = cos(phi) and sigma = sin(phi): the pair
-    (x_0, eps) is averaged over both ends, and x_t is turned by phi_s - phi_t in the plane of x_t
-    and v. No division by alpha, so zero terminal SNR is fine. A step to CLEAN looks at timestep 0
-    instead, where a network can be asked, and continues the straight line through both looks.
+    An exponential trapezoidal rule, with alpha = cos(phi) and sigma = sin(phi): the pair
+    (x_0, eps), not the velocity, is averaged over both ends, and with the velocity v that the mean
+    pair has at t the rotation of x_t by phi_s - phi_t, in the plane of x_t and v, is exact. No
+    division by alpha, so zero terminal SNR is fine. A step to CLEAN looks at timestep 0 instead,
+    where a network can be asked, and continues the straight line through both looks.
 
     Source: Karras et al. 2022 (EDM), algorithm 1; Lu & Song 2024 (sCM), section 3 for the angle.
     """

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, knots, sampling_timesteps
-from fewstep.diffusion.losses import DISTANCES, IN_X_0, WEIGHTINGS, x_0_per_landing
+from fewstep.diffusion.losses import (
+    DISTANCES,
+    IN_X_0,
+    WEIGHTINGS,
+    check_weighting,
+    x_0_per_landing,
+)
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule, per_sample
 from fewstep.diffusion.solvers import SOLVERS
@@ -64,6 +70,11 @@ class Method(Protocol):
     @property
     def num_solver_steps(self) -> int: ...
 
+    @property
+    def known_num_steps(self) -> tuple[int, ...]:
+        """The numbers of steps that the student can be sampled in."""
+        ...
+
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
@@ -99,7 +110,12 @@ def measure(
     end: Timesteps,
     schedule: NoiseSchedule,
 ) -> PerSample:
-    """Return the weighted distance between two landing points at `end`, jumped to from `t`."""
+    """Return the weighted distance between two landing points at `end`, jumped to from `t`.
+
+    Raises:
+        ValueError: if the weighting leaves out the schedule's last timestep.
+    """
+    check_weighting(method.weighting, schedule)
     weight = WEIGHTINGS[method.weighting](schedule, t, s)
     if method.weighting in IN_X_0:
         difference = difference * per_sample(x_0_per_landing(schedule, t, end), difference)
@@ -151,13 +167,23 @@ def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> N
     final = last_solver_steps(num_solver_steps, final_solver_steps)
     for num_steps in (num_solver_steps, final):
         knots(num_steps)
-    doublings = (final // num_solver_steps).bit_length() - 1
-    if final < num_solver_steps or final != num_solver_steps * 2**doublings:
-        nearest = [num_solver_steps * 2**i for i in (1, 2, 3)]
+    doubled = [num_solver_steps * 2**i for i in range(NUM_TRAIN_TIMESTEPS.bit_length())]
+    reached = [num_steps for num_steps in doubled if num_steps <= NUM_TRAIN_TIMESTEPS]
+    if final not in reached:
+        use = f"use {', '.join(map(str, reached[1:]))} or " if reached[1:] else ""
         raise ValueError(
             f"method.final_solver_steps is {final}, which doubling {num_solver_steps} does not "
-            f"reach; use {', '.join(map(str, nearest))} or so on"
+            f"reach; {use}leave it out"
         )
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the numbers that divide `number`, rising.
+
+    >>> divisors(40)
+    (1, 2, 4, 5, 8, 10, 20, 40)
+    """
+    return tuple(n for n in range(1, number + 1) if number % n == 0)
 
 
 def knot_starts(num_steps: int, num_solver_steps: int, num_train_timesteps: int) -> tuple[int, ...]:
@@ -166,10 +192,10 @@ def knot_starts(num_steps: int, num_solver_steps: int, num_train_timesteps: int)
     Raises:
         ValueError: if they are not, naming the numbers of steps that work.
     """
-    if num_steps < 1 or num_solver_steps % num_steps:
-        divisors = [n for n in range(1, num_solver_steps + 1) if num_solver_steps % n == 0]
+    known = divisors(num_solver_steps)
+    if num_steps not in known:
         raise ValueError(
             f"{num_steps} sampling steps do not start on the {num_solver_steps} knots that the "
-            f"student was trained on: use {', '.join(map(str, divisors))}"
+            f"student was trained on: use {', '.join(map(str, known))}"
         )
     return sampling_timesteps(num_steps, num_solver_steps, num_train_timesteps)

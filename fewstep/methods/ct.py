@@ -16,6 +16,7 @@ from fewstep.methods.base import (
     Sampler,
     check_curriculum,
     check_settings,
+    divisors,
     knot_starts,
     last_solver_steps,
     measure,
@@ -65,6 +66,11 @@ class ConsistencyTraining:
             target = ddim(nets.target, x_s, s, end, batch.cond)
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+    @property
+    def known_num_steps(self) -> tuple[int, ...]:
+        """Every divisor of the last number of solver steps."""
+        return divisors(last_solver_steps(self.num_solver_steps, self.final_solver_steps))
 
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS

@@ -10,7 +10,14 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, boundaries, boundary_below, doubling, knots
+from fewstep.diffusion.grid import (
+    NUM_TRAIN_TIMESTEPS,
+    boundaries,
+    boundary_below,
+    doubling,
+    knots,
+    trailing,
+)
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -66,6 +73,11 @@ class MultiBoundaryDistillation:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
+    @property
+    def known_num_steps(self) -> tuple[int, ...]:
+        """The number of segments, and no other."""
+        return (self.num_segments,)
+
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
@@ -114,6 +126,11 @@ class MultiBoundaryTraining:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
+    @property
+    def known_num_steps(self) -> tuple[int, ...]:
+        """The number of segments, and no other."""
+        return (self.num_segments,)
+
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
@@ -133,4 +150,4 @@ def segment_starts(num_steps: int, num_segments: int, num_train_timesteps: int) 
             f"{num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
             f"method.num_segments = {num_steps}"
         )
-    return knots(num_steps, num_train_timesteps)[:0:-1]
+    return trailing(num_steps, num_train_timesteps)

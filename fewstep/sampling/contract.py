@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.guidance import check_guidance
+from fewstep.diffusion.prediction import reading
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
+from fewstep.methods.base import last_solver_steps
 
 FORMAT_VERSION = 1
 CONTRACT_FILE = "fewstep.json"
@@ -65,17 +68,21 @@ class Contract:
         scheduler_config: Mapping[str, Any],
         **more: Mapping[str, Any],
     ) -> "Contract":
-        """Write down what a student trained with `method` promises."""
+        """Write down what a student trained with `method` promises.
+
+        Raises:
+            ValueError: if it could not be kept: of a guidance_scale below 1, or of a schedule or a
+                prediction_type that nothing here can read.
+        """
+        check_guidance(guidance_scale)
         schedule = NoiseSchedule.from_config(scheduler_config)
+        prediction_type = scheduler_config.get("prediction_type", "epsilon")
+        reading(prediction_type, schedule)
         num_train = schedule.num_train_timesteps
         settings = asdict(method)  # type: ignore[call-overload]
-        num_solver_steps = settings.get("final_solver_steps") or method.num_solver_steps
-        starts = {}
-        for num_steps in range(1, num_solver_steps + 1):
-            try:
-                starts[str(num_steps)] = method.sampling_timesteps(num_steps, num_train)
-            except ValueError:  # not a number of steps that this method knows
-                continue
+        num_solver_steps = last_solver_steps(
+            method.num_solver_steps, settings.get("final_solver_steps")
+        )
         return cls(
             format_version=FORMAT_VERSION,
             method={"name": name, **settings},
@@ -83,12 +90,15 @@ class Contract:
                 num_train_timesteps=num_train,
                 knots=knots(num_solver_steps, num_train),
                 boundaries=boundaries(settings.get("num_segments", 1), num_solver_steps, num_train),
-                sampling_timesteps=starts,
+                sampling_timesteps={
+                    str(num_steps): method.sampling_timesteps(num_steps, num_train)
+                    for num_steps in method.known_num_steps
+                },
                 sampler=method.sampler,
             ),
             schedule=Schedule(
                 config=dict(scheduler_config),
-                prediction_type=scheduler_config.get("prediction_type", "epsilon"),
+                prediction_type=prediction_type,
                 sha256=schedule.digest,
             ),
             guidance_scale=guidance_scale,
@@ -135,8 +145,7 @@ class Contract:
 
         Raises:
             UserError: if it is not JSON, of another version, lacks or adds an entry, if its grid
-                or schedule do not follow from its method and parameters, or if its guidance_scale
-                is below 1.
+                or schedule do not follow from its method and parameters, or if `of` refuses those.
         """
         try:
             entries = json.loads(text)
@@ -181,10 +190,6 @@ class Contract:
                         "schedule's parameters; the file was edited or damaged: export the run "
                         "again"
                     )
-        if not 1 <= self.guidance_scale < float("inf"):
-            raise UserError(
-                f"{source}: guidance_scale is {self.guidance_scale}; it has to be 1 (none) or more"
-            )
 
 
 def _grid(entries: dict[str, Any]) -> Grid:

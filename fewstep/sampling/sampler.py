@@ -62,7 +62,7 @@ def tcd(
 
     `gamma` in [0, 1] goes from deterministic to stochastic; for students that land anywhere.
 
-    Source: Zheng et al. 2024 (TCD), algorithm 4.
+    Source: Zheng et al. 2024 (TCD), strategic stochastic sampling.
 
     Raises:
         ValueError: if `gamma` is outside [0, 1].

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-import fewstep
+from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.verify.effort import FULL, QUICK, Effort, Track
 from fewstep.verify.mismatch import measure_mismatch
@@ -42,7 +42,9 @@ def measure(effort: Effort, track: Track) -> dict[str, Any]:
     try:
         results: dict[str, Any] = {
             "command": "fewstep verify" + (" --quick" if effort == QUICK else "") + " -o DIR",
-            "versions": {"fewstep": fewstep.__version__, "torch": torch.__version__},
+            "commit": commit(),
+            "machine": machine(),
+            "num_samples": effort.num_samples,
             "flow": measure_flow(effort),
             "solvers": measure_solvers(effort, track),
             "bias": measure_bias(effort, track),

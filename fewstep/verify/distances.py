@@ -20,7 +20,7 @@ def energy_distance(samples: Latents, truth: Latents) -> float:
 
     Without bias, so that it may fall a little below 0.
 
-    Source: Székely & Rizzo 2013, eq. 6.
+    Source: Székely & Rizzo 2013 (Energy statistics), the two-sample energy distance.
     """
     between = torch.cdist(samples, truth).mean().item()
     return 2 * between - _within(samples) - _within(truth)

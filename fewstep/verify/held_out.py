@@ -1,11 +1,11 @@
-"""The questions that learned students are asked, with the true answers."""
+"""Starting noise that no training saw, with the true answers to judge students by."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import trailing
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.evaluation.intervals import Interval
@@ -27,7 +27,7 @@ from fewstep.verify.world import (
 
 
 @dataclass(frozen=True)
-class Exam:
+class HeldOut:
     """Starting noise, as much for each seed, and where the exact flow takes it.
 
     `reference` are the flow's samples from other noise. Distances are in units of the data's RMS.
@@ -42,7 +42,7 @@ class Exam:
     reference: Latents
 
     @classmethod
-    def of(cls, mixture: Mixture, guidance_scale: float, effort: Effort) -> "Exam":
+    def of(cls, mixture: Mixture, guidance_scale: float, effort: Effort) -> "HeldOut":
         """Draw the noise and follow the flow."""
         flow = exact_flow(mixture, guidance_scale)
         count = effort.num_seeds * effort.num_samples
@@ -66,7 +66,7 @@ class Exam:
     def ddim(self, calls: int) -> Latents:
         """Sample the exact teacher in plain DDIM steps."""
         teacher = denoiser_on(SCHEDULE, self.mixture, self.guidance_scale)
-        return deterministic(teacher, self.x, knots(calls)[:0:-1], self.cond)
+        return deterministic(teacher, self.x, trailing(calls), self.cond)
 
     def same_noise(self, points: Latents, truth: Latents) -> Interval:
         """Return the RMS distance to what the same noise should have become."""

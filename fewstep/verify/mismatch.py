@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.grid import boundaries, trailing
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.sampling.sampler import deterministic, stochastic
@@ -24,7 +24,7 @@ from fewstep.verify.world import (
 OURS = boundaries(4, 40)
 ICD = (0, 259, 519, 779)
 PCM = (0, 239, 499, 739)
-TRAILING = knots(4)[:0:-1]
+TRAILING = trailing(4)
 LCM = (999, 759, 499, 259)
 
 PAIRS: dict[str, tuple[Sequence[int] | None, Sequence[int]]] = {
@@ -34,7 +34,7 @@ PAIRS: dict[str, tuple[Sequence[int] | None, Sequence[int]]] = {
     "PCM's edges, trailing": (PCM, TRAILING),
     "one segment, four DDIM steps": ((CLEAN,), TRAILING),
     "no student: teacher, DDIM-4": (None, TRAILING),
-    "no student: teacher, DDIM-50": (None, knots(50)[:0:-1]),
+    "no student: teacher, DDIM-50": (None, trailing(50)),
 }
 """The lower ends of the student's segments, and where the sampler starts its steps."""
 

@@ -35,9 +35,12 @@ def solver_table(results: Results) -> Table:
     for end, place in (("boundary", "to t = 249"), ("clean", "to clean data")):
         for solver, found in results["solvers"][end].items():
             errors = [f"{error:.2g}" for error in found["error"]]
-            rows.append([f"{solver} {place}", *errors, f"{found['order']:.2f}"])
+            orders = [f"{found[name]:.2f}" for name in ("order", "median_order")]
+            share = f"{found['worst_share'][-1]:.0%}"
+            rows.append([f"{solver} {place}", *errors, *orders, share])
     steps = results["solvers"]["clean"]["ddim"]["steps"]
-    return Table("Solver error", ["", *(f"N = {n}" for n in steps), "order"], rows)
+    columns = ["order", "order of the median", f"share of the worst 2 %, N = {steps[-1]}"]
+    return Table("Solver error", ["", *(f"N = {n}" for n in steps), *columns], rows)
 
 
 def bias_table(results: Results) -> Table:

@@ -26,7 +26,7 @@ Objective = Callable[[Batch, BatchDraw, StudentDenoiser, StudentDenoiser], PerSa
 
 
 @dataclass(frozen=True)
-class School:
+class Trainer:
     """The data to learn from, and how long."""
 
     mixture: Mixture
@@ -48,7 +48,7 @@ class School:
         inputs = num_inputs(dim, num_labels)
         networks = Networks(self.effort.num_seeds, inputs, dim, generator("networks"))
         fresh = StudentDenoiser(networks, SCHEDULE, num_labels)
-        return self._taught(fresh, imitate, self.effort.pretraining_steps, f"the base in {dim}-D")
+        return self._trained(fresh, imitate, self.effort.pretraining_steps, f"the base in {dim}-D")
 
     def distilled(
         self, base: StudentDenoiser, method: Method, teacher: Denoiser[Prediction]
@@ -61,9 +61,9 @@ class School:
             nets = Denoisers(student=student, target=target, teacher=teacher)
             return method.loss(nets, batch, SCHEDULE, draw).loss
 
-        return self._taught(base, objective, self.effort.training_steps, type(method).__name__)
+        return self._trained(base, objective, self.effort.training_steps, type(method).__name__)
 
-    def _taught(
+    def _trained(
         self, base: StudentDenoiser, objective: Objective, num_steps: int, description: str
     ) -> StudentDenoiser:
         """Return the moving average of copies of `base` that follow the objective."""

@@ -14,6 +14,7 @@ from fewstep.diffusion.grid import (
     doubling,
     knots,
     sampling_timesteps,
+    trailing,
 )
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.methods import MultiBoundaryDistillation, MultiBoundaryTraining
@@ -22,7 +23,7 @@ SEGMENTS = range(1, 17)
 SOLVER_STEPS = range(10, 201)
 
 
-def trailing(num_steps: int) -> tuple[int, ...]:
+def trailing_of_diffusers(num_steps: int) -> tuple[int, ...]:
     """Return diffusers' trailing timesteps, noisiest first."""
     scheduler = DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing")
     scheduler.set_timesteps(num_steps)
@@ -31,7 +32,7 @@ def trailing(num_steps: int) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("m", SEGMENTS)
 def test_solver_segments_and_sampler_meet_wherever_m_divides_n(m):
-    starts = trailing(m)
+    starts = trailing_of_diffusers(m)
     for n in SOLVER_STEPS:
         if n % m:
             continue
@@ -39,7 +40,7 @@ def test_solver_segments_and_sampler_meet_wherever_m_divides_n(m):
         assert len(ends) == m
         assert ends[0] == CLEAN
         assert set(ends) <= set(grid)
-        assert sampling_timesteps(m, n) == (999, *ends[:0:-1]) == starts
+        assert sampling_timesteps(m, n) == trailing(m) == (999, *ends[:0:-1]) == starts
         for method in (MultiBoundaryDistillation, MultiBoundaryTraining):
             student = method(num_solver_steps=n, num_segments=m)
             assert student.sampling_timesteps(m) == starts
@@ -102,10 +103,18 @@ def test_a_grid_outside_the_schedule_is_refused(n):
         knots(n)
 
 
-@pytest.mark.parametrize(("m", "n"), [(0, 40), (-4, 40), (2000, 2000)])
+@pytest.mark.parametrize(
+    ("m", "n"), [(0, 40), (-4, 40), (2000, 2000), (4, 0), (4, -40), (4, 4000), (1, 0)]
+)
 def test_boundaries_outside_the_schedule_are_refused(m, n):
-    with pytest.raises(ValueError, match="do not fit the schedule"):
-        boundaries(m, n)
+    for refuse in (boundaries, sampling_timesteps):
+        with pytest.raises(ValueError, match="do not fit the schedule"):
+            refuse(m, n)
+
+
+def test_solver_steps_that_a_shorter_schedule_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="800 steps do not fit the schedule: use 1 to 500"):
+        boundaries(4, 800, 500)
 
 
 def test_grids_follow_the_length_of_the_schedule():

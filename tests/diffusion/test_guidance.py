@@ -91,3 +91,22 @@ def test_where_text_changes_nothing_guidance_changes_nothing(schedule, network):
     torch.testing.assert_close(
         guided(denoise, nothing(), 8.0)(x_t, T, same).at(clean), denoise(x_t, T, same).at(clean)
     )
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_a_text_of_another_length_is_refused_by_name(schedule, network, prompts):
+    longer = nothing() | {"text": torch.zeros(prompts, 7, 2)}
+    words = r"a row of 'text' has shape \(7, 2\) for the unconditional prompt and \(5, 2\)"
+    with pytest.raises(ValueError, match=words):
+        guided(conditional(schedule, network), longer, 3.0)(torch.randn(3, 4), T, conditions())
+
+
+@pytest.mark.parametrize(("lacks", "kept"), [("unconditional", "text"), ("conditional", "size")])
+def test_an_entry_that_only_one_of_the_prompts_has_is_refused_by_name(
+    schedule, network, lacks, kept
+):
+    cond, uncond = conditions(), nothing()
+    (lost,) = {"text", "size"} - {kept}
+    del (uncond if lacks == "unconditional" else cond)[lost]
+    with pytest.raises(ValueError, match=f"the {lacks} prompt has no '{lost}'"):
+        guided(conditional(schedule, network), uncond, 3.0)(torch.randn(3, 4), T, cond)

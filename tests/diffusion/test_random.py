@@ -39,6 +39,15 @@ def test_a_draw_does_not_depend_on_how_its_batch_is_split():
         assert torch.equal(torch.cat([part[i] for part in parts]), together)
 
 
+def test_noise_of_different_purposes_differs():
+    zeros = torch.zeros(4, 100)
+    train, paint = (
+        Draw.keyed(0, range(4), purpose=p).noise_like(zeros) for p in ("train", "paint")
+    )
+    assert (train - paint).abs().mean() > 0.5
+    assert torch.equal(Draw.keyed(0, range(4)).noise_like(zeros), train)
+
+
 def test_the_samples_of_a_batch_have_noise_of_their_own():
     noise = Draw.keyed(0, range(50)).noise_like(torch.zeros(50, 400))
     correlation = torch.corrcoef(noise) - torch.eye(50)

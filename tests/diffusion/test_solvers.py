@@ -118,8 +118,8 @@ def test_one_step_of_any_length_is_exact_where_the_data_are_one_point(schedule, 
 
 
 @pytest.mark.parametrize(("t", "s"), [(999, 499), (400, 100), (100, 600)])
-def test_heun_is_the_trapezoidal_rule_in_the_angle(schedule, t, s):
-    """With sigma = sin(phi): x_s = cos(d) x_t + sin(d) (mean over both ends of v seen from t)."""
+def test_heun_turns_exactly_by_the_angle_with_the_mean_pair_of_both_ends(schedule, t, s):
+    """With sigma = sin(phi): x_s = cos(d) x_t + sin(d) v, v at t of the mean of both pairs."""
     x_t = torch.tensor([[0.3, -1.1]], dtype=torch.float64)
     ends = {t: (0.5, -0.4), s: (0.9, 0.2)}
 

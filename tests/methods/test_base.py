@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_landing
+from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import METHODS, Batch, ConsistencyDistillation, Method
 from fewstep.methods.base import check_curriculum, huber_c, knot_starts, measure
 
@@ -80,6 +81,19 @@ def test_a_curriculum_that_doubling_does_not_reach_is_refused_with_those_it_reac
         check_curriculum(40, final)
 
 
+@pytest.mark.parametrize(
+    ("first", "words"), [(40, "use 80, 160, 320, 640 or leave it out"), (400, "use 800 or leave")]
+)
+def test_only_numbers_of_solver_steps_that_the_schedule_has_are_recommended(first, words):
+    with pytest.raises(ValueError, match=words):
+        check_curriculum(first, first + 100)
+
+
+def test_where_doubling_would_leave_the_schedule_no_number_is_recommended():
+    with pytest.raises(ValueError, match=r"doubling 600 does not reach; leave it out$"):
+        check_curriculum(600, 1000)
+
+
 @pytest.mark.parametrize("final", [None, 40, 80, 640])
 def test_a_curriculum_that_doubling_reaches_is_accepted(final):
     check_curriculum(40, final)
@@ -95,6 +109,17 @@ def test_a_student_of_one_segment_is_sampled_at_any_even_share_of_its_knots(num_
 def test_other_numbers_of_steps_are_refused_with_those_that_work(num_steps):
     with pytest.raises(ValueError, match=r"use 1, 2, 4, 5, 8, 10, 20, 40$"):
         knot_starts(num_steps, 40, 1000)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_student_can_be_sampled_in_the_numbers_of_steps_it_knows_and_no_other(name):
+    method = METHODS[name]()
+    for num_steps in range(-1, 1002):
+        if num_steps in method.known_num_steps:
+            assert len(method.sampling_timesteps(num_steps)) == num_steps
+        else:
+            with pytest.raises(ValueError, match=f"{num_steps}"):
+                method.sampling_timesteps(num_steps)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -127,3 +152,20 @@ def test_these_weightings_weigh_the_error_of_the_x_0_behind_the_jump(schedule, w
     difference = mistake / x_0_per_landing(schedule, t, end)[:, None]
     expected = WEIGHTINGS[weighting](schedule, t, s) * squared_error(mistake)
     torch.testing.assert_close(measure(method, difference, t, s, end, schedule), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_weighting_that_leaves_out_pure_noise_is_refused_there_and_only_there(
+    config, name, weighting
+):
+    t, s, end = ends_of_three_jumps()
+    method = METHODS[name](weighting=weighting)
+    for rescale in (False, True):
+        schedule = NoiseSchedule.from_config(config | {"rescale_betas_zero_snr": rescale})
+        if rescale and weighting in ("inverse-gap", "min-snr"):
+            words = f"method.weighting is '{weighting}'.* use 'uniform' or 'snr-plus-one'"
+            with pytest.raises(ValueError, match=words):
+                measure(method, torch.ones(3, 4), t, s, end, schedule)
+        else:
+            assert (measure(method, torch.ones(3, 4), t, s, end, schedule) > 0).all()

@@ -210,7 +210,7 @@ def test_a_method_that_was_changed_is_refused(config, settings, words):
     ("parameters", "words"),
     [
         ({"beta_end": 0.02}, "schedule.sha256 does not follow"),
-        ({"rescale_betas_zero_snr": True}, "schedule.sha256 does not follow"),
+        ({"rescale_betas_zero_snr": True}, "'epsilon' cannot be used with rescale_betas_zero"),
         ({"num_train_timesteps": 500}, "grid.num_train_timesteps does not follow"),
         ({"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
         ({"beta_start": "small"}, "is not a whole contract"),
@@ -235,6 +235,41 @@ def test_a_guidance_that_cannot_have_been_is_refused(config, guidance_scale):
     text = damaged(made(config), lambda entries: entries.update(guidance_scale=guidance_scale))
     with pytest.raises(ValueError, match=f"guidance_scale is {guidance_scale}; it has to be 1"):
         Contract.from_json(text)
+
+
+@pytest.mark.parametrize("guidance_scale", [0.2, -1.0, math.inf])
+def test_a_guidance_that_no_reader_would_accept_is_not_written(config, guidance_scale):
+    with pytest.raises(ValueError, match=f"guidance_scale is {guidance_scale}; it has to be 1"):
+        Contract.of("cd", METHODS["cd"](), guidance_scale, config)
+
+
+UNREADABLE = pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"prediction_type": "nonsense"}, "unknown prediction_type 'nonsense'; known: epsilon"),
+        ({"rescale_betas_zero_snr": True}, "'epsilon' cannot be used with rescale_betas_zero_snr"),
+    ],
+)
+
+
+@UNREADABLE
+def test_a_prediction_that_nothing_can_read_is_not_written(config, parameters, words):
+    with pytest.raises(ValueError, match=words):
+        made(config | parameters)
+
+
+@UNREADABLE
+def test_a_prediction_that_nothing_can_read_is_refused(config, parameters, words):
+    """Even where the file agrees with itself."""
+    contract = made(config | parameters | {"prediction_type": "v_prediction"})
+    kind = parameters.get("prediction_type", "epsilon")
+
+    def damage(entries):
+        entries["schedule"]["prediction_type"] = kind
+        entries["schedule"]["config"]["prediction_type"] = kind
+
+    with pytest.raises(ValueError, match=f"fewstep.json.*{words}"):
+        Contract.from_json(damaged(contract, damage))
 
 
 @pytest.mark.parametrize("part", ["method", "grid", "schedule", "guidance_scale"])

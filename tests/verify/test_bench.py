@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -30,3 +32,15 @@ def test_the_bench_measures_saves_and_leaves_the_threads_alone(tmp_path):
     assert saved["networks"] == results["networks"]
     assert (tmp_path / "new/folder/verify.png").exists()
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_the_quick_command_ends_well_and_soon(tmp_path):
+    command = [sys.executable, "-m", "fewstep", "verify", "--quick", "-o", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    results = json.loads((tmp_path / "verify.json").read_text(encoding="utf-8"))
+    assert results["command"] == "fewstep verify --quick -o DIR"
+    assert results["commit"]
+    assert "torch" in results["machine"]
+    assert results["cpu_seconds"] < 45  # about 25 on a server's core
+    assert (tmp_path / "verify.png").stat().st_size > 50_000

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.grid import boundaries, trailing
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.methods import (
     Batch,
@@ -42,7 +42,7 @@ def test_a_perfect_student_is_exact_on_its_own_grid(num_segments, guidance_scale
     flow = exact_flow(guidance_scale=guidance_scale)
     truth = flow(x, everywhere(TOP, x), cond).at(everywhere(CLEAN, x))
     student = perfect_student(flow, boundaries(num_segments, 40))
-    samples = deterministic(student, x, knots(num_segments)[:0:-1], cond)
+    samples = deterministic(student, x, trailing(num_segments), cond)
     assert same_noise(samples, truth) < 1e-4 * PLANE.rms
 
 

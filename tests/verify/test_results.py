@@ -53,11 +53,18 @@ def test_cd_at_four_stochastic_calls_beats_ddim_in_energy_distance(results, guid
 
 
 @pytest.mark.parametrize("world", ["plane", "line"])
-def test_multi_boundary_ct_has_less_bias_than_ct(results, world):
+def test_students_of_multi_boundary_ct_are_closer_to_the_truth_than_those_of_ct(results, world):
     four = row(results, world, 1.0, "multi-boundary-ct", 4)["same_noise"]
     one = row(results, world, 1.0, "ct", 1)["same_noise"]
     assert four["high"] < one["low"]
-    assert row(results, "line", 1.0, "multi-boundary-ct", 4)["objective"]["high"] < one["low"]
+
+
+def test_the_objective_of_multi_boundary_ct_has_less_bias_than_that_of_ct(results):
+    four, one = (
+        row(results, "line", 1.0, method, calls)["objective"]
+        for method, calls in (("multi-boundary-ct", 4), ("ct", 1))
+    )
+    assert four["high"] < one["low"]
 
 
 def test_every_prediction_is_published_and_a_refuted_one_with_its_reason(results):

@@ -7,9 +7,9 @@ import torch
 from fewstep.diffusion.grid import knots
 from fewstep.methods import ConsistencyDistillation
 from fewstep.verify.effort import QUICK, silently
-from fewstep.verify.exam import Exam
+from fewstep.verify.held_out import HeldOut
 from fewstep.verify.students import BatchDraw, Networks, StudentDenoiser, num_inputs
-from fewstep.verify.training import School, warm_cosine
+from fewstep.verify.training import Trainer, warm_cosine
 from fewstep.verify.world import PLANE, SCHEDULE, any_class, denoiser_on, everywhere
 
 TINY = dataclasses.replace(
@@ -65,36 +65,40 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 
 
 def test_the_same_training_twice_gives_the_same_students():
-    school = School(PLANE, dataclasses.replace(TINY, pretraining_steps=5), silently)
+    trainer = Trainer(PLANE, dataclasses.replace(TINY, pretraining_steps=5), silently)
     teacher = denoiser_on(SCHEDULE)
-    first, again = (list(school.pretrained(teacher).networks.parameters()) for _ in range(2))
+    first, again = (list(trainer.pretrained(teacher).networks.parameters()) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_a_short_distillation_brings_one_call_nearer_to_the_truth():
-    school, teacher = School(PLANE, TINY, silently), denoiser_on(SCHEDULE)
-    exam, method = Exam.of(PLANE, 1.0, TINY), ConsistencyDistillation()
-    base = school.pretrained(teacher)
-    student = school.distilled(base, method, teacher)
+    trainer, teacher = Trainer(PLANE, TINY, silently), denoiser_on(SCHEDULE)
+    held_out, method = HeldOut.of(PLANE, 1.0, TINY), ConsistencyDistillation()
+    base = trainer.pretrained(teacher)
+    student = trainer.distilled(base, method, teacher)
     before, after = (
-        exam.same_noise(exam.sample(one, method.sampling_timesteps(1), "deterministic"), exam.truth)
+        held_out.same_noise(
+            held_out.sample(one, method.sampling_timesteps(1), "deterministic"), held_out.truth
+        )
         for one in (base, student)
     )
     assert after.value < 0.95 * before.value
 
 
 def test_distilling_leaves_the_base_as_it_was():
-    school = School(PLANE, dataclasses.replace(TINY, training_steps=2), silently)
+    trainer = Trainer(PLANE, dataclasses.replace(TINY, training_steps=2), silently)
     nets = Networks(2, num_inputs(2, 2), 2, torch.Generator().manual_seed(0))
     base = StudentDenoiser(nets, SCHEDULE, 2)
     before = [weight.clone() for weight in base.networks.parameters()]
-    school.distilled(base, ConsistencyDistillation(), denoiser_on(SCHEDULE))
+    trainer.distilled(base, ConsistencyDistillation(), denoiser_on(SCHEDULE))
     after = base.networks.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_the_exams_truth_is_where_the_teacher_converges_to():
-    exam = Exam.of(PLANE, 3.0, TINY)
-    coarse, fine = (exam.same_noise(exam.ddim(calls), exam.truth).value for calls in (10, 500))
+def test_the_held_out_truth_is_where_the_teacher_converges_to():
+    held_out = HeldOut.of(PLANE, 3.0, TINY)
+    coarse, fine = (
+        held_out.same_noise(held_out.ddim(calls), held_out.truth).value for calls in (10, 500)
+    )
     assert fine < 0.2 * coarse
-    assert not (exam.cond["label"] == any_class(1)).any()
+    assert not (held_out.cond["label"] == any_class(1)).any()
