@@ -33,12 +33,13 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 
 @app.command()
 def quickstart(
-    out: Out = Path("runs/quickstart"),
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write.")] = None,
     quick: Annotated[bool, typer.Option(help="Fewer steps and pictures: 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
     from fewstep.run.quickstart import run_quickstart
 
+    out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
     report = run_quickstart(out, quick)
     typer.echo(f"open {report}")
 
@@ -105,9 +106,10 @@ def evaluate(
     out: Out = Path("results"),
 ) -> None:
     """Measure students beside their teacher, with intervals, into OUT/results.json."""
-    from fewstep.run.evaluate import evaluate_sources
+    from fewstep.run.evaluate import evaluate_sources, print_results
 
     path = evaluate_sources(sources, protocol, out, num_prompts)
+    print_results(path)
     typer.echo(f"wrote {path}; next: fewstep report {out} -o report.html")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -36,12 +37,13 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """Guidance in diffusers' form: 1 is none."""
+    """Guidance in diffusers' form: 1 is none; where not given it is the method's own."""
 
-    guidance_scale: float = 4.0
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        need(1 <= self.guidance_scale < 1e3, "teacher.guidance_scale", self.guidance_scale,
+        scale = self.guidance_scale
+        need(scale is None or 1 <= scale < 1e3, "teacher.guidance_scale", scale,
              "1 (no guidance) or more")  # fmt: skip
 
 
@@ -62,11 +64,14 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Captioned pictures: a folder, or "bundled" for `num_pairs` scenes drawn on the spot."""
+    """Captioned pictures: a folder, or "bundled" for `num_pairs` scenes drawn on the spot.
+
+    Without `resolution` they are as large as those that the model was trained on.
+    """
 
     path: str = "bundled"
     num_pairs: int | None = None
-    resolution: int = 64
+    resolution: int | None = None
     seed: int = 0
     caption_dropout: float = 0.0
     cache: str | None = None
@@ -75,7 +80,8 @@ class DataSettings:
         need(bool(self.path), "data.path", self.path, "a folder or 'bundled'")
         need(self.num_pairs is None or self.num_pairs > 0, "data.num_pairs", self.num_pairs,
              "1 or more, or nothing for all")  # fmt: skip
-        need(self.resolution > 0, "data.resolution", self.resolution, "a multiple of 8")
+        need(self.resolution is None or self.resolution > 0, "data.resolution", self.resolution,
+             "a multiple of 8, or nothing for the model's own")  # fmt: skip
         need(0 <= self.caption_dropout < 1, "data.caption_dropout", self.caption_dropout,
              "at least 0 and below 1")  # fmt: skip
 
@@ -161,7 +167,10 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
         table, _, key = path.strip().rpartition(".")
         if not (equals and key):
             raise SettingError(f"cannot read --set {override!r}; write table.key=value")
-        (tables.setdefault(table, {}) if table else tables)[key] = _toml_value(text.strip())
+        target = tables.setdefault(table, {}) if table else tables
+        if not isinstance(target, dict):
+            raise SettingError(f"{table} is {target!r}; it has to be a table")
+        target[key] = _toml_value(text.strip())
     return tables
 
 
@@ -194,9 +203,14 @@ def to_toml(config: Config) -> str:
         if values is None:
             continue
         lines += [f"[{table}]"]
-        lines += [f"{key} = {json.dumps(v)}" for key, v in values.items() if v is not None]
+        lines += [f"{key} = {_as_toml(v)}" for key, v in values.items() if v is not None]
         lines += [""]
     return "\n".join(lines)
+
+
+def _as_toml(value: Any) -> str:
+    """Write a value; TOML reads what JSON writes, but for one character."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(text: str) -> Any:
@@ -224,6 +238,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(options[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is float and type(value) is int:
         return float(value)
+    if hint is float and type(value) is float and not math.isfinite(value):
+        raise SettingError(f"{where} is {value}; it has to be a finite number")
+    if origin is Mapping and not isinstance(value, Mapping):
+        raise SettingError(f"{where} is {value!r}; it has to be a table, [{where}]")
     if origin is not None or hint is Any:
         return value
     if type(value) is not hint:

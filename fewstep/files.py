@@ -9,7 +9,7 @@ from pathlib import Path
 def write_file(path: Path, content: str | bytes) -> None:
     """Write beside, flush to the disk, then rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # two runs may share a cache
     try:
         with open(beside, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -21,23 +21,34 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a folder beside, then rename it into place, replacing an old one."""
+    """Let `fill` write into a folder beside, then rename it into place, replacing an old one.
+
+    The old one is put back if that fails, or here if it was killed in between the last time.
+    A folder is written by one process at a time; files may be by several.
+    """
     beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
+        _put_back(old, path)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
         fill(beside)
         for file in beside.rglob("*"):
             if file.is_file():
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
             os.replace(path, old)
         os.replace(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _put_back(old, path)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    """Undo the first half of a replacement, or clean up after a whole one."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_writable(folder: Path, needed_bytes: int = 0) -> None:

@@ -1,14 +1,16 @@
 """The commands answer at once, and errors of the user are one sentence with exit code 2."""
 
+import math
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from fewstep import cli
-from fewstep.config import to_toml
+from fewstep.config import load_config, to_toml
 from tests.tiny import tiny_config, tiny_pipeline
 
 
@@ -48,6 +50,9 @@ def test_help_answers_before_torch_could_be_imported():
         ("model.precision=fp64", "it has to be 'fp32', 'bf16' or 'fp16'"),
         ("steps=3", "unknown setting steps; known: method, model"),
         ("train.steps", "write table.key=value"),
+        ("method=cd", "method is 'cd'; it has to be a table"),
+        ("teacher.guidance_scale=inf", "teacher.guidance_scale is inf; it has to be a finite"),
+        ("model.precision=fp16", "train with 'bf16' or 'fp32'"),
     ],
 )
 def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, setting, message):
@@ -58,6 +63,50 @@ def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, se
     assert message in told.err.replace("\n", " ")
     assert len(told.err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_number_where_a_table_belongs_is_one_sentence(monkeypatch, capsys, tmp_path):
+    (tmp_path / "c.toml").write_text("train = 5\n")
+    arguments = ("distill", tmp_path / "c.toml", "--run", tmp_path / "r")
+    code, told = run(monkeypatch, capsys, *arguments, "--set", "train.steps=3")
+    assert (code, "train is 5; it has to be a table" in told.err) == (2, True)
+
+
+def test_settings_are_read_back_as_they_were_written(tmp_path):
+    config = tiny_config(preview_prompts=("a ❤️ \U0001f600", 'a "quoted" \\ \x7f\n\t\x01 star'))
+    (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    assert load_config(tmp_path / "config.toml") == config
+    with pytest.raises(ValueError, match="JSON compliant"):
+        to_toml(replace(config, method={"name": "cd", "huber_c": math.inf}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", 2000), "2000 steps do not fit the schedule: use 1 to 1000"),
+        (("--steps", 0), "0 steps do not fit the schedule"),
+        (("--guidance-scale", 0.5), "guidance_scale is 0.5; it has to be 1 (no guidance) or more"),
+        (("-o", "out.jpg"), "--out is out.jpg, and pictures are written as PNG"),
+    ],
+)
+def test_a_teacher_is_not_sampled_in_ways_that_it_cannot(
+    monkeypatch, capsys, tmp_path, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, told = run(monkeypatch, capsys, "sample", tiny_pipeline(), "a star", *arguments)
+    assert (code, message in told.err.replace("\n", " ")) == (2, True), told.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"), [((), "runs/quickstart"), (("--quick",), "runs/quickstart-quick")]
+)
+def test_the_quick_start_has_a_folder_of_its_own(monkeypatch, capsys, flags, folder):
+    told = []
+    monkeypatch.setattr(
+        "fewstep.run.quickstart.run_quickstart", lambda out, quick: told.append(str(out))
+    )
+    run(monkeypatch, capsys, "quickstart", *flags)
+    assert told == [folder]
 
 
 def test_a_config_that_is_missing_or_broken_is_one_sentence(monkeypatch, capsys, tmp_path):

@@ -92,13 +92,8 @@ def prepare(
         numbers = range(first, min(first + SHARD, len(pairs)))
         if not path.exists():
             items = [pairs[i] for i in numbers]
-            halves = [
-                encode_pictures(torch.stack([picture for picture, _ in items[i : i + 32]]))
-                for i in range(0, len(items), 32)
-            ]
-            mean, std = (
-                torch.cat(half).float().cpu().contiguous() for half in zip(*halves, strict=True)
-            )
+            halves = encode_pictures(torch.stack([picture for picture, _ in items]))
+            mean, std = (half.float().cpu().contiguous() for half in halves)
             if not (mean.isfinite().all() and std.isfinite().all()):
                 raise DataError(
                     f"the latents of pairs {numbers[0]} to {numbers[-1]} are not finite; check the "

@@ -109,7 +109,7 @@ class FolderPairs:
         picture = ImageOps.fit(
             picture, (self.resolution, self.resolution), Image.Resampling.LANCZOS
         )
-        return _as_tensor(np.asarray(picture)), _caption_path(path).read_text("utf-8").strip()
+        return _as_tensor(np.asarray(picture)), _caption(path)
 
     def _files(self) -> Iterator[Path]:
         for picture in self.pictures:
@@ -133,6 +133,14 @@ def _caption_path(picture: Path) -> Path:
         if (path := picture.with_suffix(suffix)).is_file():
             return path
     raise DataError(f"{picture} has no caption: write it into {picture.with_suffix('.txt')}")
+
+
+def _caption(picture: Path) -> str:
+    path = _caption_path(picture)
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the caption {path}: {error}; save it as UTF-8") from error
 
 
 def _as_tensor(picture: np.ndarray) -> Tensor:

@@ -71,6 +71,17 @@ METRICS: dict[str, Metric] = {
         100,
         " pts",
     ),
+    "prompt_accuracy_difference_unguided": Metric(
+        np.subtract,
+        "pair",
+        "Accuracy − unguided teacher’s",
+        "the same difference to the teacher without guidance, which is what a student that learnt "
+        "from data alone imitates",
+        "higher",
+        "+.1f",
+        100,
+        " pts",
+    ),
     "frechet": Metric(
         frechet,
         "set",
@@ -80,6 +91,16 @@ METRICS: dict[str, Metric] = {
         "only where n is the same",
         "lower",
         ".2f",
+        smallest_n=100,
+    ),
+    "frechet_difference": Metric(
+        np.subtract,
+        "pair",
+        "Fréchet − teacher’s",
+        "Fréchet distance minus the teacher's at its full number of steps, paired by prompt and "
+        "starting noise",
+        "lower",
+        "+.2f",
         smallest_n=100,
     ),
     "latent_frechet": Metric(
@@ -97,6 +118,14 @@ METRICS: dict[str, Metric] = {
         "Same-noise distance",
         "root mean squared distance of each picture to the teacher's from the same starting noise "
         "and prompt, white being 1; it means nothing for a sampler that adds fresh noise",
+        "lower",
+    ),
+    "same_noise_rmse_unguided": Metric(
+        same_noise_rmse,
+        "pair",
+        "Same-noise distance, unguided",
+        "the same distance to the picture of the teacher without guidance, for students that "
+        "learnt from data alone",
         "lower",
     ),
     "latent_rmse": Metric(

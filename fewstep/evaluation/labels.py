@@ -43,10 +43,15 @@ def capital(words: str) -> str:
 
 
 def line_title(row: Row, rows: Sequence[Row]) -> str:
-    """Name the line that a row belongs to in a plot: its method, or its teacher if several."""
-    teachers = {other.source for other in rows if other.method == "teacher"}
-    several = row.method == "teacher" and len(teachers) > 1
-    return capital(row.source) if several else method_title(row.method)
+    """Name the line that a row belongs to in a plot: its method, with its source if several."""
+    sources = {other.source for other in rows if other.method == row.method}
+    if len(sources) == 1:
+        return method_title(row.method)
+    return (
+        capital(row.source)
+        if row.method == "teacher"
+        else f"{method_title(row.method)} ({row.source})"
+    )
 
 
 def metric_title(name: str) -> str:

@@ -19,6 +19,8 @@ ROW = {
     "seed": int | None,
     "metrics": dict,
 }
+SEVERAL = ", "
+"""What stands between the sources of a pooled row."""
 INTERVAL = {"value": int | float, "low": int | float, "high": int | float, "n": int}
 
 
@@ -27,7 +29,7 @@ class Row:
     """One way of making pictures, and its measured metrics by name.
 
     `calls` are the network calls a picture; `seed` is the training seed, None for the teacher and
-    for a row that is pooled over training seeds.
+    for a row that is pooled over training seeds, whose `source` names them all.
     """
 
     source: str
@@ -100,9 +102,16 @@ def joined(parts: Sequence[Results]) -> Results:
 
 
 def overview(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows without those of single training seeds where a pooled row is at hand."""
-    pooled = {(row.method, row.steps) for row in rows if row.seed is None}
-    return [row for row in rows if row.seed is None or (row.method, row.steps) not in pooled]
+    """Return the rows without those of single training seeds that a pooled row names as sources."""
+    pooled = {
+        (source, row.method, row.steps)
+        for row in rows
+        if row.seed is None
+        for source in row.source.split(SEVERAL)
+    }
+    return [
+        row for row in rows if row.seed is None or (row.source, row.method, row.steps) not in pooled
+    ]
 
 
 def metric_names(rows: Sequence[Row]) -> list[str]:

@@ -7,11 +7,20 @@ from rich.text import Text
 from fewstep.evaluation.labels import counted, line_title, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, metric_names, overview
 
+COLUMNS = (
+    "prompt_accuracy",
+    "prompt_accuracy_difference",
+    "frechet",
+    "same_noise_rmse",
+    "seconds_per_image",
+)
+"""What fits a terminal; the report shows the others too."""
+
 
 def summary(results: Results) -> Table:
     """Return a table of the pooled rows: each value, and its 95 % interval below it."""
     rows = overview(results.rows)
-    names = [name for name in metric_names(rows) if "." not in name]
+    names = [name for name in COLUMNS if name in metric_names(rows)]
     table = Table(title=f"protocol {results.protocol}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method")
     for title in map(metric_title, names):

@@ -18,13 +18,18 @@ class ModelError(UserError):
 
 
 def fingerprint(*networks: nn.Module) -> str:
-    """Return the sha256 of every weight, rounded to fp16 so that it is the same for both files."""
-    digest = hashlib.sha256()
-    for network in networks:
-        for name, weight in sorted(network.state_dict().items()):
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().to(torch.float16).contiguous().numpy().data)
-    return digest.hexdigest()
+    """Return the digest of all weights; take it before they are cast to another precision."""
+    return digest(*(network.state_dict() for network in networks))
+
+
+def digest(*tables: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors, rounded to fp16 so that it is the same for both files."""
+    sha = hashlib.sha256()
+    for table in tables:
+        for name, weight in sorted(table.items()):
+            sha.update(f"{name} {tuple(weight.shape)}".encode())
+            sha.update(weight.detach().cpu().to(torch.float16).contiguous().numpy().data)
+    return sha.hexdigest()
 
 
 class ModelFamily(Protocol):
@@ -33,6 +38,11 @@ class ModelFamily(Protocol):
     @property
     def network(self) -> nn.Module:
         """The network that is distilled, frozen."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The network's fingerprint as it was stored, whatever its precision is now."""
         ...
 
     @property

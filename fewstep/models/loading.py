@@ -17,6 +17,11 @@ MODELS: dict[str, type[StableDiffusion]] = {"StableDiffusionPipeline": StableDif
 """Model families by the pipeline class that a model's `model_index.json` names."""
 
 
+def default_device() -> str:
+    """Return the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(
     base: str | Path,
     *,

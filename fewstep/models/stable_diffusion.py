@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fewstep.diffusion.prediction import Prediction, Reading, reading
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.models.base import ModelError
+from fewstep.models.base import ModelError, fingerprint
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 PARTS = {
@@ -26,12 +27,16 @@ PARTS = {
     "text_encoder": CLIPTextModel,
 }
 
+PIXELS_AT_ONCE = 64 * 64**2
+"""How much the autoencoder is given at once: 64 pictures of 64 pixels, one of 512."""
+
 
 @dataclass(frozen=True)
 class StableDiffusion:
     """The parts of a diffusers `StableDiffusionPipeline`, all frozen."""
 
     network: UNet2DConditionModel
+    fingerprint: str
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
@@ -71,15 +76,20 @@ class StableDiffusion:
                 raise ValueError(f"it has {words} tokens, the text encoder {rows}")
         with _explained(source, "scheduler"):
             config = _scheduler_config(source, revision)
-        schedule = NoiseSchedule.from_config(config)
+        try:
+            schedule = NoiseSchedule.from_config(config)
+            read = reading(config.get("prediction_type", "epsilon"), schedule)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"cannot use the scheduler of {source}: {error}") from error
         return cls(
+            fingerprint=fingerprint(parts["unet"]),  # before the cast
             network=parts["unet"].to(device, dtype),
             vae=parts["vae"].to(device),
             text_encoder=parts["text_encoder"].to(device),
             tokenizer=tokenizer,
             scheduler_config=config,
             schedule=schedule.to(device),
-            read=reading(config.get("prediction_type", "epsilon"), schedule),
+            read=read,
         )
 
     @property
@@ -120,14 +130,21 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> tuple[Latents, Latents]:
         """Return mean and standard deviation of the latents of [batch, 3, H, W] in [0, 1]."""
-        latents = self.vae.encode(2 * pictures.to(self.device) - 1).latent_dist
         scale = self.vae.config.scaling_factor
-        return scale * latents.mean, scale * latents.std
+        at_once = max(1, PIXELS_AT_ONCE // pictures[0, 0].numel())
+        halves = []
+        for part in pictures.split(at_once):
+            latents = self.vae.encode(2 * part.to(self.device) - 1).latent_dist
+            halves.append((scale * latents.mean, scale * latents.std))
+        mean, std = (torch.cat(half) for half in zip(*halves, strict=True))
+        return mean, std
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Tensor:
         """Return pictures [batch, 3, H, W] in [0, 1]."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        at_once = max(1, PIXELS_AT_ONCE // (latents[0, 0].numel() * self._vae_factor**2))
+        scaled = latents / self.vae.config.scaling_factor
+        pictures = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once)])
         return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property
@@ -166,7 +183,8 @@ class _explained:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, OSError | ValueError | KeyError | RuntimeError | AttributeError):
+        known = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
+        if isinstance(error, known):
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"cannot load the {self.part} of {self.source}: it has to be a diffusers folder or "

@@ -19,10 +19,12 @@ from fewstep.evaluation.results import Results, Row
 from fewstep.evaluation.results import save as save_results
 from fewstep.files import check_writable, write_file
 from fewstep.run.contestants import Contestant, Field
-from fewstep.run.gallery import Gallery, Made
+from fewstep.run.gallery import Gallery, Made, paint_all
 from fewstep.run.paint import check_words, gather_prompts
 from fewstep.run.progress import progress_bar
 
+COMPARISON = "comparison"
+"""How the protocol of every comparison begins."""
 COMPARISON_FILE = "comparison.safetensors"
 
 
@@ -45,11 +47,10 @@ def compare_sources(
     few = min(student.steps for student in students)
     contestants = [field.teacher(), field.teacher(few), *students]
     with progress_bar() as bar:
-        task = bar.add_task("painting", total=len(contestants) * len(prompts), note="")
-        made = {c: gallery.of(c, lambda count: bar.advance(task, count)) for c in contestants}
+        made = paint_all(contestants, gallery, bar)
     save_results(
         Results(
-            protocol=f"comparison, {len(prompts)} prompts, seed {seed}",
+            protocol=f"{COMPARISON}, {len(prompts)} prompts, seed {seed}",
             command=" ".join(["fewstep", *sys.argv[1:]]),
             commit=commit(),
             machine=machine(),
@@ -62,7 +63,7 @@ def compare_sources(
 
 def _cost(contestant: Contestant, made: Made) -> Row:
     return Row(
-        contestant.source, contestant.method, contestant.steps, made.calls, contestant.seed,
+        contestant.source, contestant.method, contestant.steps, contestant.calls, contestant.seed,
         {"seconds_per_image": made.seconds_per_image},
     )  # fmt: skip
 
@@ -72,9 +73,13 @@ def save_comparison(
 ) -> Path:
     """Write the pictures side by side as `grid.png`, and as a file that a report reads."""
     columns: dict[str, NDArray[np.uint8]] = {}
+    shown: set[tuple[str, str]] = set()
     for contestant, made in pictures.items():
         title = f"{method_title(contestant.method)}, {counted(contestant.steps, 'step')}"
-        columns.setdefault(title, made)  # of several trainings the first
+        if (title, contestant.settings) in shown:
+            continue  # of several trainings of one setting the first
+        shown.add((title, contestant.settings))
+        columns[f"{title}, {contestant.source}" if title in columns else title] = made
     tensors = {title: torch.from_numpy(made.copy()) for title, made in columns.items()}
     about = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
     write_file(out / COMPARISON_FILE, save(tensors, about))

@@ -1,36 +1,50 @@
 """Who is compared: the students of some runs or artefacts, and their common teacher."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.models.base import ModelFamily, fingerprint
-from fewstep.models.loading import load_model
-from fewstep.run.paint import TEACHER_GUIDANCE, TEACHER_STEPS
+from fewstep.methods import METHODS
+from fewstep.models.base import ModelFamily, digest, fingerprint
+from fewstep.models.loading import default_device
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.pipeline import Painter, read_artefact, student_painter, teacher_painter
+from fewstep.sampling.pipeline import (
+    TEACHER_GUIDANCE,
+    TEACHER_STEPS,
+    Painter,
+    load_base,
+    read_artefact,
+    student_network,
+    student_painter,
+    teacher_painter,
+)
 
 
 @dataclass(frozen=True)
 class Contestant:
     """One way of making pictures; `painter` is built when it is called.
 
-    `identity` changes with anything that its pictures depend on, prompts and noise aside.
+    `identity` changes with anything that its pictures depend on, prompts and noise aside;
+    `settings` are alike for trainings that differ in their seed alone.
     """
 
     source: str
     method: str
     steps: int
+    calls: int
     seed: int | None
+    settings: str
     identity: tuple[object, ...]
     keeps_noise: bool
     """Whether its pictures are a function of the starting noise alone."""
+    knows_teacher: bool
+    """False for a student that learnt from data alone, and so imitates the unguided teacher."""
     painter: Callable[[], Painter] = dataclasses.field(compare=False)
 
 
@@ -42,10 +56,22 @@ class Student:
     contract: Contract
     weights: Mapping[str, Tensor]
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the weights."""
+        return digest(self.weights)
+
     @property
-    def digest(self) -> float:
-        """A number that changes with the weights."""
-        return sum(float(weight.double().abs().sum()) for weight in self.weights.values())
+    def seed(self) -> int | None:
+        return self.contract.train.get("seed")
+
+    @property
+    def settings(self) -> str:
+        """All that the contract says of how it was trained, but for the seed and the versions."""
+        entries = dataclasses.asdict(self.contract)
+        entries["train"] = {k: v for k, v in entries["train"].items() if k != "seed"}
+        told = {k: v for k, v in entries.items() if k not in ("versions", "files")}
+        return json.dumps(told, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -62,7 +88,11 @@ class Field:
     def open(cls, sources: Sequence[str]) -> "Field":
         """Read every source: a run, an artefact, or a folder that holds runs."""
         folders = [folder for source in sources for folder in _expand(Path(source))]
-        students = [Student(folder.name, *read_artefact(folder)) for folder in folders]
+        names = [folder.name for folder in folders]
+        students = [
+            Student(name if names.count(name) == 1 else str(folder), *read_artefact(folder))
+            for name, folder in zip(names, folders, strict=True)
+        ]
         for entry, values in {
             "base model": {s.contract.base["fingerprint"] for s in students},
             "resolution": {s.contract.data["resolution"] for s in students},
@@ -91,46 +121,67 @@ class Field:
 
     @cached_property
     def family(self) -> ModelFamily:
-        base = self.students[0].contract.base
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        family = load_model(base["id"], device=device, revision=base.get("revision"))
-        if fingerprint(family.network) != base["fingerprint"]:
-            raise UserError(
-                f"{self.base} is not the model that these students were distilled from: its "
-                "weights have changed"
-            )
-        return family
+        first = self.students[0]
+        return load_base(first.contract, first.source, device=default_device())
+
+    @cached_property
+    def model(self) -> tuple[str, ...]:
+        """What pictures depend on in the model itself: network, codec and schedule."""
+        family = self.family
+        codec = fingerprint(*family.codec_parts)
+        return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
 
     def teacher(self, steps: int = TEACHER_STEPS, guided: bool = True) -> Contestant:
         scale = self.guidance_scale if guided else 1.0
+        how = f"guidance {scale:g}" if guided else "unguided"
         return Contestant(
-            source=f"{Path(self.base).name}, guidance {scale:g}" if guided
-            else f"{Path(self.base).name}, unguided",
+            source=f"{Path(self.base).name}, {how}",
             method="teacher",
             steps=steps,
+            calls=steps if scale == 1 else 2 * steps,
             seed=None,
-            identity=(self.students[0].contract.base["fingerprint"], steps, scale),
+            settings=how,
+            identity=(*self.model, steps, scale),
             painter=lambda: teacher_painter(self.family, steps, scale),
             keeps_noise=True,
-        )  # fmt: skip
+            knows_teacher=True,
+        )
 
     def student(self, student: Student, steps: int | None = None) -> Contestant:
         contract = student.contract
-        steps = steps or contract.default_num_steps
+        steps = contract.default_num_steps if steps is None else steps
+
+        def painter() -> Painter:
+            network = student_network(self.family, contract, student.weights)
+            return student_painter(self.family, contract, network, steps)
+
         return Contestant(
             source=student.source,
             method=contract.method["name"],
             steps=steps,
-            seed=contract.train.get("seed"),
-            identity=(contract.to_json(), student.digest, steps),
-            painter=lambda: student_painter(self.family, contract, student.weights, steps),
+            calls=steps,
+            seed=student.seed,
+            settings=student.settings,
+            identity=(*self.model, contract.to_json(), student.digest, steps),
+            painter=painter,
             keeps_noise=contract.grid.sampler == "deterministic" or steps == 1,
+            knows_teacher=METHODS[contract.method["name"]].has_teacher,
         )
 
 
 def _expand(folder: Path) -> list[Path]:
-    """Return the folder itself, or the finished runs in it."""
+    """Return the folder itself, or the runs in it.
+
+    Raises:
+        UserError: if one of them is not finished.
+    """
     if (folder / "artefact").is_dir() or not folder.is_dir():
         return [folder]
-    inside = sorted(child for child in folder.iterdir() if (child / "artefact").is_dir())
+    runs = sorted(c for c in folder.iterdir() if c.is_dir() and (c / "config.toml").is_file())
+    if half := [str(run) for run in runs if not (run / "artefact").is_dir()]:
+        raise UserError(
+            f"not trained to their end: {', '.join(half)}; run their fewstep distill again, or "
+            "name the finished runs one by one"
+        )
+    inside = sorted(c for c in folder.iterdir() if (c / "artefact").is_dir())
     return inside or [folder]

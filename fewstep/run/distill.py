@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from fewstep.config import Config, SettingError
 from fewstep.data.latent_cache import LatentCache
 from fewstep.errors import Interrupted
+from fewstep.models.loading import default_device
 from fewstep.run.artefact import write_artefact
 from fewstep.run.folder import claim_run_folder, log_entry, truncate_log
 from fewstep.run.paint import check_words
@@ -41,9 +40,9 @@ def distill_run(
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
     listener = listener or Listener()
-    shop = Workshop(config, run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    shop = Workshop(config, run, device or default_device())
     check_everything(shop)
-    claim_run_folder(config, run)
+    claim_run_folder(shop.resolved, run)
     cache = shop.cache(listener.on_encoded(len(shop.pairs)))
     first_step = shop.checkpoints.load_last()
     truncate_log(run / "metrics.jsonl", first_step)
@@ -60,13 +59,12 @@ def distill_run(
             log.flush()
             listener.on_step(result)
             previews.draw_if_due(result.step)
-            if stop or result.step % config.train.save_every == 0:
+            is_last = result.step == config.train.steps
+            if stop or is_last or result.step % config.train.save_every == 0:
                 shop.checkpoints.save(result.step)
             if stop:
                 raise Interrupted(stop[0], f"saved {run} after step {result.step}")
             clock = time.perf_counter()
-    if first_step < config.train.steps:
-        shop.checkpoints.save(config.train.steps)
     write_artefact(shop)
     return config.train.steps
 
@@ -74,9 +72,13 @@ def distill_run(
 def check_everything(shop: Workshop) -> None:
     """Build what can be wrong with the settings, so that it fails before any work is done."""
     config = shop.config
-    shop.named_method  # noqa: B018
+    if config.model.precision == "fp16":
+        raise SettingError(
+            "model.precision is 'fp16'; train with 'bf16' or 'fp32': loss scaling is not built yet"
+        )
+    shop.guidance_scale  # noqa: B018  with the method
     check_words(config.model.base, config.train.preview_prompts)
-    shop.family.latent_shape(config.data.resolution)
+    shop.family.latent_shape(shop.resolution)
     if not len(shop.pairs):
         raise SettingError(f"data.path {config.data.path!r} holds no pairs")
     shop.roles  # noqa: B018

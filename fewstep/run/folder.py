@@ -24,7 +24,7 @@ HARMLESS = {
 
 
 def claim_run_folder(config: Config, run: Path) -> None:
-    """Make the run folder with its config, or check that the one there is of the same run.
+    """Make the run folder with its resolved config, or check that the one there is of this run.
 
     Raises:
         SettingError: if it belongs to a run with other settings; they are named.
@@ -36,7 +36,13 @@ def claim_run_folder(config: Config, run: Path) -> None:
         header = ", ".join(f"{name} {version}" for name, version in versions().items())
         write_file(path, f"# {header}\n{to_toml(config)}")
         return
-    mine, theirs = _flat(config), _flat(load_config(path))
+    there = load_config(path)
+    _, method = build_method(there.method)  # what is newer than that run has its default
+    known = dataclasses.asdict(method)  # type: ignore[call-overload]
+    mine, theirs = (
+        _flat(config),
+        _flat(dataclasses.replace(there, method=known | dict(there.method))),
+    )
     differing = [
         f"{key} = {theirs.get(key)!r} there, {mine.get(key)!r} here"
         for key in sorted(mine.keys() | theirs.keys())
@@ -50,12 +56,9 @@ def claim_run_folder(config: Config, run: Path) -> None:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    _, method = build_method(config.method)
-    tables = dataclasses.asdict(config)
-    tables["method"] |= dataclasses.asdict(method)  # type: ignore[call-overload]
     return {
         f"{table}.{key}": value
-        for table, values in tables.items()
+        for table, values in dataclasses.asdict(config).items()
         for key, value in (values or {}).items()
     }
 

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fewstep.errors import UserError
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import check_writable, write_file
-from fewstep.models.loading import load_model
+from fewstep.models.loading import default_device, load_model
 from fewstep.sampling.contract import CONTRACT_FILE
-from fewstep.sampling.pipeline import FewStepPipeline, Painter, teacher_painter
-
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
+from fewstep.sampling.pipeline import (
+    TEACHER_GUIDANCE,
+    TEACHER_STEPS,
+    FewStepPipeline,
+    Painter,
+    teacher_painter,
+)
 
 
 def paint_file(
@@ -33,6 +35,8 @@ def paint_file(
         UserError: if there is no prompt, or the source cannot paint with these settings.
     """
     prompts = gather_prompts(prompts, prompt_file)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out is {out}, and pictures are written as PNG; name it .png")
     check_writable(out.parent)
     opened = open_source(source, num_steps, guidance_scale, base)
     check_words(opened.base, prompts)
@@ -87,14 +91,18 @@ def open_source(
     Raises:
         UserError: if the source is none of them, or does not know these settings.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     folder = Path(source)
     if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
         raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
     if not any((folder / part / CONTRACT_FILE).is_file() for part in ("", "artefact")):
         family = load_model(source, device=device)
         scale = TEACHER_GUIDANCE if guidance_scale is None else guidance_scale
-        painter = teacher_painter(family, num_steps or TEACHER_STEPS, scale)
+        steps = TEACHER_STEPS if num_steps is None else num_steps
+        try:
+            painter = teacher_painter(family, steps, scale)
+        except ValueError as error:  # the maths names the value and the range
+            raise UserError(str(error)) from error
         return Source(painter, family.default_resolution, source)
     if guidance_scale is not None:
         raise UserError(

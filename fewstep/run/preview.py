@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import write_file
 from fewstep.run.workshop import Workshop
-from fewstep.sampling.pipeline import Painter, teacher_painter
-
-TEACHER_STEPS = 50
+from fewstep.sampling.pipeline import TEACHER_STEPS, Painter, teacher_painter
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,15 @@ class Previews:
 
     @cached_property
     def _teacher(self) -> NDArray[np.uint8]:
-        scale = self.shop.config.teacher.guidance_scale
-        painter = teacher_painter(self.shop.family, TEACHER_STEPS, scale, self.shop.roles.teacher)
+        shop = self.shop
+        painter = teacher_painter(
+            shop.family, TEACHER_STEPS, shop.guidance_scale, shop.roles.teacher
+        )
         return self._paint(painter)
 
     def _paint(self, painter: Painter) -> NDArray[np.uint8]:
         network = self.shop.roles.network.eval()
-        resolution = self.shop.config.data.resolution
-        pictures = painter.decode(painter.latents(self._prompts, seed=0, resolution=resolution))
+        latents = painter.latents(self._prompts, seed=0, resolution=self.shop.resolution)
+        pictures = painter.decode(latents)
         network.train()
         return pictures.numpy()

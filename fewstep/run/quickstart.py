@@ -5,11 +5,9 @@ from pathlib import Path
 from rich.console import Console
 
 from fewstep.config import load_config
-from fewstep.evaluation.results import load
-from fewstep.evaluation.terminal import summary
 from fewstep.files import check_writable
 from fewstep.run.distill import distill_run
-from fewstep.run.evaluate import evaluate_sources
+from fewstep.run.evaluate import evaluate_sources, print_results
 from fewstep.run.progress import TerminalListener
 from fewstep.run.report import write_report
 
@@ -39,9 +37,8 @@ def run_quickstart(out: Path, quick: bool) -> Path:
     evaluation = out / "evaluation"
     num_prompts = QUICK_NUM_PROMPTS if quick else NUM_PROMPTS
     path = evaluate_sources([str(run) for run in runs], "bundled", evaluation, num_prompts, (1, 4))
-    console = Console()
-    console.print(summary(load(path)))
-    console.print(
+    print_results(path)
+    Console().print(
         f"{num_prompts} prompts and one training seed a method"
         + (", trained for seconds only: a check that all works" if quick else "")
         + "; the committed results in benchmarks/results/bundled.json have more of both"

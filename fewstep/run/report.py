@@ -6,7 +6,7 @@ from pathlib import Path
 from fewstep.errors import UserError
 from fewstep.evaluation.report import report
 from fewstep.evaluation.results import joined, load
-from fewstep.run.compare import COMPARISON_FILE, load_comparison
+from fewstep.run.compare import COMPARISON, COMPARISON_FILE, load_comparison
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -24,5 +24,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         raise UserError("there are no results to report; run fewstep evaluate or compare first")
     pictured = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
     comparison = load_comparison(pictured[0]) if pictured else None
-    results = joined([load(folder / "results.json") for folder in evaluated])
+    loaded = [load(folder / "results.json") for folder in evaluated]
+    measured = [results for results in loaded if not results.protocol.startswith(COMPARISON)]
+    results = joined(measured or loaded)  # beside an evaluation a comparison gives its pictures
     return report(results, comparison, runs, out)

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.models.loading import load_model
 from fewstep.sampling.contract import Contract
+from fewstep.sampling.pipeline import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.trainer import Weights
 
@@ -65,25 +66,54 @@ class Workshop:
             variant=model.variant,
         )
 
-    @cached_property
-    def base_fingerprint(self) -> str:
-        return fingerprint(self.family.network)
+    @property
+    def guidance_scale(self) -> float:
+        """The teacher's scale; a method without a teacher knows none.
+
+        Raises:
+            SettingError: if a scale is set for a method that would not use it.
+        """
+        (name, method), chosen = self.named_method, self.config.teacher.guidance_scale
+        if method.has_teacher:
+            return TEACHER_GUIDANCE if chosen is None else chosen
+        if chosen not in (None, 1.0):
+            raise SettingError(
+                f"teacher.guidance_scale is {chosen}, but {name} learns from data and not from a "
+                "teacher: leave it out, or choose a method that distils one (cd, multi-boundary-cd)"
+            )
+        return 1.0
+
+    @property
+    def resolution(self) -> int:
+        """The side of the pictures; where none is set that of the model."""
+        return self.config.data.resolution or self.family.default_resolution
+
+    @property
+    def resolved(self) -> Config:
+        """The config with every default that does not stand in it: the method's and the model's."""
+        name, method = self.named_method
+        return replace(
+            self.config,
+            method={"name": name} | asdict(method),  # type: ignore[call-overload]
+            teacher=replace(self.config.teacher, guidance_scale=self.guidance_scale),
+            data=replace(self.config.data, resolution=self.resolution),
+        )
 
     @cached_property
     def pairs(self) -> Pairs:
         data = self.config.data
-        return open_pairs(data.path, data.resolution, data.num_pairs, data.seed)
+        return open_pairs(data.path, self.resolution, data.num_pairs, data.seed)
 
     @cached_property
     def cache_folder(self) -> Path:
         codec = fingerprint(*self.family.codec_parts)
-        key = cache_key(self.pairs, self.config.data.resolution, codec)
+        key = cache_key(self.pairs, self.resolution, codec)
         return Path(self.config.data.cache or self.run.parent / "cache") / key
 
     def cache(self, advance: Callable[[int], None] = lambda count: None) -> LatentCache:
         """Encode what is not encoded yet, and return the whole cache."""
         family, train = self.family, self.config.train
-        self.family.latent_shape(self.config.data.resolution)
+        self.family.latent_shape(self.resolution)
         prepare(
             self.pairs, family.encode_pictures, family.encode_prompts, self.cache_folder, advance
         )
@@ -91,7 +121,6 @@ class Workshop:
 
     @cached_property
     def roles(self) -> Roles:
-        self.base_fingerprint  # noqa: B018  before the adapters change the names of its weights
         adapter = self.config.adapter
         if adapter is None:
             return full_roles(self.family)
@@ -114,7 +143,7 @@ class Workshop:
         return Denoisers(
             student=roles.student,
             target=roles.ema if self.config.train.target == "ema" else roles.student,
-            teacher=guided(roles.teacher, uncond, self.config.teacher.guidance_scale),
+            teacher=guided(roles.teacher, uncond, self.guidance_scale),
         )
 
     @cached_property
@@ -135,18 +164,19 @@ class Workshop:
         return Contract.of(
             name,
             method,
-            config.teacher.guidance_scale if method.has_teacher else 1.0,
+            self.guidance_scale,
             self.family.scheduler_config,
             adapter=_adapter_entry(config.adapter, len(self.weights.trained) // 2),
             base={
                 "id": config.model.base,
                 "revision": config.model.revision,
-                "fingerprint": self.base_fingerprint,
+                "variant": config.model.variant,
+                "fingerprint": self.family.fingerprint,
             },
             data={
                 "path": config.data.path,
                 "num_pairs": len(self.pairs),
-                "resolution": config.data.resolution,
+                "resolution": self.resolution,
                 "digest": self.cache_folder.name,
             },
             train={

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.diffusion.grid import knots
 from fewstep.diffusion.guidance import guided
@@ -18,11 +19,14 @@ from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.models.adapters import merge_lora
-from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.base import ModelFamily
 from fewstep.models.loading import load_model
 from fewstep.sampling.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, Contract
 from fewstep.sampling.sampler import SAMPLERS
 from fewstep.types import Denoiser, Landing, Latents
+
+TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
+"""How a teacher is sampled where nothing else is said."""
 
 
 class ArtefactError(UserError):
@@ -61,7 +65,7 @@ class Painter:
         for first in range(0, len(prompts), batch_size):
             chosen = slice(first, first + batch_size)
             cond = self.family.encode_prompts(prompts[chosen])
-            draw = Draw.keyed(seed, numbers[chosen], device)
+            draw = Draw.keyed(seed, numbers[chosen], device, purpose="paint")
             noise = draw.noise_like(torch.empty(len(draw.generators), *shape))
             batches.append(
                 SAMPLERS[self.sampler](
@@ -79,8 +83,9 @@ class Painter:
 
     def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
         """Return pictures as uint8 [batch, H, W, 3]."""
-        pictures = torch.cat([self.family.decode(part) for part in latents.split(batch_size)])
-        return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        parts = (self.family.decode(part) for part in latents.split(batch_size))
+        whole = torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in parts])
+        return whole.permute(0, 2, 3, 1)
 
     def paint(self, prompts: Sequence[str], seed: int, resolution: int) -> list[Image.Image]:
         """Return one picture a prompt."""
@@ -110,19 +115,25 @@ def teacher_painter(
     )
 
 
-def student_painter(
-    family: ModelFamily,
-    contract: Contract,
-    weights: Mapping[str, Tensor],
-    num_steps: int | None = None,
-) -> Painter:
-    """Return the student: a copy of the family's network with its folded LoRA or its weights."""
-    timesteps = contract.timesteps(num_steps)
+def student_network(
+    family: ModelFamily, contract: Contract, weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return a copy of the family's network with a student's folded LoRA, or with its weights."""
     network = deepcopy(family.network)
     if contract.adapter.get("preset") == "full":
         network.load_state_dict(weights)
-    else:
-        merge_lora(network, weights)
+        return network
+    return merge_lora(network, weights)
+
+
+def student_painter(
+    family: ModelFamily,
+    contract: Contract,
+    network: nn.Module,
+    num_steps: int | None = None,
+) -> Painter:
+    """Return the student's network at the timesteps of its contract."""
+    timesteps = contract.timesteps(num_steps)
     return Painter(
         family=family,
         denoiser=family.denoiser(network),
@@ -155,15 +166,7 @@ class FewStepPipeline:
             ArtefactError: if a file is missing, or the base is not the one that was distilled.
         """
         contract, weights = read_artefact(Path(artefact))
-        chosen = base or contract.base["id"]
-        family = load_model(
-            chosen, dtype=dtype, device=device, revision=contract.base.get("revision")
-        )
-        if fingerprint(family.network) != contract.base["fingerprint"]:
-            raise ArtefactError(
-                f"{artefact} was distilled from other weights than those of {chosen}; pass base= "
-                f"with the model that it was made from ({contract.base['id']})"
-            )
+        family = load_base(contract, artefact, base, device=device, dtype=dtype)
         return cls(family, contract, weights)
 
     def __call__(
@@ -187,8 +190,38 @@ class FewStepPipeline:
         """The side in pixels of the pictures that the student was trained on."""
         return self.contract.data["resolution"]
 
+    @cached_property
+    def network(self) -> nn.Module:
+        """The student's network, made once for all numbers of steps."""
+        return student_network(self.family, self.contract, self.weights)
+
     def painter(self, num_steps: int | None = None) -> Painter:
-        return student_painter(self.family, self.contract, self.weights, num_steps)
+        self.contract.timesteps(num_steps)  # before the work
+        return student_painter(self.family, self.contract, self.network, num_steps)
+
+
+def load_base(
+    contract: Contract,
+    artefact: str | Path,
+    base: str | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ModelFamily:
+    """Load the model that an artefact was distilled from, or `base` in its place.
+
+    Raises:
+        ArtefactError: if its weights are not those that were distilled.
+    """
+    named = contract.base
+    which = {"revision": named.get("revision"), "variant": named.get("variant")}
+    family = load_model(base or named["id"], dtype=dtype, device=device, **({} if base else which))
+    if family.fingerprint != named["fingerprint"]:
+        raise ArtefactError(
+            f"{artefact} was distilled from other weights than those of {base or named['id']}; "
+            f"pass base= with the model that it was made from ({named['id']})"
+        )
+    return family
 
 
 def read_artefact(folder: Path) -> tuple[Contract, dict[str, Tensor]]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fewstep.files import write_folder
+from fewstep.errors import UserError
+from fewstep.files import write_file, write_folder
 from fewstep.training.trainer import Weights
 
 
@@ -36,10 +37,10 @@ class Checkpoints:
         path = self.folder / f"{step:08d}"
 
         def fill(beside: Path) -> None:
-            save_file(_plain(self.weights.trained), beside / "trained.safetensors")
-            save_file(_plain(self.weights.averaged), beside / "averaged.safetensors")
-            save_file(self._optimizer_state(), beside / "optimizer.safetensors")
-            (beside / "state.json").write_text(json.dumps({"step": step}))
+            write_file(beside / "trained.safetensors", save(_plain(self.weights.trained)))
+            write_file(beside / "averaged.safetensors", save(_plain(self.weights.averaged)))
+            write_file(beside / "optimizer.safetensors", save(self._optimizer_state()))
+            write_file(beside / "state.json", json.dumps({"step": step}))
 
         write_folder(path, fill)
         for old in self.saved[: -self.keep_last]:
@@ -50,7 +51,7 @@ class Checkpoints:
         """Load the newest checkpoint if there is one, and return the number of steps done.
 
         Raises:
-            ValueError: if its weights are not those of this run's model.
+            UserError: if its weights are not those of this run's model.
         """
         if not self.saved:
             return 0
@@ -82,7 +83,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _load_into(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
     if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
-        raise ValueError(
+        raise UserError(
             f"{path} holds the weights of another model or adapter; use a new --run folder"
         )
     with torch.no_grad():

@@ -66,7 +66,7 @@ def train(
         for samples in micro_batches(step, settings):
             draw = Draw.keyed(settings.seed, samples, device, progress=step / settings.steps)
             batch = batch_at(samples)
-            with seeded_dropout(settings.seed, samples[0]):
+            with seeded_dropout(settings.seed, samples[0], device):
                 output = method.loss(nets, batch, schedule, draw)
                 (output.loss.mean() / settings.accumulate).backward()
             outputs.append(LossOutput(output.loss.detach(), output.t))
@@ -90,9 +90,9 @@ def train(
 
 
 @contextmanager
-def seeded_dropout(seed: int, sample: int) -> Iterator[None]:
+def seeded_dropout(seed: int, sample: int, device: torch.device) -> Iterator[None]:
     """Key the global random state, which dropout inside a network uses, and give it back after."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(generator(seed, "dropout", sample).initial_seed())
         yield
 

@@ -113,6 +113,9 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("small")
     with pytest.raises(DataError, match=r"64 x 64 pixels, fewer than data.resolution = 128"):
         FolderPairs(tmp_path, 128)[0]
+    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read the caption .*a.txt.*UTF-8"):
+        FolderPairs(tmp_path, 64)[0]
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(DataError, match="cannot read the picture"):
         FolderPairs(tmp_path, 64)[0]

@@ -13,7 +13,7 @@ from fewstep.evaluation.results import Results, Row, joined, load, overview, sav
 METRICS = {"prompt_accuracy": Interval(0.7, 0.68, 0.72, 2000)}
 TEACHER = Row("bundled", "teacher", 50, 100, None, METRICS)
 SEEDS = [Row(f"runs/cd-{seed}", "cd", 4, 4, seed, METRICS) for seed in range(3)]
-POOLED = Row("runs/cd", "cd", 4, 4, None, METRICS)
+POOLED = Row("runs/cd-0, runs/cd-1, runs/cd-2", "cd", 4, 4, None, METRICS)
 RESULTS = Results("bundled", "fewstep evaluate", "abc123", "a machine", (TEACHER, *SEEDS, POOLED))
 
 
@@ -77,6 +77,8 @@ def test_a_row_that_two_results_share_appears_once():
 def test_single_seeds_are_left_out_of_the_overview_only_where_a_pooled_row_stands_for_them():
     assert overview(RESULTS.rows) == [TEACHER, POOLED]
     assert overview(SEEDS) == SEEDS
+    other = Row("runs/cd-other", "cd", 4, 4, 0, METRICS)
+    assert overview([*RESULTS.rows, other]) == [TEACHER, POOLED, other]
 
 
 def test_the_machine_is_described_without_its_name(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from fewstep.diffusion.random import Draw
+from fewstep.models import stable_diffusion
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.loading import load_model
 from fewstep.sampling.pipeline import teacher_painter
@@ -38,7 +39,7 @@ def test_the_teachers_pictures_are_those_of_stock_diffusers(family, stock, guida
         set_alpha_to_one=True,
         steps_offset=0,
     )
-    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
     theirs = stock(
         PROMPTS,
         num_inference_steps=10,
@@ -71,6 +72,15 @@ def test_the_latents_mean_and_deviation_are_the_autoencoders(family, stock):
     torch.testing.assert_close(std, posterior.std * scale)
 
 
+def test_the_autoencoder_is_given_no_more_pixels_at_once_than_fit(family, monkeypatch):
+    pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole, _ = family.encode_pictures(pictures)
+    decoded = family.decode(whole)
+    monkeypatch.setattr(stable_diffusion, "PIXELS_AT_ONCE", 64**2)
+    torch.testing.assert_close(family.encode_pictures(pictures)[0], whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(family.decode(whole), decoded, rtol=1e-4, atol=1e-4)
+
+
 def test_a_resolution_that_the_autoencoder_cannot_divide_is_refused(family):
     assert family.latent_shape(64) == (4, 8, 8)
     with pytest.raises(
@@ -82,6 +92,7 @@ def test_a_resolution_that_the_autoencoder_cannot_divide_is_refused(family):
 def test_the_fingerprint_is_of_the_weights_alone(family):
     again = load_model(tiny_pipeline())
     assert fingerprint(again.network) == fingerprint(family.network)
+    assert load_model(tiny_pipeline(), dtype=torch.bfloat16).fingerprint == family.fingerprint
     next(again.network.parameters()).data += 0.01
     assert fingerprint(again.network) != fingerprint(family.network)
 
@@ -95,12 +106,13 @@ def test_a_missing_part_is_named(tmp_path, part):
         load_model(folder)
 
 
-def test_a_half_written_part_is_named(tmp_path):
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_half_written_part_is_named(tmp_path, part):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    (weights,) = (folder / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ModelError, match="cannot load the unet"):
+    with pytest.raises(ModelError, match=f"cannot load the {part}"):
         load_model(folder)
 
 
@@ -120,5 +132,5 @@ def test_epsilon_with_zero_terminal_snr_is_refused(tmp_path):
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text()) | {"rescale_betas_zero_snr": True}
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="rescale_betas_zero_snr"):
+    with pytest.raises(ModelError, match="rescale_betas_zero_snr"):
         load_model(folder)

@@ -1,6 +1,7 @@
 """A run is a function of its settings: repeated, killed or continued, it gives the same weights."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from fewstep.config import SettingError, load_config, to_toml
+from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
 from fewstep.diffusion.random import Draw
 from fewstep.errors import Interrupted, UserError
 from fewstep.run.distill import Listener, distill_run
 from fewstep.sampling.pipeline import FewStepPipeline
+from fewstep.training.checkpoint import Checkpoints
 from tests.tiny import tiny_config, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
@@ -106,7 +108,7 @@ def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
         clip_sample=False,
         set_alpha_to_one=True,
     )
-    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
     arguments = {"num_inference_steps": 4, "guidance_scale": 1, "latents": noise,
                  "height": 64, "width": 64, "output_type": "np"}  # fmt: skip
     theirs = pipe(PROMPTS, **arguments).images
@@ -126,7 +128,7 @@ def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
     pipe.scheduler = LCMScheduler.from_config(
         pipe.scheduler.config, original_inference_steps=40, set_alpha_to_one=True
     )
-    noise = Draw.keyed(3, range(2)).noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
     theirs = pipe(
         PROMPTS, num_inference_steps=1, guidance_scale=1, latents=noise, output_type="np"
     ).images
@@ -165,6 +167,9 @@ def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_p
     assert half == pytest.approx(full, rel=0.1)
     saved = load_file(tmp_path / "run" / "checkpoints" / "00000006" / "trained.safetensors")
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = FewStepPipeline.from_pretrained(tmp_path / "run", dtype=dtype)
+        assert pipeline("a star")[0].size == (64, 64)
 
 
 def test_previews_are_drawn_from_step_0(tmp_path):
@@ -174,7 +179,35 @@ def test_previews_are_drawn_from_step_0(tmp_path):
 
 
 def test_the_settings_are_kept_with_the_run(finished):
-    assert load_config(finished / "config.toml") == tiny_config()
+    kept, given = load_config(finished / "config.toml"), tiny_config()
+    assert (kept.model, kept.adapter, kept.train) == (given.model, given.adapter, given.train)
+
+
+def test_the_defaults_of_method_and_model_are_kept_too(finished):
+    kept = load_config(finished / "config.toml")
+    assert kept.method["name"] == "multi-boundary-cd"
+    assert (kept.method["num_segments"], kept.method["num_solver_steps"]) == (4, 40)
+    assert (kept.teacher.guidance_scale, kept.data.resolution) == (4.0, 64)
+
+
+def test_a_default_that_has_changed_since_is_noticed(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("guidance_scale = 4.0", "guidance_scale = 5.0"))
+    with pytest.raises(SettingError, match=r"teacher.guidance_scale = 5.0 there, 4.0 here"):
+        distill_run(tiny_config(), run)
+
+
+def test_each_step_is_saved_once_and_the_last_always(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step: (saved.append(step), save(self, step))
+    )
+    for steps, expected in ((4, [2, 4]), (3, [2, 3])):
+        saved.clear()
+        distill_run(tiny_config(steps=steps), tmp_path / str(steps))
+        assert saved == expected
 
 
 def test_a_folder_of_another_run_is_refused_and_kept(finished):
@@ -191,6 +224,14 @@ def test_harmless_settings_may_change(finished):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            replace(tiny_config(), model=replace(tiny_config().model, precision="fp16")),
+            "train with 'bf16' or 'fp32'",
+        ),
+        (
+            replace(tiny_config("ct"), teacher=TeacherSettings(guidance_scale=4.0)),
+            "guidance_scale is 4.0, but ct learns from data",
+        ),
         (replace(tiny_config(), method={"name": "cdd"}), r"method.name is 'cdd'; known: ct, cd"),
         (replace(tiny_config(), method={"name": "cd", "hubr_c": 1.0}), "did you mean huber_c"),
         (

@@ -2,11 +2,13 @@
 
 import errno
 import json
+from io import FileIO
 
 import pytest
 import torch
 
 from fewstep import files
+from fewstep.errors import UserError
 from fewstep.training.checkpoint import Checkpoints
 from tests.training.test_trainer import SETTINGS, Toy
 
@@ -54,10 +56,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, toy, monkeypatch
     next(toy.steps(SETTINGS))
     checkpoints.save(1)
 
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class FullDisk(FileIO):
+        """Takes half of what is written to it."""
 
-    monkeypatch.setattr(files.os, "fsync", full)
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "open", FullDisk, raising=False)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(2)
     monkeypatch.undo()
@@ -70,5 +76,5 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):
     next(toy.steps(SETTINGS))
     checkpoints.save(1)
     toy.weights.trained["bias"].data = torch.zeros(5)
-    with pytest.raises(ValueError, match=r"another model or adapter; use a new --run"):
+    with pytest.raises(UserError, match=r"another model or adapter; use a new --run"):
         checkpoints.load_last()

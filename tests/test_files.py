@@ -1,0 +1,62 @@
+"""What is written is there whole, or what was there before still is."""
+
+import os
+
+import pytest
+
+from fewstep import files
+from fewstep.files import write_file, write_folder
+
+
+def filled(text):
+    return lambda folder: write_file(folder / "file", text)
+
+
+def contents(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_folder_is_replaced_and_leaves_nothing_beside(tmp_path):
+    for text in ("old", "new"):
+        write_folder(tmp_path / "run", filled(text))
+    assert (tmp_path / "run" / "file").read_text() == "new"
+    assert contents(tmp_path) == ["run", "run/file"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_the_old_folder_is_back_where_either_rename_fails(tmp_path, monkeypatch, failing):
+    write_folder(tmp_path / "run", filled("old"))
+    replace, calls = os.replace, []
+
+    def broken(source, target):
+        if source.is_dir():
+            calls.append(source)
+            if len(calls) == failing:
+                raise OSError("the disk is gone for a moment")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", broken)
+    with pytest.raises(OSError, match="for a moment"):
+        write_folder(tmp_path / "run", filled("new"))
+    assert (tmp_path / "run" / "file").read_text() == "old"
+    assert contents(tmp_path) == ["run", "run/file"]
+
+
+def test_a_kill_between_the_renames_is_mended_the_next_time(tmp_path):
+    write_folder(tmp_path / "run", filled("old"))
+    os.replace(tmp_path / "run", tmp_path / ".run.old")
+
+    def failing(folder):
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        write_folder(tmp_path / "run", failing)
+    assert (tmp_path / "run" / "file").read_text() == "old"
+
+
+def test_two_processes_do_not_write_into_the_same_file_beside(tmp_path, monkeypatch):
+    theirs = tmp_path / ".file.1.part"
+    theirs.write_text("half of it")
+    write_file(tmp_path / "file", "mine")
+    assert theirs.read_text() == "half of it"
+    assert (tmp_path / "file").read_text() == "mine"
