@@ -61,7 +61,21 @@ class LossOutput:
 
 
 @runtime_checkable
-class Method(Protocol):
+class Measured(Protocol):
+    """The settings that decide how an error is measured."""
+
+    own_huber_c: ClassVar[float]
+
+    @property
+    def distance(self) -> str: ...
+    @property
+    def huber_c(self) -> float | None: ...
+    @property
+    def weighting(self) -> str: ...
+
+
+@runtime_checkable
+class Method(Measured, Protocol):
     """A frozen dataclass whose fields are the method's settings."""
 
     sampler: ClassVar[Sampler]
@@ -86,20 +100,6 @@ class Method(Protocol):
     ) -> tuple[int, ...]:
         """Return where the student's `num_steps` calls start, noisiest first, or raise."""
         ...
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """The settings that decide how an error is measured."""
-
-    own_huber_c: ClassVar[float]
-
-    @property
-    def distance(self) -> str: ...
-    @property
-    def huber_c(self) -> float | None: ...
-    @property
-    def weighting(self) -> str: ...
 
 
 def measure(

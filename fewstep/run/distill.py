@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewstep.config import Config, SettingError
 from fewstep.data.latent_cache import LatentCache
+from fewstep.diffusion.losses import check_weighting
 from fewstep.errors import Interrupted
 from fewstep.models.loading import default_device
 from fewstep.run.artefact import write_artefact
@@ -79,6 +80,10 @@ def check_everything(shop: Workshop) -> None:
     shop.guidance_scale  # noqa: B018  with the method
     check_words(config.model.base, config.train.preview_prompts)
     shop.family.latent_shape(shop.resolution)
+    try:
+        check_weighting(shop.named_method[1].weighting, shop.family.schedule)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
     if not len(shop.pairs):
         raise SettingError(f"data.path {config.data.path!r} holds no pairs")
     shop.roles  # noqa: B018

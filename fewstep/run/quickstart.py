@@ -22,8 +22,8 @@ QUICK_NUM_PROMPTS = 100
 def run_quickstart(out: Path, quick: bool) -> Path:
     """Distil with every method, evaluate, and return the report; interrupted, it continues.
 
-    It trains less and judges fewer pictures than the committed results, and `quick` far less
-    still: enough to show that everything works, not what a method can do.
+    It trains each method once and judges 500 pictures of each; `quick` far less: enough to show
+    that everything works, not what a method can do.
     """
     check_writable(out, needed_bytes=300_000_000)
     runs = []
@@ -39,8 +39,8 @@ def run_quickstart(out: Path, quick: bool) -> Path:
     path = evaluate_sources([str(run) for run in runs], "bundled", evaluation, num_prompts, (1, 4))
     print_results(path)
     Console().print(
-        f"{num_prompts} prompts and one training seed a method"
+        f"{num_prompts} prompts and one training a method"
         + (", trained for seconds only: a check that all works" if quick else "")
-        + "; the committed results in benchmarks/results/bundled.json have more of both"
+        + "; fewstep evaluate measures more"
     )
     return write_report([evaluation, *runs], out / "report.html")

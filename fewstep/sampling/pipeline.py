@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import trailing
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
@@ -105,7 +105,7 @@ def teacher_painter(
     """
     denoiser = denoiser or family.denoiser(family.network)
     uncond = family.encode_prompts([""])
-    starts = knots(num_steps, family.schedule.num_train_timesteps)[:0:-1]
+    starts = trailing(num_steps, family.schedule.num_train_timesteps)
     return Painter(
         family=family,
         denoiser=guided(denoiser, uncond, guidance_scale),

@@ -107,5 +107,7 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
         (ours,), (theirs,) = ([*(f / part).glob("*.safetensors")] for f in (folder, start))
         before, after = load_file(theirs), load_file(ours)
         assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    with pytest.raises(SettingError, match="start is 'nowhere'; it has to be the folder of a teach"):
+    with pytest.raises(
+        SettingError, match="start is 'nowhere'; it has to be the folder of a teach"
+    ):
         train_teacher(tiny_config("start=nowhere"), tmp_path / "other")
