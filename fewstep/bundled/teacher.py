@@ -102,14 +102,17 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline that is loaded in fp32 unless asked otherwise.
+    """Write a pipeline that is loaded in fp32 unless asked otherwise, and that names no path.
 
-    That is diffusers' way; transformers would load its part as it was stored, and they would clash.
+    fp32 is diffusers' way; transformers would load its part as it was stored, and they would clash.
     """
     pipeline.save_pretrained(folder)
-    path = folder / "text_encoder" / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for path in folder.glob("*/config.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)
+        if path.parent.name == "text_encoder":
+            settings["dtype"] = "float32"
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def latent_size(autoencoder: AutoencoderKL) -> int:

@@ -27,6 +27,12 @@ def test_the_weights_are_small_enough_to_ship():
     assert megabytes(features_folder()) < 2
 
 
+def test_no_file_names_a_path_of_the_machine_that_made_it():
+    texts = [file.read_text() for file in teacher_folder().rglob("*.json")]
+    assert len(texts) > 4
+    assert not any("_name_or_path" in text for text in texts)
+
+
 def test_stock_diffusers_paints_the_shipped_teachers_pictures():
     family = load_model("bundled")
     painter = teacher_painter(family, 8, 4.0)
