@@ -63,9 +63,12 @@ def paint(job: Job, folder: Path) -> NDArray[np.uint8]:
         source="bundled",
         method="teacher",
         steps=steps,
+        calls=steps * (1 if scale == 1 else 2),
         seed=None,
-        identity=(fingerprint(family.network), steps, scale),
+        settings="",
+        identity=(family.fingerprint, fingerprint(*family.codec_parts), steps, scale),
         keeps_noise=True,
+        knows_teacher=True,
         painter=lambda: teacher_painter(family, steps, scale),
     )
     gallery = Gallery(folder, PROMPTS[kind](num), family.default_resolution)

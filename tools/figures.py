@@ -45,7 +45,9 @@ def teacher() -> str:
         if row["prompts"] == "seen"
     }
     head = ["steps", *(f"guidance {scale:g}" for scale in scales)]
-    return _markdown(head, [[str(s), *(cells.get((s, g), "–") for g in scales)] for s in steps])
+    table = _markdown(head, [[str(s), *(cells.get((s, g), "–") for g in scales)] for s in steps])
+    n = min(row["metrics"]["prompt_accuracy"]["n"] for row in entries)
+    return f"{table}\nFrom n = {n:,} prompts a cell on, by `python benchmarks/teacher.py`.\n"
 
 
 def verified(name: str) -> str:

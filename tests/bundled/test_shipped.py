@@ -57,16 +57,19 @@ def test_stock_diffusers_paints_the_shipped_teachers_pictures():
 
 
 @torch.no_grad()
-def test_the_shipped_features_tell_real_scenes_from_blurred_ones():
-    def features(pictures):
-        return load_feature_network()(torch.from_numpy(pictures).permute(0, 3, 1, 2)).numpy()
+def test_the_shipped_features_tell_real_scenes_from_blurred_and_from_recoloured_ones():
+    def gaussian(pictures):
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return Gaussian.fit(load_feature_network()(pixels).numpy())
 
-    real = np.stack([render(sample_scene(np.random.default_rng(i))) for i in range(600)])
-    blurred = (real[:300].astype(float) + np.roll(real[:300], 3, 1) + np.roll(real[:300], 3, 2)) / 3
-    reference = Gaussian.fit(features(real[300:]))
-    from_real = distance(Gaussian.fit(features(real[:300])), reference)
-    from_blurred = distance(Gaussian.fit(features(blurred.astype(np.uint8))), reference)
-    assert from_blurred > 3 * from_real
+    scenes = [render(sample_scene(np.random.default_rng(i))) for i in range(1200)]
+    real, others = np.stack(scenes[:600]), np.stack(scenes[600:])
+    shifted = [np.roll(others.astype(float), (x, y), (1, 2)) for x in range(7) for y in range(7)]
+    blurred = (sum(shifted) / 49).astype(np.uint8)
+    recoloured = others[..., [2, 0, 1]].copy()
+    least = distance(gaussian(others), gaussian(real))
+    assert distance(gaussian(blurred), gaussian(real)) > 3 * least
+    assert distance(gaussian(recoloured), gaussian(real)) > 5 * least
 
 
 def test_a_word_that_the_teacher_was_never_told_is_refused():
