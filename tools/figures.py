@@ -50,6 +50,15 @@ def teacher() -> str:
     return f"{table}\nFrom n = {n:,} prompts a cell on, by `python benchmarks/teacher.py`.\n"
 
 
+def openness() -> str:
+    """How much a caption leaves to the noise."""
+    entries = json.loads((RESULTS / "openness.json").read_text(encoding="utf-8"))
+    lines = [
+        [caption, *(f"{error:.3f}" for error in row.values())] for caption, row in entries.items()
+    ]
+    return _markdown(["caption", "4 steps", "50 steps"], lines)
+
+
 def verified(name: str) -> str:
     """One of the truth bench's tables."""
     table = TABLES[name](json.loads((RESULTS / "verify.json").read_text(encoding="utf-8")))
@@ -59,6 +68,7 @@ def verified(name: str) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
+    "openness": openness,
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }
 
