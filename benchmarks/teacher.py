@@ -32,7 +32,7 @@ from fewstep.models.loading import load_model
 from fewstep.run.contestants import Contestant
 from fewstep.run.evaluate import PROMPT_SEED, held_out_prompts, picture_features, reference
 from fewstep.run.gallery import Gallery
-from fewstep.sampling.pipeline import teacher_painter
+from fewstep.sampling.pipeline import teacher_calls, teacher_painter
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 3.0, 5.0, 7.0)
 Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance
@@ -63,7 +63,7 @@ def paint(job: Job, folder: Path) -> NDArray[np.uint8]:
         source="bundled",
         method="teacher",
         steps=steps,
-        calls=steps * (1 if scale == 1 else 2),
+        calls=teacher_calls(steps, scale),
         seed=None,
         settings="",
         identity=(family.fingerprint, fingerprint(*family.codec_parts), steps, scale),
@@ -87,7 +87,7 @@ def row(job: Job, pictures: NDArray[np.uint8], real) -> dict:
         "prompts": kind,
         "steps": steps,
         "guidance_scale": scale,
-        "calls": steps * (1 if scale == 1 else 2),
+        "calls": teacher_calls(steps, scale),
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
     }
 

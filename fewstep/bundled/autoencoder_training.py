@@ -4,7 +4,6 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -18,8 +17,6 @@ from fewstep.bundled.optimising import LossAt, optimise
 from fewstep.bundled.pool import pictures, scene_at
 from fewstep.bundled.teacher_config import AutoencoderSettings, TeacherConfig
 from fewstep.diffusion.random import generator
-
-Apply = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 
 
 def build_autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:

@@ -19,13 +19,9 @@ from fewstep.bundled.teacher_config import TeacherConfig, load_teacher_config
 from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.config import need
 from fewstep.files import write_folder
+from fewstep.models.loading import bundled_folder
 
-__all__ = ["export", "load_teacher_config", "teacher_folder", "train_teacher"]
-
-
-def teacher_folder() -> Path:
-    """Return the folder of the teacher that is shipped with the package, in diffusers' layout."""
-    return Path(__file__).parent / "weights" / "teacher"
+__all__ = ["export", "load_teacher_config", "train_teacher"]
 
 
 def train_teacher(config: TeacherConfig, run: Path) -> Path:
@@ -48,7 +44,7 @@ def start_folder(config: TeacherConfig) -> Path | None:
     """Return the folder of the teacher that is trained on, if there is one."""
     if not config.start:
         return None
-    folder = teacher_folder() if config.start == "shipped" else Path(config.start)
+    folder = bundled_folder() if config.start == "shipped" else Path(config.start)
     need((folder / "model_index.json").is_file(), "start", config.start,
          "the folder of a teacher, or 'shipped'")  # fmt: skip
     return folder

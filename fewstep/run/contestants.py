@@ -22,6 +22,7 @@ from fewstep.sampling.pipeline import (
     read_artefact,
     student_network,
     student_painter,
+    teacher_calls,
     teacher_painter,
 )
 
@@ -138,7 +139,7 @@ class Field:
             source=f"{Path(self.base).name}, {how}",
             method="teacher",
             steps=steps,
-            calls=steps if scale == 1 else 2 * steps,
+            calls=teacher_calls(steps, scale),
             seed=None,
             settings=how,
             identity=(*self.model, steps, scale),

@@ -7,11 +7,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from fewstep.bundled.features import features_folder, load_feature_network
 from fewstep.bundled.scenes import render, sample_scene
-from fewstep.bundled.teacher import teacher_folder
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.evaluation.frechet import Gaussian, distance
-from fewstep.models.loading import load_model
+from fewstep.models.loading import bundled_folder, load_model
 from fewstep.run.paint import check_words
 from fewstep.sampling.pipeline import teacher_painter
 
@@ -23,12 +22,12 @@ def megabytes(folder):
 
 
 def test_the_weights_are_small_enough_to_ship():
-    assert 2 < megabytes(teacher_folder()) < 20
+    assert 2 < megabytes(bundled_folder()) < 20
     assert megabytes(features_folder()) < 2
 
 
 def test_no_file_names_a_path_of_the_machine_that_made_it():
-    texts = [file.read_text() for file in teacher_folder().rglob("*.json")]
+    texts = [file.read_text() for file in bundled_folder().rglob("*.json")]
     assert len(texts) > 4
     assert not any("_name_or_path" in text for text in texts)
 
@@ -37,7 +36,7 @@ def test_stock_diffusers_paints_the_shipped_teachers_pictures():
     family = load_model("bundled")
     painter = teacher_painter(family, 8, 4.0)
     ours = painter.decode(painter.latents(PROMPTS, seed=3, resolution=64)).numpy()
-    pipe = StableDiffusionPipeline.from_pretrained(teacher_folder())
+    pipe = StableDiffusionPipeline.from_pretrained(bundled_folder())
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config,
