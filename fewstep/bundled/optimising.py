@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fewstep.bundled.optimizers import Optimizer
 from fewstep.bundled.teacher_config import PlanSettings
 
 LossAt = Callable[[int], dict[str, Tensor]]
@@ -32,7 +33,7 @@ class Parts:
 
     network: nn.Module
     average: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
 
     def state(self) -> dict:
         return {name: part.state_dict() for name, part in vars(self).items()}
@@ -58,11 +59,8 @@ def optimise(
 ) -> Network:
     """Train a network, or continue from its checkpoint, and return its moving average."""
     torch.set_num_threads(plan.threads)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
-    )
     average = copy.deepcopy(network).requires_grad_(False)
-    parts = Parts(network, average, optimizer)
+    parts = Parts(network, average, Optimizer(network, plan))
     first = restore(run, name, plan, parts)
     recent: list[dict[str, float]] = []
     with Progress() as progress:
@@ -86,14 +84,11 @@ def optimise(
 def update(parts: Parts, loss_at: LossAt, plan: PlanSettings, step: int) -> dict[str, float]:
     """Take one optimiser step and return its losses and other figures."""
     rate = learning_rate(plan, step)
-    for group in parts.optimizer.param_groups:
-        group["lr"] = rate
     with sdpa_kernel(SDPBackend.MATH):  # on a CPU several times faster for sequences this short
         losses = loss_at(step)
         losses["loss"].backward()
     norm = nn.utils.clip_grad_norm_(parts.network.parameters(), plan.max_grad_norm)
-    parts.optimizer.step()
-    parts.optimizer.zero_grad()
+    parts.optimizer.step(rate)
     figures = {key: float(value.detach()) for key, value in losses.items()}
     return figures | {"grad_norm": float(norm), "learning_rate": rate}
 

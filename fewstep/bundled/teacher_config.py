@@ -12,11 +12,16 @@ SHIPPED = Path(__file__).parent / "configs" / "teacher.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero."""
+    """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero.
+
+    AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
+    `muon` times that.
+    """
 
     steps: int
     batch_size: int = 64
     learning_rate: float = 1e-3
+    muon: float = 0.0
     warmup: int = 200
     decay: int = 1000
     weight_decay: float = 0.01
@@ -30,7 +35,7 @@ class PlanSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "threads", "save_every", "log_every"):
             need(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
-        for name in ("warmup", "decay", "weight_decay"):
+        for name in ("muon", "warmup", "decay", "weight_decay"):
             need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         need(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         need(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
