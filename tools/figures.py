@@ -50,6 +50,27 @@ def teacher() -> str:
     return f"{table}\nFrom n = {n:,} prompts a cell on, by `python benchmarks/teacher.py`.\n"
 
 
+def teacher_attributes() -> str:
+    """The teacher's best row by what is claimed, for combinations that training showed or not."""
+    entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
+    held_back = next(row for row in entries if row["prompts"] == "held-back")
+    alike = {key: held_back[key] for key in ("steps", "guidance_scale")}
+    seen = [row for row in entries if row["prompts"] == "seen" and alike.items() <= row.items()][-1]
+    lines = [
+        [
+            name.partition(".")[2] or "all that is said",
+            *(
+                "{value:.1%} ({low:.1%} to {high:.1%}; n = {n:,})".format(**row["metrics"][name])
+                for row in (seen, held_back)
+            ),
+        ]
+        for name in seen["metrics"]
+        if name.startswith("prompt_accuracy")
+    ]
+    note = "At {steps} steps and guidance {guidance_scale:g}.".format(**alike)
+    return f"{_markdown(['right', 'seen', 'held back'], lines)}\n{note}\n"
+
+
 def openness() -> str:
     """How much a caption leaves to the noise."""
     entries = json.loads((RESULTS / "openness.json").read_text(encoding="utf-8"))
@@ -68,6 +89,7 @@ def verified(name: str) -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
+    "teacher-attributes": teacher_attributes,
     "openness": openness,
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }

@@ -12,7 +12,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation.frechet import Gaussian, distance
 from fewstep.models.loading import bundled_folder, load_model
 from fewstep.run.paint import check_words
-from fewstep.sampling.pipeline import teacher_painter
+from fewstep.sampling.painter import teacher_painter
 
 PROMPTS = ["a red heart above a blue star", "two green rings"]
 

@@ -1,0 +1,35 @@
+"""Draw docs/images/teacher.png: the bundled teacher in 50 steps (above) and in 4 (below).
+
+python tools/teacher_picture.py
+"""
+
+from pathlib import Path
+
+from PIL import Image
+
+from fewstep.evaluation.grid import png
+from fewstep.files import write_file
+from fewstep.models.loading import load_model
+from fewstep.run.evaluate import held_out_prompts
+from fewstep.sampling.painter import teacher_painter
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "teacher.png"
+COLUMNS, SIDE, STEPS, GUIDANCE = 8, 128, (50, 4), 4.0
+
+
+def main() -> None:
+    family = load_model("bundled")
+    prompts = [prompt for prompt in held_out_prompts(40) if len(prompt) > 20][:COLUMNS]
+    sheet = Image.new("RGB", (COLUMNS * SIDE, len(STEPS) * SIDE))
+    for row, steps in enumerate(STEPS):
+        painter = teacher_painter(family, steps, GUIDANCE)
+        pictures = painter.paint(prompts, seed=0, resolution=family.default_resolution)
+        for column, picture in enumerate(pictures):
+            enlarged = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(enlarged, (column * SIDE, row * SIDE))
+    write_file(OUT, png(sheet))
+    print("\n".join(prompts))
+
+
+if __name__ == "__main__":
+    main()
