@@ -32,7 +32,7 @@ from fewstep.models.loading import load_model
 from fewstep.run.contestants import Contestant
 from fewstep.run.evaluate import PROMPT_SEED, held_out_prompts, picture_features, reference
 from fewstep.run.gallery import Gallery
-from fewstep.sampling.pipeline import teacher_calls, teacher_painter
+from fewstep.sampling.painter import teacher_calls, teacher_painter
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 3.0, 5.0, 7.0)
 Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance

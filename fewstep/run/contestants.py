@@ -13,14 +13,12 @@ from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.models.base import ModelFamily, digest, fingerprint
 from fewstep.models.loading import default_device
+from fewstep.sampling.artefact import load_base, read_artefact, student_network
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.pipeline import (
+from fewstep.sampling.painter import (
     TEACHER_GUIDANCE,
     TEACHER_STEPS,
     Painter,
-    load_base,
-    read_artefact,
-    student_network,
     student_painter,
     teacher_calls,
     teacher_painter,

@@ -28,7 +28,7 @@ from fewstep.run.compare import save_comparison
 from fewstep.run.contestants import Contestant, Field
 from fewstep.run.gallery import Gallery, Made, paint_all
 from fewstep.run.progress import progress_bar
-from fewstep.sampling.pipeline import TEACHER_STEPS
+from fewstep.sampling.painter import TEACHER_STEPS
 
 PROTOCOLS = {"bundled": 2000}
 """The protocols, and how many prompts each takes."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.files import write_file
 from fewstep.run.contestants import Contestant
-from fewstep.sampling.pipeline import Painter
+from fewstep.sampling.painter import Painter
 
 BATCH = 50
 WARM_UP = 2

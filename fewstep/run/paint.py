@@ -9,13 +9,8 @@ from fewstep.evaluation.grid import grid, png
 from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device, load_model
 from fewstep.sampling.contract import CONTRACT_FILE
-from fewstep.sampling.pipeline import (
-    TEACHER_GUIDANCE,
-    TEACHER_STEPS,
-    FewStepPipeline,
-    Painter,
-    teacher_painter,
-)
+from fewstep.sampling.painter import TEACHER_GUIDANCE, TEACHER_STEPS, Painter, teacher_painter
+from fewstep.sampling.pipeline import FewStepPipeline
 
 
 def paint_file(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import write_file
 from fewstep.run.workshop import Workshop
-from fewstep.sampling.pipeline import TEACHER_STEPS, Painter, teacher_painter
+from fewstep.sampling.painter import TEACHER_STEPS, Painter, teacher_painter
 
 
 @dataclass(frozen=True)

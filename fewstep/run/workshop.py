@@ -18,7 +18,7 @@ from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.models.loading import load_model
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.pipeline import TEACHER_GUIDANCE
+from fewstep.sampling.painter import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.trainer import Weights
 
