@@ -1,6 +1,5 @@
 """The bundled teacher's own small vocabulary: every word of the world's captions is one token."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -10,25 +9,15 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from fewstep.bundled.captions import all_words
+from fewstep.models.tokenizer import LAST, write_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 
 def save_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
     """Write the tokenizer into a folder, in CLIP's file format, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    merges = learn_merges(all_words())
-    parts = [*LETTERS, *(letter + LAST for letter in LETTERS), *("".join(pair) for pair in merges)]
-    vocabulary = {part: number for number, part in enumerate([*dict.fromkeys(parts), START, END])}
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, **special}
-    write_json(folder / "vocab.json", vocabulary)
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(folder / "tokenizer_config.json", settings)
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(folder)
+    merges = [" ".join(pair) for pair in learn_merges(all_words())]
+    return write_tokenizer(folder, LETTERS, merges, length)
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
@@ -68,7 +57,3 @@ def unknown_words(prompt: str) -> list[str]:
     known = set(all_words())
     words = re.findall(r"[^\W_]+", prompt.lower())
     return [word for word in dict.fromkeys(words) if word not in known]
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -46,6 +46,16 @@ class ModelFamily(Protocol):
         ...
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision that denoisers compute in."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hub that the weights are of, or what was asked for."""
+        ...
+
+    @property
     def codec_parts(self) -> Sequence[nn.Module]:
         """The networks that decide what a cache of latents and prompts holds."""
         ...

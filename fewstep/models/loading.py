@@ -1,8 +1,8 @@
-"""From a name, a folder or a Hub id to a model of a known family."""
+"""From a name, a folder, a Hub id or a checkpoint file to a model of a known family."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from fewstep.models.architectures import architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.single_file import PICKLED, check_config, configs_of
 from fewstep.models.stable_diffusion import StableDiffusion
+from fewstep.models.stable_diffusion_parts import read_file, read_folder, skeleton
 
 MODELS: dict[str, type[StableDiffusion]] = {"StableDiffusionPipeline": StableDiffusion}
 """Model families by the pipeline class that a model's `model_index.json` names."""
@@ -29,20 +32,70 @@ def load_model(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     variant: str | None = None,
+    config: str | None = None,
+    allow_pickle: bool = False,
 ) -> ModelFamily:
-    """Load the model that `base` names: "bundled", a diffusers folder or a Hub id.
+    """Load the model that `base` names: "bundled", a folder, a Hub id or a checkpoint file.
+
+    A Hub id is pinned: all parts come from the commit that `revision` means now. `config` says how
+    a checkpoint file is built where its weights do not.
 
     Raises:
         ModelError: if it is none of them, its family is not known, or a part is missing.
     """
+    check_config(config)
     source = bundled_folder() if base == "bundled" else base
-    name = _model_index(source, revision).get("_class_name")
-    if name not in MODELS:
-        raise ModelError(f"{base} is a {name}; the families known are: {', '.join(MODELS)}")
+    path = Path(source)
     with _quietly():
-        return MODELS[name].load(
-            source, dtype=dtype, device=device, revision=revision, variant=variant
-        )
+        if path.is_file():
+            with configs_of(path, config, allow_pickle) as configs:
+                kind, _ = _family(configs, None)
+                parts = read_file(path, configs)
+        else:
+            _refuse_missing_file(path)
+            kind, revision = _family(source, revision)
+            parts = read_folder(source, revision, variant, allow_pickle)
+        return kind.of(parts, base, dtype=dtype, device=device, revision=revision)
+
+
+def load_skeleton(
+    base: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    config: str | None = None,
+    allow_pickle: bool = False,
+) -> ModelFamily:
+    """Return the model without its weights, on the meta device; the configs are all that is read.
+
+    Hub ids of a known architecture are not asked for.
+
+    Raises:
+        ModelError: as `load_model`, where the configs decide it.
+    """
+    check_config(config)
+    source, path = bundled_folder() if base == "bundled" else base, Path(base)
+    with ExitStack() as stack, _quietly():
+        if path.is_file():
+            source = stack.enter_context(configs_of(path, config, allow_pickle))
+        elif not path.exists() and (name := config or known_architecture(str(base))):
+            source = stack.enter_context(architecture_folder(name))
+        kind, revision = _family(source, revision)
+        return kind.of(skeleton(source, revision), base, dtype=dtype, device="meta")
+
+
+def _family(source: str | Path, revision: str | None) -> tuple[type[StableDiffusion], str | None]:
+    """Return the family, and of a Hub id the commit that it is read at."""
+    index, commit = _model_index(source, revision)
+    name = index.get("_class_name")
+    if name not in MODELS:
+        raise ModelError(f"{source} is a {name}; the families known are: {', '.join(MODELS)}")
+    return MODELS[name], commit
+
+
+def _refuse_missing_file(path: Path) -> None:
+    if path.suffix in (".safetensors", *PICKLED) and not path.exists():
+        raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
 
 
 @contextmanager
@@ -68,17 +121,18 @@ def bundled_folder() -> Path:
     return Path(__file__).parents[1] / "bundled" / "weights" / "teacher"
 
 
-def _model_index(source: str | Path, revision: str | None) -> dict[str, Any]:
+def _model_index(source: str | Path, revision: str | None) -> tuple[dict[str, Any], str | None]:
     path = Path(source) / "model_index.json"
     try:
-        if not Path(source).exists():
-            from huggingface_hub import hf_hub_download
+        if Path(source).exists():
+            return json.loads(path.read_text(encoding="utf-8")), revision
+        from huggingface_hub import hf_hub_download
 
-            path = Path(hf_hub_download(str(source), "model_index.json", revision=revision))
-        return json.loads(path.read_text(encoding="utf-8"))
+        path = Path(hf_hub_download(str(source), "model_index.json", revision=revision))
+        return json.loads(path.read_text(encoding="utf-8")), path.parent.name  # snapshots/COMMIT
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"cannot load {source}: it is neither a diffusers folder with a model_index.json nor a "
-            f"Hub id that can be reached ({reason})"
+            f"checkpoint file, nor a Hub id that can be reached ({reason})"
         ) from error

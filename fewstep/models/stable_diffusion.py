@@ -4,28 +4,20 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportPrivateImportUsage=false
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fewstep.diffusion.prediction import Prediction, Reading, reading
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.base import ModelError, fingerprint
+from fewstep.models.stable_diffusion_parts import Parts
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
-
-PARTS = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-}
 
 PIXELS_AT_ONCE = 64 * 64**2
 """How much the autoencoder is given at once: 64 pictures of 64 pixels, one of 512."""
@@ -43,53 +35,43 @@ class StableDiffusion:
     scheduler_config: Mapping[str, Any]
     schedule: NoiseSchedule
     read: Reading
+    dtype: torch.dtype = torch.float32
+    revision: str | None = None
 
     @classmethod
-    def load(
+    def of(
         cls,
-        source: str | Path,
+        parts: Parts,
+        source: object,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
-        variant: str | None = None,
     ) -> Self:
-        """Load a diffusers folder or a Hub id; safetensors only.
+        """Put the parts together, the network in `dtype` and the others in fp32.
 
         Raises:
-            ModelError: if a part is missing, half-written or of a kind that is not known.
+            ModelError: if the scheduler's config does not fit the network.
         """
-        where = {"revision": revision} | ({"variant": variant} if variant else {})
-        parts: dict[str, Any] = {}
-        for name, kind in PARTS.items():
-            with _explained(source, name):
-                part = kind.from_pretrained(
-                    source, subfolder=name, use_safetensors=True, torch_dtype=torch.float32, **where
-                )
-                parts[name] = part.requires_grad_(False).eval()
-        with _explained(source, "tokenizer"):
-            tokenizer = CLIPTokenizer.from_pretrained(
-                source, subfolder="tokenizer", revision=revision
-            )
-            words, rows = len(tokenizer), parts["text_encoder"].config.vocab_size
-            if words != rows:  # transformers makes an empty tokenizer where there is none
-                raise ValueError(f"it has {words} tokens, the text encoder {rows}")
-        with _explained(source, "scheduler"):
-            config = _scheduler_config(source, revision)
+        config = parts.scheduler_config
         try:
             schedule = NoiseSchedule.from_config(config)
             read = reading(config.get("prediction_type", "epsilon"), schedule)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"cannot use the scheduler of {source}: {error}") from error
+        networks = (parts.unet, parts.vae, parts.text_encoder)
+        unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks)
         return cls(
-            fingerprint=fingerprint(parts["unet"]),  # before the cast
-            network=parts["unet"].to(device, dtype),
-            vae=parts["vae"].to(device),
-            text_encoder=parts["text_encoder"].to(device),
-            tokenizer=tokenizer,
+            fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # before the cast
+            network=unet.to(device, dtype),
+            vae=vae.to(device),
+            text_encoder=text_encoder.to(device),
+            tokenizer=parts.tokenizer,
             scheduler_config=config,
             schedule=schedule.to(device),
             read=read,
+            dtype=dtype,
+            revision=revision,
         )
 
     @property
@@ -102,14 +84,23 @@ class StableDiffusion:
         return next(self.network.parameters()).device
 
     def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:
-        """Turn a UNet, adapted or not, into a denoiser; the network runs in its own dtype."""
-        dtype = next(network.parameters()).dtype
+        """Turn a UNet, adapted or not, into a denoiser in the family's precision.
+
+        Weights of that precision are used as they are; those in fp32, as whole networks that are
+        trained have them, are cast by autocast. Its context is of this one call, and one that the
+        caller has open is closed: a cast that is cached without a gradient would be used again
+        where the gradient is needed.
+        """
+        weights = next(network.parameters()).dtype
+        device, casts = self.device.type, weights != self.dtype
 
         def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
             t = t.clamp(min=0)  # no network knows CLEAN; the step of length zero ignores this
-            output = network(
-                x_t.to(dtype), t, encoder_hidden_states=cond["text"].to(dtype), return_dict=False
-            )[0]
+            text = cond["text"].to(weights)
+            with torch.autocast(device, self.dtype if casts else None, enabled=casts):
+                output = network(x_t.to(weights), t, encoder_hidden_states=text, return_dict=False)[
+                    0
+                ]
             return self.read(output.to(x_t.dtype), x_t, t, self.schedule)
 
         return denoise
@@ -171,31 +162,3 @@ class StableDiffusion:
                 f"such as {lower} or {lower + divisor}"
             )
         return self.network.config.in_channels, resolution // factor, resolution // factor
-
-
-class _explained:
-    """Turn a loading failure of a part into one sentence that names the part and the source."""
-
-    def __init__(self, source: str | Path, part: str) -> None:
-        self.source, self.part = source, part
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        known = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
-        if isinstance(error, known):
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"cannot load the {self.part} of {self.source}: it has to be a diffusers folder or "
-                f"Hub id of Stable Diffusion with a whole '{self.part}' in safetensors ({reason})"
-            ) from error
-
-
-def _scheduler_config(source: str | Path, revision: str | None) -> Mapping[str, Any]:
-    path = Path(source) / "scheduler" / "scheduler_config.json"
-    if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
-
-        path = hf_hub_download(str(source), "scheduler/scheduler_config.json", revision=revision)
-    return json.loads(Path(path).read_text(encoding="utf-8"))

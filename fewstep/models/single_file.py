@@ -1,0 +1,98 @@
+"""What a single-file checkpoint is, told from the names and the shapes of its weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fewstep.models.architectures import ARCHITECTURES, architecture_folder
+from fewstep.models.base import ModelError
+
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+UNET = "model.diffusion_model."
+FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
+PROMPT_KEY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@contextmanager
+def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[Path]:
+    """Yield a folder with the configs of the checkpoint file at `path`.
+
+    `config` is a name in ARCHITECTURES or a diffusers folder; without it the weights decide.
+
+    Raises:
+        ModelError: if the file cannot be read, is pickled without `allow_pickle`, or is of an
+            architecture that is not known.
+    """
+    if path.suffix in PICKLED and not allow_pickle:
+        raise ModelError(
+            f"{path} is pickled, and unpickling may run code that somebody put there: convert it "
+            "to .safetensors, or set model.allow_pickle = true if you trust its origin"
+        )
+    shapes, metadata = _contents(path)
+    if config is not None and Path(config).is_dir():
+        yield Path(config)
+        return
+    with architecture_folder(config or recognise(path, shapes, metadata)) as folder:
+        yield folder
+
+
+def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
+    """Return the name in ARCHITECTURES that weights of these shapes belong to."""
+    if FIRST_CONV not in shapes or PROMPT_KEY not in shapes:
+        raise ModelError(
+            f"{path} is no checkpoint of Stable Diffusion 1 or 2 (no {PROMPT_KEY} in it); a LoRA "
+            "or a VAE alone is none, and SDXL is not known here yet"
+        )
+    channels, width = shapes[FIRST_CONV][1], shapes[PROMPT_KEY][1]
+    if channels != 4:
+        raise ModelError(
+            f"{path} takes {channels} channels, as inpainting and depth models do; only "
+            "text-to-image models (4 channels) can be distilled"
+        )
+    if width == 768:
+        return "sd15"
+    told = " ".join(
+        metadata.get(f"modelspec.{key}", "") for key in ("architecture", "prediction_type")
+    )
+    if "768-v" in told or told.endswith(" v"):
+        return "sd21"
+    if told.endswith(" epsilon"):
+        return "sd21-base"
+    raise ModelError(
+        f"{path} is of Stable Diffusion 2, whose files do not say what the network predicts: set "
+        "model.config = 'sd21' (v-prediction, 768 pixels) or 'sd21-base' (epsilon, 512 pixels)"
+    )
+
+
+def check_config(config: str | None) -> None:
+    """Refuse a `model.config` that is neither a known name nor a folder."""
+    if config is not None and config not in ARCHITECTURES and not Path(config).is_dir():
+        raise ModelError(
+            f"model.config is {config!r}; it has to be {', '.join(ARCHITECTURES)} or a diffusers "
+            "folder"
+        )
+
+
+def _contents(path: Path) -> tuple[Shapes, Mapping[str, str]]:
+    """Return the shape of every tensor, and the metadata."""
+    try:
+        if path.suffix in PICKLED:
+            weights: Any = torch.load(path, map_location="meta", weights_only=True)
+            weights = weights.get("state_dict", weights)
+            return {name: tuple(weight.shape) for name, weight in weights.items()
+                    if isinstance(weight, torch.Tensor)}, {}  # fmt: skip
+        with safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return shapes, file.metadata() or {}
+    except (OSError, SafetensorError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot read the checkpoint {path}: it is damaged or was not copied to its end; get "
+            f"it again ({reason})"
+        ) from error

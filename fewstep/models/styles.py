@@ -1,0 +1,73 @@
+"""LoRA files of others, in the formats that are in use, added to a model and its text encoder."""
+
+# diffusers hands out its pipelines and networks without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from torch import nn
+
+from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.stable_diffusion import StableDiffusion
+
+DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight")
+"""How the names of a LoRA's first factor end, one a layer."""
+
+
+def add_loras(
+    family: ModelFamily, network: nn.Module, loras: Mapping[str, float]
+) -> tuple[ModelFamily, nn.Module]:
+    """Merge LoRA files into `network`, in place, and into a copy of the family's text encoder.
+
+    `loras` are paths of safetensors files in diffusers' or kohya's format, and the strength of
+    each. diffusers reads them.
+
+    Raises:
+        ModelError: if one is missing, pickled or damaged, or has a layer that the model has not.
+    """
+    if not loras:
+        return family, network
+    model = cast(StableDiffusion, family)
+    text_encoder = deepcopy(model.text_encoder)
+    pipe = StableDiffusionPipeline(
+        model.vae, text_encoder, model.tokenizer, network, DDIMScheduler(), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    for path, weight in loras.items():
+        _check(Path(path))
+        try:
+            state, *_ = pipe.lora_state_dict(path, use_safetensors=True)
+            pipe.load_lora_weights(path, adapter_name="style", use_safetensors=True)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"the LoRA {path} does not fit this model ({reason})") from error
+        layers = sum(name.endswith(DOWN) for name in state)
+        found = sum(
+            isinstance(m, LoraLayer) for part in (network, text_encoder) for m in part.modules()
+        )
+        if not layers or found < layers:
+            raise ModelError(
+                f"only {found} of the {layers} layers of the LoRA {path} are in this model; it was "
+                "made for another base model, or is in a format that is not known"
+            )
+        pipe.fuse_lora(lora_scale=weight, adapter_names=["style"])
+        pipe.unload_lora_weights()
+    return cast(ModelFamily, replace(model, text_encoder=text_encoder)), network
+
+
+def _check(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"the LoRA {path} is no .safetensors file; others are pickled, and reading those may "
+            "run code that somebody put there"
+        )
+    if not path.is_file():
+        raise ModelError(f"there is no LoRA {path}; give the path of its file")
