@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__
-from fewstep.config import load_config
+from fewstep.config import DataSettings, load_config
 from fewstep.errors import Interrupted, UserError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -76,6 +76,49 @@ def distill(
 
 
 @app.command()
+def prepare(
+    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
+    *,
+    run: Annotated[
+        Path, typer.Option(help="The run to come: without data.cache the cache lies beside it.")
+    ] = Path("runs/run"),
+    set_: Override = None,
+) -> None:
+    """Encode the data of CONFIG once, for all runs to come. Run it again to continue."""
+    settings = load_config(config, set_ or [])
+    from fewstep.run.prepare import prepare_data
+    from fewstep.run.progress import TerminalListener
+
+    with TerminalListener("") as listener:
+        prepared = prepare_data(settings, run, listener.on_encoded)
+    typer.echo(prepared.said())
+
+
+data = typer.Typer(help="Look at data before they are used.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.command()
+def check(
+    path: Annotated[str, typer.Argument(help="What data.path would be.")],
+    *,
+    resolution: Annotated[int | None, typer.Option(help="Also say which are too small.")] = None,
+    num_pairs: Annotated[int | None, typer.Option(help="Look at so many; default: all.")] = None,
+    pictures: Annotated[str | None, typer.Option(help="What data.pictures would be.")] = None,
+) -> None:
+    """Say what PATH holds: pictures, sizes, captions, and each file that cannot be used."""
+    settings = DataSettings(path, pictures, resolution=resolution, num_pairs=num_pairs)
+    from fewstep.run.prepare import check_data
+    from fewstep.run.progress import TerminalListener
+
+    with TerminalListener("") as listener:
+        found = check_data(settings, listener.on_checked)
+    typer.echo("\n".join(found.lines()))
+    if found.broken:
+        raise typer.Exit(2)
+
+
+@app.command()
 def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
     prompt: Annotated[list[str] | None, typer.Argument(help="One or several.")] = None,
@@ -83,18 +126,28 @@ def sample(
     prompts: Annotated[Path | None, typer.Option(help="A file, one prompt a line.")] = None,
     seed: Annotated[int, typer.Option(help="Pictures are a function of prompt and seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Default: the contract's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="For a teacher.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="For a teacher, or a student trained without.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="With --guidance-scale above 1.")] = "",
+    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="With --image: the share of the calls made; 0.5.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH[=WEIGHT]", help="Another LoRA; may be repeated."),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Instead of the artefact's own.")] = None,
     out: Out = Path("out.png"),
 ) -> None:
     """Paint prompts at the timesteps of the artefact's contract; several make a grid."""
-    from fewstep.run.paint import paint_file
+    from fewstep.run.paint import Wish, paint_file, read_loras
 
-    said = paint_file(
-        source, prompt or [], prompts, seed=seed, num_steps=steps,
-        guidance_scale=guidance_scale, base=base, out=out,
-    )  # fmt: skip
-    typer.echo(said)
+    wish = Wish(
+        seed, steps, guidance_scale, negative_prompt, image, strength, read_loras(lora or []), base
+    )
+    typer.echo(paint_file(source, prompt or [], prompts, out, wish))
 
 
 @app.command()
@@ -150,6 +203,78 @@ def verify(
     from fewstep.verify import verify
 
     verify(quick, out)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or an artefact.")],
+    *,
+    out: Out = Path("artefact"),
+    name: Annotated[str | None, typer.Option(help="Of the files; default: the run's.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Name the base model so, after a look at its weights.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Default: what the base model's card says.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="A results.json whose numbers the card shows.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    fused: Annotated[bool, typer.Option(help="Also a whole diffusers folder.")] = False,
+    checkpoint: Annotated[bool, typer.Option(help="Also a whole single-file model.")] = False,
+) -> None:
+    """Write what is shared of a run: the files for every reader, the contract and the card."""
+    from fewstep.run.export import Export, export_artefact
+
+    wish = Export(name, base, license_, results, precision, fused, checkpoint)
+    typer.echo(f"{export_artefact(run, out, wish)}; next: fewstep push {out} you/name --dry-run")
+
+
+@app.command()
+def push(
+    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="A folder by export.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="you/name on the Hub.")],
+    *,
+    public: Annotated[bool, typer.Option(help="Default: for your eyes alone.")] = False,
+    fused: Annotated[bool, typer.Option(help="With the whole models of fused/.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only list what would go.")] = False,
+) -> None:
+    """Upload an artefact to the Hub; the token is that of `hf auth login` or of HF_TOKEN."""
+    from fewstep.run.export import push_artefact
+
+    listing, done = push_artefact(artefact, repo, public=public, fused=fused, dry_run=dry_run)
+    typer.echo(f"{listing}\n{done}")
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
+    *,
+    set_: Override = None,
+    cpu: Annotated[bool, typer.Option(help="For a processor in place of a GPU.")] = False,
+    json: Annotated[bool, typer.Option(help="For programs.")] = False,
+) -> None:
+    """Say what a run would need: memory by term, time, and whether it fits a 15 GB card."""
+    settings = load_config(config, set_ or [])
+    from fewstep.run.plan import as_json, plan_run, print_plan
+
+    planned = plan_run(settings, on_cpu=cpu)
+    if json:
+        typer.echo(as_json(settings, planned))
+    else:
+        print_plan(settings, planned)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at versions, devices, precision and disk, and say whether this machine can train."""
+    from fewstep.run.doctor import examine, print_findings, verdict
+
+    findings = examine()
+    print_findings(findings)
+    if verdict(findings).startswith("not"):
+        raise typer.Exit(2)
 
 
 def _version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """Writing that is whole or not at all: a reader never meets half a file or half a folder."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -49,6 +50,12 @@ def _put_back(old: Path, path: Path) -> None:
     if old.exists() and not path.exists():
         os.replace(old, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path, needed_bytes: int = 0) -> None:

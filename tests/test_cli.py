@@ -47,12 +47,14 @@ def test_help_answers_before_torch_could_be_imported():
         ("train.steps=many", "train.steps is 'many', a str; it has to be a int"),
         ("train.steps=0", "train.steps is 0; it has to be 1 or more"),
         ("teacher.guidance_scale=0.5", "it has to be 1 (no guidance) or more"),
-        ("model.precision=fp64", "it has to be 'fp32', 'bf16' or 'fp16'"),
+        ("model.precision=fp64", "it has to be 'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("adapter.rank=0", "adapter.rank is 0; it has to be 1 or more"),
+        ("train.checkpointing=true", "it has to be 'none', 'selective' or 'full'"),
         ("steps=3", "unknown setting steps; known: method, model"),
         ("train.steps", "write table.key=value"),
         ("method=cd", "method is 'cd'; it has to be a table"),
         ("teacher.guidance_scale=inf", "teacher.guidance_scale is inf; it has to be a finite"),
-        ("model.precision=fp16", "train with 'bf16' or 'fp32'"),
+        ("model.precision=fp16", "in which a CPU does not train"),
     ],
 )
 def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, setting, message):
@@ -130,7 +132,7 @@ def test_from_config_to_picture(monkeypatch, capsys, tmp_path, config):
     code, told = run(
         monkeypatch, capsys, "sample", folder, "a star", "--guidance-scale", 3, "-o", out
     )
-    assert (code, "guidance was distilled" in told.err) == (2, True)
+    assert (code, "guidance 4 is distilled into it" in told.err) == (2, True)
 
 
 def test_prompts_come_from_a_file_and_an_empty_one_is_refused(monkeypatch, capsys, tmp_path):

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "sampling.contract": FOUNDATIONS | {"diffusion", "methods"},
     "evaluation": FOUNDATIONS | {"bundled", "diffusion", "methods", "sampling"},
     "verify": FOUNDATIONS | {"diffusion", "methods", "models", "sampling", "evaluation"},
-    "publishing": FOUNDATIONS | {"diffusion", "methods", "models", "sampling"},
+    "sampling.stock": {"methods", "sampling.contract"},
+    "publishing": FOUNDATIONS | {"sampling"},
     "publishing.formats": FOUNDATIONS | {"sampling.contract"},
     "config": {"errors"},
     "cli": {"config", "errors", "run", "bundled", "verify"},
@@ -45,8 +46,8 @@ MATHS = ("types", "errors", "diffusion", "methods", "sampling.sampler", "samplin
 FOREIGN = {"diffusers", "peft", "transformers"}
 """The libraries behind the border."""
 
-BORDER = ("models", "evaluation", "bundled")
-"""Who knows them: the models, the judges, and the recipe of the bundled teacher."""
+BORDER = ("models", "evaluation", "bundled", "sampling.scheduler")
+"""Who knows them: the models, the judges, the bundled teacher's recipe, diffusers' scheduler."""
 
 AT_ONCE = ("config", "cli")
 """The modules that `fewstep --help` loads, so without torch."""

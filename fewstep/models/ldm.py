@@ -75,7 +75,7 @@ def ldm_weights(family: ModelFamily, network: nn.Module) -> dict[str, Tensor]:
         tensors[f"first_stage_model.{renamed(name, vae)}"] = (
             weight[..., None, None] if is_linear else weight
         )
-    tensors |= _text_weights(model.text_encoder)
+    tensors |= text_weights(model.text_encoder)
     return {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
 
 
@@ -141,7 +141,7 @@ def _inside(parents: Iterable[str], names: Names, children: Names) -> Names:
     }
 
 
-def _text_weights(encoder: nn.Module) -> dict[str, Tensor]:
+def text_weights(encoder: nn.Module) -> dict[str, Tensor]:
     """Return the text encoder's: CLIP's as transformers names them, or OpenCLIP's own (SD 2)."""
     weights = {
         name.removeprefix("text_model."): weight for name, weight in encoder.state_dict().items()

@@ -1,28 +1,54 @@
-"""The artefact of a run: the averaged weights, and the contract that says how to sample them."""
+"""The artefact of a run: the averaged weights, the contract, and the files for every reader."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save
-
-from fewstep.files import write_file, write_folder
-from fewstep.publishing.formats import folded, write_diffusers_lora
+from fewstep.config import Config, to_toml
+from fewstep.files import write_folder
+from fewstep.publishing.artefact import Artefact, name_from
+from fewstep.publishing.card import Card, on_the_hub
+from fewstep.publishing.formats import folded
 from fewstep.run.workshop import Workshop, lora_alpha
-from fewstep.sampling.contract import CONTRACT_FILE, FULL_FILE
+from fewstep.sampling.contract import Contract
 
 
 def write_artefact(shop: Workshop) -> Path:
     """Write what is shared of a run into `RUN/artefact`, whole or not at all."""
-    folder, adapter = shop.run / "artefact", shop.config.adapter
+    adapter, config = shop.config.adapter, None
+    if adapter is not None:
+        weights = folded(shop.weights.averaged, lora_alpha(adapter) / adapter.rank)
+    else:
+        weights = {name: w.detach().cpu() for name, w in shop.weights.averaged.items()}
+        config = dict(shop.family.network.config)  # type: ignore[arg-type]
+    artefact = Artefact(
+        name=name_from(shop.run),
+        contract=without_paths(shop.contract()),
+        weights=weights,
+        network_config=config,
+        preview=last_preview(shop.run),
+        card=Card(settings=to_toml(without_own_paths(shop.resolved))),
+    )
+    write_folder(shop.run / "artefact", artefact.write)
+    return shop.run / "artefact"
 
-    def fill(beside: Path) -> None:
-        if adapter is not None:
-            weights = folded(shop.weights.averaged, lora_alpha(adapter) / adapter.rank)
-            write_diffusers_lora(beside, weights)
-        else:
-            weights = {name: w.detach().cpu() for name, w in shop.weights.averaged.items()}
-            write_file(beside / FULL_FILE, save(weights, {"format": "pt"}))
-            shop.family.network.save_config(beside / "unet")  # type: ignore[operator]
-        write_file(beside / CONTRACT_FILE, shop.contract().to_json())
 
-    write_folder(folder, fill)
-    return folder
+def last_preview(run: Path) -> bytes | None:
+    """Return the newest picture of teacher and student, if any was drawn."""
+    drawn = sorted((run / "previews").glob("*.png"))
+    return drawn[-1].read_bytes() if drawn else None
+
+
+def without_paths(contract: Contract) -> Contract:
+    """Name the data by its last part alone: a path tells of somebody's machine."""
+    path = contract.data.get("path")
+    return replace(contract, data={**contract.data, "path": path and Path(path).name})
+
+
+def without_own_paths(config: Config) -> Config:
+    """Return the settings for others to read: base and data by their last part, no cache."""
+    base = config.model.base
+    return replace(
+        config,
+        model=replace(config.model, base=base if on_the_hub(base) else Path(base).name),
+        data=replace(config.data, path=Path(config.data.path).name, cache=None),
+    )

@@ -1,28 +1,38 @@
 """`fewstep sample`: prompts become pictures, at the timesteps of the artefact's contract."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from fewstep.errors import UserError
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device, load_model
-from fewstep.sampling.contract import CONTRACT_FILE
-from fewstep.sampling.painter import TEACHER_GUIDANCE, TEACHER_STEPS, Painter, teacher_painter
+from fewstep.sampling.artefact import is_artefact
+from fewstep.sampling.painter import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_painter
+from fewstep.sampling.picture import Picture
 from fewstep.sampling.pipeline import FewStepPipeline
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the pictures; see `fewstep sample --help`. None leaves it to the source."""
+
+    seed: int = 0
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    image: Path | None = None
+    strength: float | None = None
+    loras: Mapping[str, float] = field(default_factory=dict)
+    base: str | None = None
+
+
 def paint_file(
-    source: str,
-    prompts: Sequence[str],
-    prompt_file: Path | None,
-    *,
-    seed: int,
-    num_steps: int | None,
-    guidance_scale: float | None,
-    base: str | None,
-    out: Path,
+    source: str, prompts: Sequence[str], prompt_file: Path | None, out: Path, wish: Wish
 ) -> str:
     """Paint the prompts into the file `out`, several as a grid; return what was done, in words.
 
@@ -33,18 +43,102 @@ def paint_file(
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is {out}, and pictures are written as PNG; name it .png")
     check_writable(out.parent)
-    opened = open_source(source, num_steps, guidance_scale, base)
-    check_words(opened.base, prompts)
-    painter = opened.painter
-    pictures = painter.decode(painter.latents(prompts, seed, opened.resolution)).numpy()
-    if len(prompts) == 1:
-        write_file(out, png(pictures[0]))
+    pictures = paint(source, prompts, wish)
+    first = pictures[0]
+    if len(pictures) == 1:
+        first.save(out)
     else:
-        title = f"{len(painter.timesteps)} steps, {painter.calls} network calls, seed {seed}"
-        write_file(out, png(grid({title: pictures}, prompts)))
-    starts = ", ".join(map(str, painter.timesteps[:4]))
-    starts += " …" if len(painter.timesteps) > 4 else ""
-    return f"wrote {out}: {painter.calls} network calls a picture, starting at timesteps {starts}"
+        pixels = np.stack([np.asarray(picture.image) for picture in pictures])
+        title = f"{first.settings['Steps']} steps, {first.calls} network calls, seed {wish.seed}"
+        write_file(out, png(grid({title: pixels}, prompts)))
+    starts = str(first.settings["Timesteps"]).split(", ")
+    told = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
+    return f"wrote {out}: {first.calls} network calls a picture, starting at timesteps {told}"
+
+
+def paint(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
+    """Paint by a run, an artefact or a plain model.
+
+    Raises:
+        UserError: if the source is none of them, or does not know these settings.
+    """
+    folder = Path(source)
+    if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
+        raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
+    if wish.strength is not None and wish.image is None:
+        raise UserError("--strength goes with --image, the picture to start from")
+    return (by_student if is_artefact(source) else by_teacher)(source, prompts, wish)
+
+
+def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
+    pipeline = FewStepPipeline.from_pretrained(
+        source, base=wish.base, loras=wish.loras, device=default_device()
+    )
+    check_words(pipeline.contract.base["id"], [*prompts, wish.negative_prompt])
+    return pipeline(
+        prompts,
+        seed=wish.seed,
+        num_steps=wish.num_steps,
+        guidance_scale=1.0 if wish.guidance_scale is None else wish.guidance_scale,
+        negative_prompt=wish.negative_prompt,
+        image=wish.image and open_image(wish.image),
+        strength=0.5 if wish.strength is None else wish.strength,
+    )
+
+
+def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
+    given = {"--image": wish.image, "--lora": wish.loras, "--base": wish.base,
+             "--negative-prompt": wish.negative_prompt}  # fmt: skip
+    if wrong := [option for option, value in given.items() if value]:
+        raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
+    family = load_model(source, device=default_device())
+    check_words(source, prompts)
+    scale = TEACHER_GUIDANCE if wish.guidance_scale is None else wish.guidance_scale
+    steps = TEACHER_STEPS if wish.num_steps is None else wish.num_steps
+    try:
+        painter = teacher_painter(family, steps, scale)
+    except ValueError as error:  # the maths names the value and the range
+        raise UserError(str(error)) from error
+    settings = {"Steps": steps, "Sampler": "DDIM trailing", "CFG scale": f"{scale:g}",
+                "Model": Path(source).name,
+                "Timesteps": ", ".join(map(str, painter.timesteps))}  # fmt: skip
+    images = painter.paint(prompts, wish.seed, family.default_resolution)
+    return [
+        Picture(image, prompt, wish.seed, number, painter.calls, settings=settings)
+        for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
+    ]
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read the picture to start from.
+
+    Raises:
+        UserError: if it is not one.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"--image: cannot read {path} as a picture ({error})") from error
+
+
+def read_loras(given: Sequence[str]) -> dict[str, float]:
+    """Read "PATH" or "PATH=WEIGHT", the weight 1 where there is none.
+
+    >>> read_loras(["ink.safetensors", "glow.safetensors=0.5"])
+    {'ink.safetensors': 1.0, 'glow.safetensors': 0.5}
+
+    Raises:
+        UserError: if a weight is no number.
+    """
+    loras = {}
+    for text in given:
+        path, equals, weight = text.rpartition("=")
+        try:
+            loras[path or text] = float(weight) if equals else 1.0
+        except ValueError as error:
+            raise UserError(f"--lora is {text!r}; write PATH or PATH=WEIGHT") from error
+    return loras
 
 
 def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str]:
@@ -64,48 +158,6 @@ def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str
         where = f"{prompt_file} holds no prompt" if prompt_file else "there is no prompt"
         raise UserError(f'{where}; give one in quotes, such as "a red heart above a blue star"')
     return gathered
-
-
-@dataclass(frozen=True)
-class Source:
-    """What paints: a student or a teacher, the side of its pictures, and the model it stands on."""
-
-    painter: Painter
-    resolution: int
-    base: str
-
-
-def open_source(
-    source: str,
-    num_steps: int | None = None,
-    guidance_scale: float | None = None,
-    base: str | None = None,
-) -> Source:
-    """Open a run, an artefact or a plain model for painting.
-
-    Raises:
-        UserError: if the source is none of them, or does not know these settings.
-    """
-    device = default_device()
-    folder = Path(source)
-    if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
-        raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
-    if not any((folder / part / CONTRACT_FILE).is_file() for part in ("", "artefact")):
-        family = load_model(source, device=device)
-        scale = TEACHER_GUIDANCE if guidance_scale is None else guidance_scale
-        steps = TEACHER_STEPS if num_steps is None else num_steps
-        try:
-            painter = teacher_painter(family, steps, scale)
-        except ValueError as error:  # the maths names the value and the range
-            raise UserError(str(error)) from error
-        return Source(painter, family.default_resolution, source)
-    if guidance_scale is not None:
-        raise UserError(
-            f"{source} is a student: its guidance was distilled into it and cannot be changed; "
-            "leave --guidance-scale out"
-        )
-    pipeline = FewStepPipeline.from_pretrained(folder, base=base, device=device)
-    return Source(pipeline.painter(num_steps), pipeline.resolution, pipeline.contract.base["id"])
 
 
 def check_words(base: str, prompts: Sequence[str]) -> None:

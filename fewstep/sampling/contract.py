@@ -3,6 +3,7 @@
 The sampler takes its timesteps from here and never from the user's memory.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 CONTRACT_FILE = "fewstep.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FULL_FILE = "unet/diffusion_pytorch_model.safetensors"
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,17 @@ class Contract:
     def noise_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self.schedule.config)
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether guidance and negative prompts may be used in sampling.
+
+        A student learns what they need if none was distilled into it and captions were dropped.
+        """
+        return self.guidance_scale == 1 and self.data.get("caption_dropout", 0) > 0
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        entries = asdict(self)
+        return json.dumps(entries | {"seal": _seal(entries)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "fewstep.json") -> "Contract":
@@ -145,7 +156,8 @@ class Contract:
 
         Raises:
             UserError: if it is not JSON, of another version, lacks or adds an entry, if its grid
-                or schedule do not follow from its method and parameters, or if `of` refuses those.
+                or schedule do not follow from its method and parameters, if `of` refuses those, or
+                if anything was changed since it was written.
         """
         try:
             entries = json.loads(text)
@@ -157,6 +169,7 @@ class Contract:
                 f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "
                 "update fewstep, or export the run again"
             )
+        seal = entries.pop("seal", None)
         try:
             contract = cls(
                 **entries
@@ -168,6 +181,11 @@ class Contract:
             contract._check(source)
         except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{source} is not a whole contract ({error!r})") from error
+        if seal not in (None, _seal(entries)):
+            raise UserError(
+                f"{source} was changed after it was written: its seal does not fit; export the run "
+                "again"
+            )
         return contract
 
     def _check(self, source: str | Path) -> None:
@@ -190,6 +208,11 @@ class Contract:
                         "schedule's parameters; the file was edited or damaged: export the run "
                         "again"
                     )
+
+
+def _seal(entries: Mapping[str, Any]) -> str:
+    """Return the sha256 of all other entries: against a slip of the hand, not against malice."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _grid(entries: dict[str, Any]) -> Grid:

@@ -1,7 +1,7 @@
 """Pictures from prompts: a denoiser, its timesteps and its sampler, of a student or a teacher."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -44,8 +44,13 @@ class Painter:
         numbers: Sequence[int] | None = None,
         batch_size: int = 64,
         advance: Callable[[int], None] = lambda count: None,
+        x_0: Latents | None = None,
     ) -> Latents:
-        """Return the clean latents of one picture a prompt."""
+        """Return the clean latents of one picture a prompt.
+
+        With `x_0`, one row or one a prompt, they start from these latents under noise instead of
+        from noise alone: image-to-image.
+        """
         numbers = range(len(prompts)) if numbers is None else numbers
         shape = self.family.latent_shape(resolution)
         device = self.family.schedule.alphas.device
@@ -54,13 +59,17 @@ class Painter:
             chosen = slice(first, first + batch_size)
             cond = self.family.encode_prompts(prompts[chosen])
             draw = Draw.keyed(seed, numbers[chosen], device, purpose="paint")
-            noise = draw.noise_like(torch.empty(len(draw.generators), *shape))
+            x_t = draw.noise_like(torch.empty(len(draw.generators), *shape))
+            if x_0 is not None:
+                clean = x_0.expand(len(prompts), *shape)[chosen]
+                t = torch.full((len(x_t),), self.timesteps[0], device=device)
+                x_t = self.family.schedule.add_noise(clean, x_t, t)
             batches.append(
                 SAMPLERS[self.sampler](
-                    self.denoiser, noise, self.timesteps, cond, self.family.schedule, draw
+                    self.denoiser, x_t, self.timesteps, cond, self.family.schedule, draw
                 )
             )
-            advance(len(noise))
+            advance(len(x_t))
         latents = torch.cat(batches)
         if not latents.isfinite().all():
             raise UserError(
@@ -79,6 +88,24 @@ class Painter:
         """Return one picture a prompt."""
         pictures = self.decode(self.latents(prompts, seed, resolution))
         return [Image.fromarray(picture.numpy()) for picture in pictures]
+
+    def entering_at(self, strength: float) -> "Painter":
+        """Return the painter that makes the last of the calls, as many as `strength` is of all.
+
+        The calls stay on the student's own grid; diffusers counts them in the same way.
+
+        Raises:
+            UserError: if strength is not in (0, 1], or too small for one call.
+        """
+        total = len(self.timesteps)
+        kept = int(total * strength) if 0 < strength <= 1 else 0
+        if not kept:
+            raise UserError(
+                f"strength is {strength}; of {total} steps it has to keep one or more: use "
+                f"{1 / total:.3g} to 1"
+            )
+        calls = self.calls // total * kept
+        return replace(self, timesteps=self.timesteps[total - kept :], calls=calls)
 
 
 def teacher_calls(num_steps: int, guidance_scale: float) -> int:

@@ -1,0 +1,101 @@
+"""Uploading an artefact: what goes, whether it may, and the upload itself."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from fewstep.errors import UserError
+from fewstep.publishing.artefact import CARD_FILE
+from fewstep.publishing.card import on_the_hub
+from fewstep.sampling.artefact import open_folder, read_artefact
+from fewstep.sampling.contract import CONTRACT_FILE
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What would be uploaded: the files by their names, and nothing else of the folder."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: str | Path, fused: bool = False) -> "Parcel":
+        """Choose the contract's files, the contract and the card; with `fused` those of fused/ too.
+
+        Raises:
+            UserError: if the artefact is not whole, names a base model that others do not have, or
+                its card names no license.
+        """
+        folder = open_folder(source)
+        contract, _ = read_artefact(folder)
+        if not contract.files:
+            raise UserError(f"{folder} is of an older fewstep; fewstep export it first")
+        base = contract.base["id"]
+        if base != "bundled" and not on_the_hub(base):
+            raise UserError(
+                f"{folder} names its base model {base!r}, which is a place on this machine: export "
+                "it with --base and the Hub id of the same model"
+            )
+        names = [*contract.files, CONTRACT_FILE, CARD_FILE]
+        if fused:
+            names += _below(folder, "fused")
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise UserError(f"{folder} lacks {', '.join(missing)}; export the run again")
+        if not ModelCard.load(folder / CARD_FILE).data.license:
+            raise UserError(
+                "the card names no license: a student inherits that of its base model, which is "
+                "not known here; export with --license, such as creativeml-openrail-m"
+            )
+        return cls(folder, tuple(sorted(names)))
+
+    def listing(self) -> str:
+        """Return the files with their sizes, one a line, and the sum."""
+        sizes = [(self.folder / name).stat().st_size for name in self.files]
+        lines = [
+            f"{_megabytes(size)}  {name}" for size, name in zip(sizes, self.files, strict=True)
+        ]
+        return "\n".join([*lines, f"{_megabytes(sum(sizes))}  in {len(sizes)} files"])
+
+
+def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
+    """Upload to the model repository `repo`, made private unless `public`; return its address.
+
+    The token is that of the login or of HF_TOKEN.
+
+    Raises:
+        UserError: if there is no token, the Hub refuses, or `repo` is public against the wish.
+    """
+    if not get_token():
+        raise UserError("no token for the Hub: log in with hf auth login, or set HF_TOKEN")
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, private=not public, exist_ok=True)
+        if not public and not api.model_info(repo).private:
+            raise UserError(f"{repo} exists and is public; say --public, or choose another name")
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=parcel.folder,
+            allow_patterns=list(parcel.files),
+            commit_message="Upload by fewstep push",
+        )
+    except (HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the Hub did not take {repo} ({reason}); check the name, the token's rights and the "
+            "network"
+        ) from error
+    return str(address)
+
+
+def _below(folder: Path, name: str) -> Iterable[str]:
+    found = [p.relative_to(folder).as_posix() for p in (folder / name).rglob("*") if p.is_file()]
+    if not found:
+        raise UserError(f"{folder} has no {name}/; export with --fused or --checkpoint first")
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:10.3f} MB"

@@ -1,0 +1,120 @@
+"""What is uploaded is the artefact alone, for nobody else to see, and loads from there."""
+
+import re
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import constants
+
+from fewstep.errors import UserError
+from fewstep.models.adapters import merge_lora
+from fewstep.publishing.hub import Parcel, upload
+from fewstep.run.export import push_artefact
+from fewstep.sampling.artefact import ArtefactError, is_artefact, read_artefact
+from fewstep.sampling.contract import CONTRACT_FILE, LORA_FILE
+from tests.artefacts import copy_of, tiny_artefact, tiny_contract, tiny_family, tiny_student
+from tests.publishing.fake_hub import TOKEN, fake_hub
+
+REPO = "me/tiny-student"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on loopback in the place of the real one, and somebody who is logged in."""
+    with fake_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    return tiny_artefact(tmp_path / "artefact", base="me/tiny-model")
+
+
+def test_the_files_of_the_artefact_and_no_others_arrive(hub, artefact):
+    (artefact / "notes.txt").write_text("mine")
+    (artefact / "checkpoints").mkdir()
+    (artefact / "checkpoints" / "trained.safetensors").write_bytes(b"large")
+    listing, done = push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=False)
+    there = hub.repos[REPO]
+    assert there["private"]
+    expected = {p.relative_to(artefact).as_posix() for p in artefact.rglob("*") if p.is_file()}
+    assert there["files"].keys() == expected - {"notes.txt", "checkpoints/trained.safetensors"}
+    assert all((artefact / name).read_bytes() == there["files"][name] for name in there["files"])
+    assert all(name in listing for name in there["files"])
+    assert done == f"uploaded to {hub.endpoint}/{REPO} (private)"
+
+
+def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(hub, artefact, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    listing, done = push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=True)
+    size = (artefact / LORA_FILE).stat().st_size
+    assert re.search(rf"{size / 1e6:.3f} MB  {LORA_FILE}", listing)
+    assert "nothing was uploaded" in done
+    assert not hub.repos
+
+
+def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
+    upload(Parcel.of(artefact), REPO)
+    assert is_artefact(REPO)
+    contract, weights = read_artefact(REPO)
+    assert contract == read_artefact(artefact)[0]
+    network = copy_of(tiny_family().network)
+    pipe = StableDiffusionPipeline(None, None, None, network, None, None, None, None, False)
+    pipe.load_lora_weights(REPO, weight_name=LORA_FILE)
+    mine = merge_lora(copy_of(tiny_family().network), weights)
+    asked = torch.ones(1, 4, 8, 8), torch.tensor([499]), torch.ones(1, 5, 16)
+    with torch.no_grad():
+        difference = pipe.unet(*asked).sample - mine(*asked).sample
+    assert difference.abs().max() < 1e-4
+
+
+def test_one_that_is_not_there_is_refused(hub):
+    assert not is_artefact("me/nothing")
+    with pytest.raises(ArtefactError, match="the Hub did not give it"):
+        read_artefact("me/nothing")
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub, artefact):
+    parcel = Parcel.of(artefact)
+    upload(parcel, REPO, public=True)
+    assert not hub.repos[REPO]["private"]
+    with pytest.raises(UserError, match="exists and is public; say --public"):
+        upload(parcel, REPO)
+    hub.repos[REPO]["files"].clear()
+    upload(parcel, REPO, public=True)
+    assert CONTRACT_FILE in hub.repos[REPO]["files"]
+
+
+def test_without_a_token_or_with_a_wrong_one_nothing_is_sent(hub, artefact, monkeypatch):
+    parcel = Parcel.of(artefact)
+    monkeypatch.setenv("HF_TOKEN", "a-wrong-one")
+    with pytest.raises(UserError, match="did not take me/tiny-student") as error:
+        upload(parcel, REPO)
+    assert "a-wrong-one" not in str(error.value)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("fewstep.publishing.hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="no token for the Hub: log in with hf auth login"):
+        upload(parcel, REPO)
+    assert not hub.repos
+
+
+def test_what_others_could_not_use_is_refused(tmp_path):
+    local = tiny_artefact(tmp_path / "local")
+    with pytest.raises(UserError, match="a place on this machine: export it with --base"):
+        Parcel.of(local)
+    tiny_student(tiny_contract(base="a/model"), license=None).write(tmp_path / "unlicensed")
+    with pytest.raises(UserError, match=r"the card names no license.*--license"):
+        Parcel.of(tmp_path / "unlicensed")
+    with pytest.raises(UserError, match="has no fused/; export with --fused"):
+        Parcel.of(tiny_artefact(tmp_path / "lora", base="a/model"), fused=True)

@@ -1,0 +1,133 @@
+"""Cards, pages and workflows say what the contract says."""
+
+import json
+import re
+
+import pytest
+import yaml
+from safetensors import safe_open
+
+from fewstep.errors import UserError
+from fewstep.publishing.artefact import check_name
+from fewstep.publishing.card import Card, Figures, write_card
+from fewstep.publishing.comfyui import workflow
+from fewstep.publishing.readers import recipes
+from fewstep.sampling.stock import comfyui_starts
+from tests.artefacts import tiny_artefact, tiny_contract, tiny_student
+from tools.use_it_in import ROOT, pages
+
+
+@pytest.mark.parametrize("path", pages())
+def test_a_generated_page_is_up_to_date(path):
+    assert (ROOT / path).read_text(encoding="utf-8") == pages()[path], "python tools/use_it_in.py"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "starts"),
+    [
+        ("multi-boundary-cd", {}, (999, 749, 499, 249)),
+        ("multi-boundary-cd", {"num_segments": 3, "num_solver_steps": 39}, (999, 666, 333)),
+        ("cd", {"num_solver_steps": 50}, (999, 499)),
+        ("cd", {}, (999, 759, 499, 259)),
+    ],
+)
+def test_comfyui_starts_where_its_code_says(method, settings, starts):
+    assert comfyui_starts(tiny_contract(method, **settings), len(starts)) == starts
+
+
+def told_of(contract, program):
+    return next(r for r in recipes(contract, "a-student") if r.program == program)
+
+
+def test_the_recipes_follow_the_contract():
+    four, three = tiny_contract(), tiny_contract(num_segments=3, num_solver_steps=39)
+    assert told_of(four, "ComfyUI").result == told_of(four, "diffusers alone").result == "exact"
+    assert told_of(three, "ComfyUI").result == "near: starts at 999, 666, 333"
+    assert told_of(three, "diffusers alone").result.startswith("near")
+    assert "3 steps" in told_of(three, "A1111, Forge").settings
+    cd = told_of(tiny_contract("cd", num_solver_steps=50), "diffusers alone")
+    assert "original_inference_steps=50" in cd.settings
+
+
+INPUTS = {
+    "LoraLoaderModelOnly": {"model": "MODEL"},
+    "ModelSamplingDiscrete": {"model": "MODEL"},
+    "CLIPTextEncode": {"clip": "CLIP"},
+    "KSampler": {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING",
+                 "latent_image": "LATENT"},
+    "VAEDecode": {"samples": "LATENT", "vae": "VAE"},
+    "SaveImage": {"images": "IMAGE"},
+}  # fmt: skip
+"""What ComfyUI's nodes take, from its own definitions."""
+
+
+@pytest.mark.parametrize(("method", "nodes"), [("multi-boundary-cd", 8), ("cd", 9)])
+def test_a_workflow_is_wired_as_comfyui_wants_it(method, nodes):
+    graph = json.loads(workflow(tiny_contract(method), "a.safetensors"))
+    by_id = {node["id"]: node for node in graph["nodes"]}
+    assert len(by_id) == nodes == graph["last_node_id"]
+    for node in by_id.values():
+        wanted = INPUTS.get(node["type"], {})
+        assert {i["name"]: i["type"] for i in node["inputs"]} == wanted
+    for number, source, slot, target, place, kind in graph["links"]:
+        assert number in by_id[source]["outputs"][slot]["links"]
+        assert by_id[source]["outputs"][slot]["type"] == kind
+        assert by_id[target]["inputs"][place]["link"] == number
+        assert by_id[target]["inputs"][place]["type"] == kind
+    sampler = next(n for n in by_id.values() if n["type"] == "KSampler")["widgets_values"]
+    way = "euler" if method != "cd" else "lcm"
+    assert sampler[2:] == [4, 1.0, way, "simple", 1.0]
+    assert any("a.safetensors" in node["widgets_values"] for node in by_id.values())
+
+
+def front_matter(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+def test_the_card_says_what_the_student_is():
+    figures = Figures("multi-boundary-cd", 4, {"Fréchet distance": "1.2 [1.1 to 1.3], n 500"})
+    card = Card(license="mit", preview="a.png", settings="[method]\nname = 1", figures=(figures,))
+    text = write_card(tiny_contract(base="me/model"), "a-student", card)
+    front = front_matter(text)
+    assert (front["base_model"], front["base_model_relation"]) == ("me/model", "adapter")
+    assert (front["license"], front["library_name"]) == ("mit", "diffusers")
+    assert {"lora", "consistency-distillation"} <= set(front["tags"])
+    for words in ("timesteps 999, 749, 499, 249", "guidance 4 is distilled", "[1.1 to 1.3], n 500",
+                  "clean data, 249, 499, 749", "name = 1", "![teacher and student](a.png)",
+                  "seed 0", "pictures"):  # fmt: skip
+        assert words in text
+
+
+def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
+    text = write_card(tiny_contract(base="./mine"), "a-student", Card())
+    assert not {"base_model", "license"} & front_matter(text).keys()
+    assert "It was not measured" in text
+    trained_from_data = write_card(tiny_contract("ct", guidance_scale=1.0), "a-student", Card())
+    assert "imitates the base model *without* guidance" in trained_from_data
+
+
+def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
+    folder = tiny_artefact(tmp_path)
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert names == {
+        "fewstep.json", "README.md", "comfyui.json", "scheduler/scheduler_config.json",
+        "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json",
+        "tiny-student.safetensors", "tiny-student.json",
+    }  # fmt: skip
+    with safe_open(folder / "tiny-student.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["ss_output_name"] == "tiny-student", "A1111 calls it so"
+    assert header["ss_network_dim"] == header["ss_network_alpha"] == "2"
+    assert header["modelspec.usage_hint"].startswith("4 steps, CFG 1 (none)")
+    assert "lora_adapter_metadata" not in header
+    assert not [value for value in header.values() if re.search(r"[/\\]\w+[/\\]", value)]
+
+
+@pytest.mark.parametrize(
+    "name", ["my-scheduler", "Optimizer", "checkpoint-3", "sd-LCM", "a b", "../a", "", ".a"]
+)
+def test_a_name_that_programs_misread_is_refused(name):
+    with pytest.raises(UserError, match="--name is"):
+        check_name(name)
+    with pytest.raises(UserError, match="--name is"):
+        type(tiny_student())(name, tiny_contract(), {})
