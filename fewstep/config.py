@@ -64,26 +64,51 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Captioned pictures: a folder, or "bundled" for `num_pairs` scenes drawn on the spot.
+    """Captioned pictures, or prompts alone; what `path` is, is found by looking at it.
 
-    Without `resolution` they are as large as those that the model was trained on.
+    Without `resolution` pictures are as large as those that the model was trained on. Where
+    `streaming` is set they are encoded at each step and not once before, and near one another they
+    are read in the order in which they lie: `shuffle_buffer` pairs are shuffled at a time.
     """
 
     path: str = "bundled"
+    pictures: str | None = None
+    split: str = "train"
+    image_column: str | None = None
+    caption_column: str | None = None
+    captions: typing.Literal["one", "all"] = "one"
     num_pairs: int | None = None
     resolution: int | None = None
+    crop: typing.Literal["centre", "random"] = "centre"
+    flip: bool = False
+    buckets: bool = False
+    max_upscale: float = 2.0
+    max_skipped: float = 0.05
     seed: int = 0
     caption_dropout: float = 0.0
     cache: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 65536
+    workers: int = 0
+    teacher_steps: int = 50
 
     def __post_init__(self) -> None:
-        need(bool(self.path), "data.path", self.path, "a folder or 'bundled'")
+        need(bool(self.path), "data.path", self.path, "a folder, a file, a Hub id or 'bundled'")
         need(self.num_pairs is None or self.num_pairs > 0, "data.num_pairs", self.num_pairs,
              "1 or more, or nothing for all")  # fmt: skip
         need(self.resolution is None or self.resolution > 0, "data.resolution", self.resolution,
              "a multiple of 8, or nothing for the model's own")  # fmt: skip
         need(0 <= self.caption_dropout < 1, "data.caption_dropout", self.caption_dropout,
              "at least 0 and below 1")  # fmt: skip
+        need(1 <= self.max_upscale < 100, "data.max_upscale", self.max_upscale,
+             "1 (never enlarge a picture) or more")  # fmt: skip
+        need(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped,
+             "at least 0 and below 1, a share of the pairs")  # fmt: skip
+        for name in ("shuffle_buffer", "teacher_steps"):
+            need(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "1 or more")
+        need(self.workers >= 0, "data.workers", self.workers, "0 or more processes")
+        need(not (self.buckets and self.streaming), "data.buckets", self.buckets,
+             "false with data.streaming: buckets need to know every picture's size first")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "diffusion": {"types"},
     "methods": {"types", "diffusion"},
     "models": FOUNDATIONS | {"diffusion"},
-    "data": FOUNDATIONS | {"diffusion.random", "methods.base", "bundled"},
+    "data": FOUNDATIONS | {"config", "diffusion.random", "methods.base", "bundled"},
     "training": FOUNDATIONS | {"config", "diffusion", "methods"},
     "sampling": FOUNDATIONS | {"diffusion", "methods", "models"},
     "sampling.sampler": {"types", "diffusion", "methods"},

@@ -1,147 +1,132 @@
 """Latents and text embeddings, encoded once: after this, training needs one network only."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.data.pairs import DataError, Pairs
-from fewstep.diffusion.random import generator
-from fewstep.files import write_file
+from fewstep.data.choice import Choice
+from fewstep.data.errors import DataError
+from fewstep.data.loader import Reader
+from fewstep.data.order import Order, ordered
+from fewstep.data.tensor_file import tensor_file
 from fewstep.methods.base import Batch
-from fewstep.types import Conditioning, Latents
+from fewstep.types import Conditioning
 
-SHARD = 256  # pairs in a file
-EncodePictures = Callable[[Tensor], tuple[Latents, Latents]]
-EncodePrompts = Callable[[Sequence[str]], Conditioning]
+FINGERPRINT, INDEX = "cache.json", "index.safetensors"
+SHARD = 1024
+"""Pairs, or prompts, in a file."""
+
+
+def shard_file(folder: Path, what: str, number: int) -> Path:
+    """Return the path of the shard "latents" or "text" with this number."""
+    return folder / f"{what}-{number:06d}.safetensors"
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Mean and standard deviation of each picture's latents, and each distinct caption's text.
+    """The cache in `folder`, read from the disk sample by sample; in memory is its index alone.
 
-    The last row of `text` is the empty prompt's.
+    Pair i is row `row[i]` of the latents of size `sizes[size[i]]` in shard `shard[i]`; its captions
+    are those from `first[i]` to `first[i + 1]` in `caption`, numbers of rows of text. Row 0 of the
+    text is the empty prompt's.
     """
 
-    mean: Latents
-    std: Latents
+    folder: Path
+    shard: Tensor
+    size: Tensor
+    row: Tensor
+    first: Tensor
     caption: Tensor
-    text: Conditioning
+    sizes: tuple[str, ...]
+    num_views: int
+    order: Order
     seed: int
     caption_dropout: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.row)
 
-    @property
+    @cached_property
     def uncond(self) -> Conditioning:
         """The empty prompt's conditioning, one row."""
-        return {name: rows[-1:] for name, rows in self.text.items()}
+        return {name: row[None] for name, row in self._text(0).items()}
 
-    def batch_at(self, samples: Sequence[int], device: torch.device | str = "cpu") -> Batch:
+    @property
+    def reader(self) -> Reader:
+        return self.read
+
+    def batch(self, read: Batch) -> Batch:
+        return read
+
+    def read(self, samples: Sequence[int]) -> Batch:
         """Return the samples with these numbers in the whole run; it has no other state.
 
-        Every epoch goes through all pairs in an order of its own. x_0 is drawn from its posterior,
-        and a caption is dropped with probability `caption_dropout`.
+        x_0 is drawn from its posterior, and a caption is dropped with probability
+        `caption_dropout`.
         """
-        rows, x_0, captions = [], [], []
+        x_0, texts = [], []
         for sample in samples:
-            epoch, place = divmod(sample, len(self))
-            row = int(_order(self.seed, epoch, len(self))[place])
-            noise = generator(self.seed, "x_0", sample)
-            dropped = torch.rand((), generator=noise) < self.caption_dropout
-            x_0.append(
-                self.mean[row] + self.std[row] * torch.randn(self.mean[row].shape, generator=noise)
+            pair = self.order.pair(sample)
+            captions = self.caption[self.first[pair] : self.first[pair + 1]].tolist()
+            choice = Choice.of(
+                self.seed, sample, len(captions), self.num_views, self.caption_dropout
             )
-            captions.append(-1 if dropped else int(self.caption[row]))
-            rows.append(row)
-        cond = {name: table[captions].to(device) for name, table in self.text.items()}
-        return Batch(torch.stack(x_0).to(device), cond)
+            mean, std = self._latents(pair)
+            x_0.append(choice.x_0(mean[choice.view], std[choice.view]))
+            texts.append(self._text(0 if choice.is_dropped else captions[choice.caption]))
+        cond = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+        return Batch(torch.stack(x_0), cond)
+
+    def _latents(self, pair: int) -> tuple[Tensor, Tensor]:
+        file = tensor_file(shard_file(self.folder, "latents", int(self.shard[pair])))
+        size, row = self.sizes[int(self.size[pair])], int(self.row[pair])
+        return file.row(f"mean.{size}", row), file.row(f"std.{size}", row)
+
+    def _text(self, number: int) -> Conditioning:
+        shard, row = divmod(number, SHARD)
+        file = tensor_file(shard_file(self.folder, "text", shard))
+        return {name: file.row(name, row) for name in file.table}
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> Tensor:
-    return torch.randperm(length, generator=generator(seed, "order", epoch))
-
-
-def cache_key(pairs: Pairs, resolution: int, codec: str) -> str:
-    """Return a name for the cache that changes with anything that its contents depend on."""
-    parts = [pairs.identity, str(len(pairs)), str(resolution), codec]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def prepare(
-    pairs: Pairs,
-    encode_pictures: EncodePictures,
-    encode_prompts: EncodePrompts,
+def open_cache(
     folder: Path,
-    advance: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Encode every pair that the folder does not hold yet; interrupted, it continues.
+    seed: int,
+    caption_dropout: float = 0.0,
+    shuffle_buffer: int = 65536,
+    group: int = 1,
+) -> LatentCache:
+    """Open a folder that `prepare` has filled.
 
-    `advance` is told how many pairs are done after each shard.
+    Every `group` samples, a step's batch, have latents of one size.
+
+    Raises:
+        DataError: if it is not there, or not filled to its end.
     """
-    for first in range(0, len(pairs), SHARD):
-        path = folder / f"latents-{first:08d}.safetensors"
-        numbers = range(first, min(first + SHARD, len(pairs)))
-        if not path.exists():
-            items = [pairs[i] for i in numbers]
-            halves = encode_pictures(torch.stack([picture for picture, _ in items]))
-            mean, std = (half.float().cpu().contiguous() for half in halves)
-            if not (mean.isfinite().all() and std.isfinite().all()):
-                raise DataError(
-                    f"the latents of pairs {numbers[0]} to {numbers[-1]} are not finite; check the "
-                    "pictures, or encode in fp32"
-                )
-            captions = json.dumps([caption for _, caption in items])
-            write_file(path, save({"mean": mean, "std": std}, {"captions": captions}))
-        advance(len(numbers))
-    _prepare_text(folder, encode_prompts)
-
-
-def _prepare_text(folder: Path, encode_prompts: EncodePrompts) -> None:
-    path = folder / "text.safetensors"
-    if path.exists():
-        return
-    captions = _captions(folder)
-    distinct = [*sorted(set(captions)), ""]
-    rows = [encode_prompts(distinct[i : i + 64]) for i in range(0, len(distinct), 64)]
-    text = {name: torch.cat([row[name].cpu() for row in rows]).contiguous() for name in rows[0]}
-    number = {caption: i for i, caption in enumerate(distinct)}
-    text["caption"] = torch.tensor([number[caption] for caption in captions])
-    write_file(path, save(text))
-
-
-def load_cache(folder: Path, seed: int, caption_dropout: float = 0.0) -> LatentCache:
-    """Read a folder that `prepare` has filled."""
-    shards = [load_file(path) for path in _shards(folder)]
-    text = load_file(folder / "text.safetensors")
-    caption = text.pop("caption")
+    path = folder / INDEX
+    if not path.is_file():
+        raise DataError(f"{folder} is not filled to its end; run fewstep prepare")
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    columns = load_file(path)
     return LatentCache(
-        mean=torch.cat([shard["mean"] for shard in shards]),
-        std=torch.cat([shard["std"] for shard in shards]),
-        caption=caption,
-        text=text,
+        folder=folder,
+        **columns,
+        sizes=tuple(about["sizes"]),
+        num_views=about["num_views"],
+        order=ordered(
+            columns["shard"].unique_consecutive(return_counts=True)[1].tolist(),
+            seed,
+            shuffle_buffer,
+            columns["size"],
+            group,
+        ),
         seed=seed,
         caption_dropout=caption_dropout,
     )
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("latents-*.safetensors"))
-
-
-def _captions(folder: Path) -> list[str]:
-    from safetensors import safe_open
-
-    captions: list[str] = []
-    for path in _shards(folder):
-        with safe_open(path, "pt") as shard:
-            captions += json.loads(shard.metadata()["captions"])
-    return captions

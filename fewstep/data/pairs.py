@@ -1,36 +1,46 @@
-"""Captioned pictures: (picture, caption) pairs from a folder or from the bundled world."""
+"""Numbered pairs of a picture, ready for the autoencoder, and its captions."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from fewstep.errors import UserError
-
-CAPTION_SUFFIXES = (".txt", ".caption")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message names the file and the way out."""
+from fewstep.data.errors import PictureError
+from fewstep.data.framing import Framing, as_tensor
+from fewstep.data.pictures import decode
+from fewstep.data.source import Source, digest
 
 
-class Pairs(Protocol):
-    """Numbered pairs of a picture [3, H, W] in [0, 1] and its caption."""
+class Captioned(Protocol):
+    """Numbered captions, in parts that lie together: what pairs and bare prompts have in common."""
 
     @property
     def identity(self) -> str:
-        """What a cache of these pairs depends on."""
+        """What a cache depends on."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[int]:
+        """How many pairs lie together, in order."""
         ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]: ...
+    def name(self, number: int) -> str:
+        """Return what a message calls the pair."""
+        ...
+
+    def captions(self, number: int) -> tuple[str, ...]: ...
+
+
+class Pairs(Captioned, Protocol):
+    """Captions with pictures."""
+
+    def picture(self, number: int) -> Tensor:
+        """Return the picture as [3, height, width] in [0, 1], or raise a PictureError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,105 +53,70 @@ class BundledPairs:
 
     @property
     def identity(self) -> str:
-        return f"bundled scenes, seed {self.seed}"
+        return f"bundled scenes {self.num_pairs} {self.resolution} {self.seed}"
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return (self.num_pairs,)
 
     def __len__(self) -> int:
         return self.num_pairs
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        from fewstep.bundled.captions import describe
-        from fewstep.bundled.scenes import render, sample_scene
+    def name(self, number: int) -> str:
+        return f"scene {number}"
 
-        rng = np.random.default_rng([self.seed, index])
-        scene = sample_scene(rng)
-        return _as_tensor(render(scene, self.resolution)), describe(scene, rng)
+    def captions(self, number: int) -> tuple[str, ...]:
+        from fewstep.bundled.captions import describe
+
+        scene, rng = self._scene(number)
+        return (describe(scene, rng),)
+
+    def picture(self, number: int) -> Tensor:
+        from fewstep.bundled.scenes import render
+
+        return as_tensor(render(self._scene(number)[0], self.resolution))
+
+    def _scene(self, number: int):
+        from fewstep.bundled.scenes import sample_scene
+
+        rng = np.random.default_rng([self.seed, number])
+        return sample_scene(rng), rng
 
 
 @dataclass(frozen=True)
-class FolderPairs:
-    """Pictures with a caption of the same name beside each (`cat.jpg`, `cat.txt`).
+class PicturePairs:
+    """The pictures of a source, cut to their frames."""
 
-    Pictures are turned upright, shrunk so that the short side is `resolution`, and cut in the
-    middle.
-
-    Raises:
-        DataError: if the folder holds no pair, or a picture has no caption beside it.
-    """
-
-    folder: Path
-    resolution: int
-    num_pairs: int | None = None
-    pictures: tuple[Path, ...] = field(init=False)
+    source: Source
+    framing: Framing
+    all_captions: bool = False
+    identity: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.folder.is_dir():
-            raise DataError(f"data.path is {str(self.folder)!r}, which is no folder")
-        found = sorted(p for p in self.folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not found:
-            raise DataError(
-                f"{self.folder} holds no pictures; put {', '.join(PICTURE_SUFFIXES)} files there, "
-                "each with a .txt file of the same name that holds its caption"
-            )
-        for picture in found:
-            _caption_path(picture)
-        object.__setattr__(self, "pictures", tuple(found[: self.num_pairs]))
+        frames = f"{astuple(self.framing)} all captions: {self.all_captions}"
+        object.__setattr__(self, "identity", digest([self.source.identity, frames]))
 
     @property
-    def identity(self) -> str:
-        stats = (f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in self._files())
-        return "\n".join([str(self.folder), *stats])
+    def parts(self) -> Sequence[int]:
+        return self.source.parts
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        path = self.pictures[index]
+    def name(self, number: int) -> str:
+        return self.source.name(number)
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        captions = self.source.captions(number)
+        return captions if self.all_captions else captions[:1]
+
+    def picture(self, number: int) -> Tensor:
+        """Return the picture in its frame.
+
+        Raises:
+            PictureError: if it is broken or too small, naming it.
+        """
         try:
-            with Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read the picture {path}: {error}") from error
-        if min(picture.size) < self.resolution:
-            raise DataError(
-                f"{path} has {picture.width} x {picture.height} pixels, fewer than data.resolution "
-                f"= {self.resolution}; remove it or lower data.resolution"
-            )
-        picture = ImageOps.fit(
-            picture, (self.resolution, self.resolution), Image.Resampling.LANCZOS
-        )
-        return _as_tensor(np.asarray(picture)), _caption(path)
-
-    def _files(self) -> Iterator[Path]:
-        for picture in self.pictures:
-            yield picture
-            yield _caption_path(picture)
-
-
-def open_pairs(path: str, resolution: int, num_pairs: int | None, seed: int) -> Pairs:
-    """Look at what `path` is, and return its pairs.
-
-    Raises:
-        DataError: if it is nothing that is known.
-    """
-    if path == "bundled":
-        return BundledPairs(num_pairs or 4096, resolution, seed)
-    return FolderPairs(Path(path), resolution, num_pairs)
-
-
-def _caption_path(picture: Path) -> Path:
-    for suffix in CAPTION_SUFFIXES:
-        if (path := picture.with_suffix(suffix)).is_file():
-            return path
-    raise DataError(f"{picture} has no caption: write it into {picture.with_suffix('.txt')}")
-
-
-def _caption(picture: Path) -> str:
-    path = _caption_path(picture)
-    try:
-        return path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the caption {path}: {error}; save it as UTF-8") from error
-
-
-def _as_tensor(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+            return self.framing.frame(decode(self.source.read(number)), number)
+        except PictureError as error:
+            raise PictureError(f"{self.name(number)}: {error}") from error

@@ -91,6 +91,11 @@ class ModelFamily(Protocol):
         """The side in pixels of the pictures that the model was trained on."""
         ...
 
+    @property
+    def picture_divisor(self) -> int:
+        """What the sides of a picture have to be multiples of."""
+        ...
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents of a square picture, or raise."""
         ...

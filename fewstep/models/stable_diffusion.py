@@ -147,14 +147,18 @@ class StableDiffusion:
         """The side in pixels of the pictures that the model was trained on."""
         return self.network.config.sample_size * self._vae_factor
 
+    @property
+    def picture_divisor(self) -> int:
+        """What the sides of a picture have to be multiples of: the autoencoder and the UNet halve."""
+        return self._vae_factor * 2 ** (len(self.network.config.block_out_channels) - 1)
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents of a square picture.
 
         Raises:
             ModelError: if the autoencoder cannot divide the picture evenly.
         """
-        factor = self._vae_factor
-        divisor = factor * 2 ** (len(self.network.config.block_out_channels) - 1)
+        factor, divisor = self._vae_factor, self.picture_divisor
         if resolution % divisor:
             lower = max(resolution // divisor, 1) * divisor
             raise ModelError(

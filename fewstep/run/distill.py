@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fewstep.config import Config, SettingError
-from fewstep.data.latent_cache import LatentCache
+from fewstep.data.loader import Batches, batches_at
 from fewstep.diffusion.losses import check_weighting
 from fewstep.errors import Interrupted
 from fewstep.models.loading import default_device
@@ -17,7 +17,7 @@ from fewstep.run.folder import claim_run_folder, log_entry, truncate_log
 from fewstep.run.paint import check_words
 from fewstep.run.preview import Previews
 from fewstep.run.workshop import Workshop
-from fewstep.training.trainer import StepResult, train
+from fewstep.training.trainer import Requests, StepResult, train
 
 
 class Listener:
@@ -44,7 +44,7 @@ def distill_run(
     shop = Workshop(config, run, device or default_device())
     check_everything(shop)
     claim_run_folder(shop.resolved, run)
-    cache = shop.cache(listener.on_encoded(len(shop.pairs)))
+    batches = shop.batches(listener.on_encoded)
     first_step = shop.checkpoints.load_last()
     truncate_log(run / "metrics.jsonl", first_step)
 
@@ -54,7 +54,7 @@ def distill_run(
         if first_step == 0:
             previews.draw_if_due(0)
         clock = time.perf_counter()
-        for result in steps_of(shop, cache, first_step):
+        for result in steps_of(shop, batches, first_step):
             seconds = time.perf_counter() - clock
             log.write(json.dumps(log_entry(result, config, seconds)) + "\n")
             log.flush()
@@ -89,7 +89,7 @@ def check_everything(shop: Workshop) -> None:
     shop.roles  # noqa: B018
 
 
-def steps_of(shop: Workshop, cache: LatentCache, first_step: int) -> Iterator[StepResult]:
+def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[StepResult]:
     """Return the run's training loop, from `first_step` on."""
     network, settings = shop.roles.network, shop.config.train
     if settings.checkpointing:
@@ -97,11 +97,13 @@ def steps_of(shop: Workshop, cache: LatentCache, first_step: int) -> Iterator[St
     network.train()
     return train(
         shop.named_method[1],
-        shop.denoisers(cache),
+        shop.denoisers(batches),
         shop.weights,
         shop.family.schedule,
         shop.optimizer,
-        lambda samples: cache.batch_at(samples, shop.device),
+        batches_at(
+            batches, Requests(settings, first_step), shop.config.data.workers, shop.device
+        ),
         settings,
         first_step,
     )

@@ -43,7 +43,7 @@ class Previews:
     @cached_property
     def _prompts(self) -> list[str]:
         chosen = list(self.shop.config.train.preview_prompts)
-        return chosen or [self.shop.pairs[i][1] for i in range(min(4, len(self.shop.pairs)))]
+        return chosen or [self.shop.pairs.captions(i)[0] for i in range(min(4, len(self.shop.pairs)))]
 
     @cached_property
     def _teacher(self) -> NDArray[np.uint8]:

@@ -55,7 +55,13 @@ class TerminalListener(Listener):
         self.bar.stop()
 
     def on_encoded(self, total: int) -> Callable[[int], None]:
-        task = self.bar.add_task("encoding pictures", total=total, note="")
+        return self._counting("encoding pictures", total)
+
+    def on_checked(self, total: int) -> Callable[[int], None]:
+        return self._counting("looking at pictures", total)
+
+    def _counting(self, what: str, total: int) -> Callable[[int], None]:
+        task = self.bar.add_task(what, total=total, note="")
         return lambda count: self.bar.advance(task, count)
 
     def on_start(self, shop: Workshop, first_step: int) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from fewstep.config import AdapterSettings, Config, SettingError, from_tables
-from fewstep.data.latent_cache import LatentCache, cache_key, load_cache, prepare
-from fewstep.data.pairs import Pairs, open_pairs
+from fewstep.data.loader import Batches
+from fewstep.data.pairs import Pairs
+from fewstep.data.prompts import Prompts
 from fewstep.diffusion.guidance import guided
 from fewstep.methods import METHODS, Denoisers, Method
 from fewstep.models.adapters import Roles, full_roles, lora_roles
-from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.base import ModelFamily
 from fewstep.models.loading import load_model
+from fewstep.run.supply import Supply
 from fewstep.sampling.contract import Contract
 from fewstep.sampling.painter import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
@@ -100,24 +102,35 @@ class Workshop:
         )
 
     @cached_property
-    def pairs(self) -> Pairs:
-        data = self.config.data
-        return open_pairs(data.path, self.resolution, data.num_pairs, data.seed)
-
-    @cached_property
-    def cache_folder(self) -> Path:
-        codec = fingerprint(*self.family.codec_parts)
-        key = cache_key(self.pairs, self.resolution, codec)
-        return Path(self.config.data.cache or self.run.parent / "cache") / key
-
-    def cache(self, advance: Callable[[int], None] = lambda count: None) -> LatentCache:
-        """Encode what is not encoded yet, and return the whole cache."""
-        family, train = self.family, self.config.train
-        self.family.latent_shape(self.resolution)
-        prepare(
-            self.pairs, family.encode_pictures, family.encode_prompts, self.cache_folder, advance
+    def supply(self) -> Supply:
+        """The data; prompts alone are painted with the scale set, or else with the usual one."""
+        data, scale = self.config.data, self.config.teacher.guidance_scale
+        return Supply(
+            settings=data,
+            family=self.family,
+            resolution=self.resolution,
+            root=Path(data.cache or self.run.parent / "cache"),
+            teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
         )
-        return load_cache(self.cache_folder, train.seed, self.config.data.caption_dropout)
+
+    @property
+    def pairs(self) -> Pairs | Prompts:
+        return self.supply.pairs
+
+    def batches(self, start: Callable[[int], Callable[[int], None]]) -> Batches:
+        """Encode what is not encoded yet, and return what training reads.
+
+        `start` is told how many pairs there are to encode, and gives what is told of each.
+        """
+        data, train = self.config.data, self.config.train
+        if not data.streaming:
+            self.supply.claim()
+            self.supply.fill(advance=start(len(self.pairs)))
+        return self.supply.batches(train.seed, train.batch_size * train.accumulate, self._skipped)
+
+    def _skipped(self, reason: str) -> None:
+        with open(self.run / "skipped.txt", "a", encoding="utf-8") as file:
+            file.write(f"{' '.join(reason.split())}\n")
 
     @cached_property
     def roles(self) -> Roles:
@@ -137,9 +150,9 @@ class Workshop:
     def weights(self) -> Weights:
         return Weights(self.roles.trained, self.roles.averaged)
 
-    def denoisers(self, cache: LatentCache) -> Denoisers:
+    def denoisers(self, batches: Batches) -> Denoisers:
         roles = self.roles
-        uncond = {name: row.to(self.device) for name, row in cache.uncond.items()}
+        uncond = {name: row.to(self.device) for name, row in batches.uncond.items()}
         return Denoisers(
             student=roles.student,
             target=roles.ema if self.config.train.target == "ema" else roles.student,
@@ -177,7 +190,7 @@ class Workshop:
                 "path": config.data.path,
                 "num_pairs": len(self.pairs),
                 "resolution": self.resolution,
-                "digest": self.cache_folder.name,
+                "digest": self.supply.fingerprint.key,
             },
             train={
                 "steps": config.train.steps,

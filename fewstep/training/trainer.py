@@ -105,6 +105,18 @@ def micro_batches(step: int, settings: TrainSettings) -> Iterator[range]:
         yield range(start, start + settings.batch_size)
 
 
+@dataclass(frozen=True)
+class Requests:
+    """The samples of every micro-batch from a step on; it can be gone through again."""
+
+    settings: TrainSettings
+    first_step: int = 0
+
+    def __iter__(self) -> Iterator[range]:
+        for step in range(self.first_step, self.settings.steps):
+            yield from micro_batches(step, self.settings)
+
+
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """Rise linearly over the warm-up, then stay or fall to zero along a half cosine."""
     rise = min(1.0, (step + 1) / (settings.warmup + 1))

@@ -1,19 +1,29 @@
 """The cache gives what encoding on the fly would give, whatever happened while it was made."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 import torch
-from PIL import Image
+from safetensors.torch import load_file
 
-from fewstep.data import latent_cache
-from fewstep.data.latent_cache import cache_key, load_cache, prepare
-from fewstep.data.pairs import BundledPairs, DataError, FolderPairs, open_pairs
-from fewstep.diffusion.random import generator
+from fewstep.config import DataSettings
+from fewstep.data import encoding, latent_cache
+from fewstep.data.encoding import Share
+from fewstep.data.errors import DataError
+from fewstep.data.fingerprint import Fingerprint, claim_cache
+from fewstep.data.latent_cache import open_cache
+from fewstep.data.loader import batches_at
+from fewstep.data.tensor_file import tensor_file
 from fewstep.models.loading import load_model
+from fewstep.run.supply import Supply
+from tests.data.samples import coco, folder_of, noise
 from tests.tiny import tiny_pipeline
 
-PAIRS = BundledPairs(num_pairs=7, resolution=64)
+COUNT = 7
 
 
 @pytest.fixture(scope="module")
@@ -21,107 +31,319 @@ def family():
     return load_model(tiny_pipeline())
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    for module in (latent_cache, encoding):
+        monkeypatch.setattr(module, "SHARD", 3)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("pictures"), COUNT)
+
+
 @pytest.fixture
-def folder(tmp_path, family, monkeypatch):
-    monkeypatch.setattr(latent_cache, "SHARD", 3)
-    prepare(PAIRS, family.encode_pictures, family.encode_prompts, tmp_path)
-    return tmp_path
+def supply(pictures, family, tmp_path):
+    def make(**settings) -> Supply:
+        data = DataSettings(**{"path": str(pictures), "resolution": 64} | settings)
+        return Supply(data, family, 64, tmp_path / "cache", 4.0)
+
+    return make
 
 
-def test_cached_latents_equal_those_encoded_on_the_fly_to_the_bit(folder, family):
-    cache = load_cache(folder, seed=5)
-    batch = cache.batch_at(range(7))
-    order = torch.randperm(7, generator=generator(5, "order", 0)).tolist()
-    for place, row in enumerate(order):
-        shard = row // 3 * 3
-        pictures = torch.stack([PAIRS[i][0] for i in range(shard, min(shard + 3, 7))])
-        mean, std = family.encode_pictures(pictures)
-        draw = generator(5, "x_0", place)
-        torch.rand((), generator=draw)  # the caption's
-        noise = torch.randn(mean.shape[1:], generator=draw)
-        assert torch.equal(batch.x_0[place], mean[row - shard] + std[row - shard] * noise)
-        text = family.encode_prompts([PAIRS[row][1]])["text"]
-        torch.testing.assert_close(batch.cond["text"][place], text[0])
+def filled(supply: Supply, share: Share | None = None) -> Path:
+    supply.claim()
+    supply.fill(share)
+    return supply.cache_folder
 
 
-def test_an_interrupted_cache_continues_and_is_the_same(folder, family, tmp_path):
-    whole = load_cache(folder, seed=0)
-    shard = folder / "latents-00000003.safetensors"
-    shard.unlink()
-    (folder / "text.safetensors").unlink()
-    told = []
-    prepare(PAIRS, family.encode_pictures, family.encode_prompts, folder, told.append)
-    again = load_cache(folder, seed=0)
-    assert told == [3, 3, 1]
-    assert torch.equal(whole.mean, again.mean)
-    assert torch.equal(whole.caption, again.caption)
-
-
-def test_every_epoch_shows_every_pair_once_in_an_order_of_its_own(folder):
-    cache = load_cache(folder, seed=0)
-    first = [cache.batch_at([i]).cond["text"] for i in range(7)]
-    second = [cache.batch_at([i]).cond["text"] for i in range(7, 14)]
-    everything = sorted(float(text.sum()) for text in first)
-    assert everything == sorted(float(text.sum()) for text in second)
-    assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_a_batch_is_a_function_of_its_samples_numbers(folder):
-    cache = load_cache(folder, seed=0)
-    whole = cache.batch_at(range(4)).x_0
-    halves = torch.cat([cache.batch_at(range(2)).x_0, cache.batch_at(range(2, 4)).x_0])
-    assert torch.equal(whole, halves)
-
-
-def test_caption_dropout_drops_captions_at_its_rate(folder):
-    cache = load_cache(folder, seed=0, caption_dropout=0.25)
-    empty = cache.uncond["text"][0]
-    dropped = [torch.equal(row, empty) for row in cache.batch_at(range(2000)).cond["text"]]
-    assert 0.25 - 0.04 < sum(dropped) / 2000 < 0.25 + 0.04
-    whole = load_cache(folder, seed=0).batch_at(range(200)).cond["text"]
-    assert not any(torch.equal(row, empty) for row in whole)
-
-
-def test_the_cache_key_changes_with_all_that_it_depends_on():
-    keys = {
-        cache_key(PAIRS, 64, "codec"),
-        cache_key(PAIRS, 64, "other codec"),
-        cache_key(PAIRS, 128, "codec"),
-        cache_key(BundledPairs(8, 64), 64, "codec"),
-        cache_key(BundledPairs(7, 64, seed=1), 64, "codec"),
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.name}/{name}": value
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(path).items()
     }
-    assert len(keys) == 5
 
 
-def test_a_folder_gives_its_pictures_with_the_captions_beside_them(tmp_path):
-    Image.new("RGB", (100, 80), (255, 0, 0)).save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text(" a red picture\n")
-    pairs = open_pairs(str(tmp_path), 64, None, 0)
-    picture, caption = pairs[0]
-    assert (len(pairs), caption, picture.shape) == (1, "a red picture", (3, 64, 64))
-    assert picture[:, 5, 5].tolist() == [1.0, 0.0, 0.0]
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_what_a_folder_lacks_is_said(tmp_path):
-    with pytest.raises(DataError, match="no folder"):
-        FolderPairs(tmp_path / "nowhere", 64)
-    with pytest.raises(DataError, match="holds no pictures"):
-        FolderPairs(tmp_path, 64)
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a.png has no caption: write it into .*a.txt"):
-        FolderPairs(tmp_path, 64)
-    (tmp_path / "a.txt").write_text("small")
-    with pytest.raises(DataError, match=r"64 x 64 pixels, fewer than data.resolution = 128"):
-        FolderPairs(tmp_path, 128)[0]
-    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
-    with pytest.raises(DataError, match=r"cannot read the caption .*a.txt.*UTF-8"):
-        FolderPairs(tmp_path, 64)[0]
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    with pytest.raises(DataError, match="cannot read the picture"):
-        FolderPairs(tmp_path, 64)[0]
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"flip": True, "crop": "random"}, {"caption_dropout": 0.5}, {"captions": "all"}],
+)
+def test_latents_from_the_cache_equal_those_on_the_fly_to_the_bit(supply, settings, tmp_path):
+    if "captions" in settings:
+        settings = {**settings, "path": str(coco(tmp_path / "coco", COUNT))}
+    made = supply(**settings)
+    filled(made)
+    cached, streamed = made.cache(5, 1), replace(made).stream(5, print)
+    requests = [range(i, i + 4) for i in range(0, 24, 4)]
+    for samples in requests:
+        one, other = cached.read(samples), streamed.batch(streamed.reader(samples))
+        assert torch.equal(one.x_0, other.x_0)
+        torch.testing.assert_close(one.cond["text"], other.cond["text"])
+    torch.testing.assert_close(cached.uncond["text"], streamed.uncond["text"])
 
 
-def test_captions_in_the_cache_are_the_pairs_own(folder):
-    captions = latent_cache._captions(folder)
-    assert captions == [PAIRS[i][1] for i in range(7)]
-    assert json.dumps(captions)
+def test_a_batch_is_a_function_of_its_samples_numbers(supply):
+    filled(supply())
+    cache = supply().cache(0, 1)
+    halves = torch.cat([cache.read(range(2)).x_0, cache.read(range(2, 4)).x_0])
+    assert torch.equal(cache.read(range(4)).x_0, halves)
+    assert not torch.equal(cache.read(range(4)).x_0, supply().cache(1, 1).read(range(4)).x_0)
+
+
+def test_the_posterior_has_the_mean_and_deviation_of_the_autoencoder(supply, family):
+    made = supply()
+    filled(made)
+    cache = made.cache(0, 1)
+    draws = [s for s in range(COUNT * 400) if cache.order.pair(s) == 2]
+    x_0 = cache.read(draws).x_0
+    mean, std = family.encode_pictures(made.pairs.picture(2)[None])
+    torch.testing.assert_close(x_0.mean(0), mean[0], atol=0.25 * std.max().item(), rtol=0)
+    ratio = x_0.std(0) / std[0]
+    assert 0.8 < ratio.min() <= ratio.max() < 1.2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_loader_processes_change_nothing(supply, streaming):
+    made = supply(streaming=streaming, flip=True)
+    if not streaming:
+        filled(made)
+    requests = [range(i, i + 2) for i in range(0, 12, 2)]
+    kinds = [batches_at(made.batches(3, 1, print), requests, workers) for workers in (0, 2)]
+    for samples in requests:
+        one, other = (batch_at(samples) for batch_at in kinds)
+        assert torch.equal(one.x_0, other.x_0)
+        assert torch.equal(one.cond["text"], other.cond["text"])
+
+
+def test_an_error_in_a_loader_process_keeps_its_own_words(supply, pictures, tmp_path):
+    for path in shutil.copytree(pictures, tmp_path / "all").glob("*.png"):
+        path.write_bytes(b"")
+    stream = supply(path=str(tmp_path / "all")).stream(0, print)
+    batch_at = batches_at(stream, [range(2)], workers=1)
+    with pytest.raises(DataError, match=r"^none of the pictures can be used"):
+        batch_at(range(2))
+
+
+def test_flipped_pictures_are_encoded_and_half_of_the_samples(supply, family):
+    made = supply(flip=True)
+    filled(made)
+    cache = made.cache(0, 1)
+    mean, _ = cache._latents(1)
+    picture = made.pairs.picture(1)
+    for view, expected in enumerate((picture, picture.flip(-1))):
+        assert torch.equal(mean[view], family.encode_pictures(expected[None])[0][0])
+
+
+def test_captions_are_dropped_at_their_rate_and_all_of_them_are_shown(supply, tmp_path):
+    made = supply(path=str(coco(tmp_path / "coco", COUNT)), captions="all", caption_dropout=0.25)
+    filled(made)
+    cache = made.cache(0, 1)
+    text = cache.read(range(2000)).cond["text"]
+    dropped = (text == cache.uncond["text"]).all((1, 2)).float().mean()
+    assert abs(dropped - 0.25) < 0.04
+    assert len(torch.unique(text, dim=0)) == 2 * COUNT + 1
+    never = supply(path=str(tmp_path / "coco")).cache
+    filled(supply(path=str(tmp_path / "coco")))
+    kept = never(0, 1).read(range(200)).cond["text"]
+    assert not (kept == cache.uncond["text"]).all((1, 2)).any()
+
+
+def test_a_caption_is_encoded_once_however_often_it_occurs(supply, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "same")
+    for path in folder.glob("*.txt"):
+        path.write_text("the same words")
+    cache = filled(supply(path=str(folder)))
+    rows = [len(value) for name, value in tensors(cache).items() if name.endswith("/text")]
+    assert sum(rows) == 2, "the words and the empty prompt"
+
+
+def test_interrupted_anywhere_it_continues_to_the_same_cache(supply, tmp_path):
+    folder = filled(supply())
+    whole = tensors(folder)
+    for kept in range(len(list(folder.glob("*.safetensors")))):
+        (folder / "index.safetensors").unlink(missing_ok=True)
+        for path in sorted(folder.glob("*-*.safetensors"))[kept:]:
+            path.unlink()
+        told = []
+        supply().fill(advance=told.append)
+        assert sum(told) == COUNT
+        assert same(whole, tensors(folder))
+
+
+def test_several_processes_make_the_same_cache(supply):
+    whole = tensors(filled(supply()))
+    made, barrier = replace(supply(), root=supply().root / "other"), Barrier(3)
+    made.claim()
+    counts = [[], [], []]
+    shares = [
+        Thread(target=made.fill, args=(Share(rank, 3, barrier.wait), counts[rank].append))
+        for rank in range(3)
+    ]
+    for share in shares:
+        share.start()
+    for share in shares:
+        share.join()
+    assert [sum(count) for count in counts] == [3, 3, 1]
+    assert same(whole, tensors(made.cache_folder))
+
+
+def test_a_broken_picture_is_skipped_counted_and_listed(supply, tmp_path):
+    path = coco(tmp_path / "coco", COUNT, broken=(2, 5))
+    made = supply(path=str(path), max_skipped=0.3)
+    folder = filled(made)
+    assert len(made.cache(0, 1)) == COUNT - 2
+    listed = (folder / "skipped.txt").read_text().splitlines()
+    names = [Path(line.split(": ")[0]).stem for line in listed]
+    assert names == ["000000000002", "000000000005"]
+    few = supply(path=str(path), max_skipped=0.2)
+    shutil.rmtree(folder)
+    few.claim()
+    with pytest.raises(DataError, match=r"2 pictures cannot be used, .*max_skipped allows 1"):
+        few.fill()
+
+
+def test_a_stream_replaces_a_broken_picture_tells_it_once_and_stops_at_the_limit(supply, tmp_path):
+    path = coco(tmp_path / "coco", COUNT, broken=(2, 5))
+    told = []
+    stream = supply(path=str(path), max_skipped=0.3).stream(0, told.append)
+    for _ in range(2):
+        batch = stream.batch(stream.reader(range(COUNT)))
+        assert batch.x_0.isfinite().all()
+    assert len(told) == 2
+    few = supply(path=str(path), max_skipped=0.2).stream(0, told.append)
+    with pytest.raises(DataError, match=r"data.max_skipped = 0.2 allows 1"):
+        few.batch(few.reader(range(COUNT)))
+
+
+def test_no_usable_picture_at_all_is_an_error(supply, tmp_path):
+    folder = folder_of(tmp_path / "p", 2, size=(20, 20))
+    made = supply(path=str(folder), max_skipped=0.99)
+    made.claim()
+    with pytest.raises(DataError, match=r"too few: data.resolution 64 would enlarge it"):
+        made.fill()
+
+
+def test_buckets_keep_sizes_apart_and_a_step_sees_one(supply, tmp_path):
+    folder = folder_of(tmp_path / "p", 5, size=(64, 64))
+    for i in range(5, 9):
+        noise(i, (128, 64)).save(folder / f"{i:03d}.png")
+        (folder / f"{i:03d}.txt").write_text(f"picture {i}")
+    made = supply(path=str(folder), buckets=True)
+    filled(made)
+    cache = made.cache(0, 2)
+    assert len(cache.sizes) == 2
+    shapes = {tuple(cache.read(range(i, i + 2)).x_0.shape) for i in range(0, 40, 2)}
+    assert len(shapes) == 2
+    with pytest.raises(ValueError, match=r"data.buckets.*false with data.streaming"):
+        supply(buckets=True, streaming=True)
+
+
+def test_a_setting_that_has_changed_is_said_and_encoded_anew(supply, pictures):
+    first = supply()
+    assert first.claim() == []
+    first.fill()
+    assert first.claim() == []
+    other = supply(flip=True)
+    (note,) = other.claim()
+    assert "num_views was 1 and is 2" in note
+    assert other.cache_folder != first.cache_folder
+    assert first.fingerprint.made_from["codec"] == other.fingerprint.made_from["codec"]
+
+
+def test_the_key_changes_with_every_setting_that_counts(supply, tmp_path):
+    changes = [{}, {"flip": True}, {"crop": "random"}, {"max_upscale": 3.0}, {"num_pairs": 3},
+               {"captions": "all"}, {"seed": 1}, {"buckets": True},
+               {"path": str(folder_of(tmp_path / "p", 2))}]  # fmt: skip
+    keys = [supply(**settings).fingerprint.key for settings in changes]
+    assert len(set(keys)) == len(keys)
+    harmless = ({"workers": 2}, {"max_skipped": 0.5}, {"caption_dropout": 0.1})
+    assert {supply(**settings).fingerprint.key for settings in harmless} == {keys[0]}
+
+
+def test_another_autoencoder_makes_another_cache(supply, family):
+    made = supply()
+    vae = family.vae
+    with torch.no_grad():
+        weight = next(vae.parameters())
+        weight.add_(1.0)
+        other = replace(made)
+        key = other.fingerprint.key
+        weight.sub_(1.0)
+    assert key != made.fingerprint.key
+
+
+def test_a_cache_of_another_model_under_this_name_is_refused(supply):
+    folder = filled(supply())
+    about = json.loads((folder / "cache.json").read_text())
+    about["made_from"]["codec"] = "another"
+    (folder / "cache.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"holds another cache \(codec was another and is"):
+        supply().claim()
+
+
+def test_other_libraries_are_said_and_never_mixed(tmp_path):
+    made = {"path": "p"}
+    assert claim_cache(tmp_path, Fingerprint(made, {"torch": "1"})) == []
+    with pytest.raises(DataError, match=r"begun with other libraries \(torch was 1 and is 2\)"):
+        claim_cache(tmp_path, Fingerprint(made, {"torch": "2"}))
+    (tmp_path / Fingerprint(made, {}).key / "index.safetensors").write_bytes(b"")
+    (note,) = claim_cache(tmp_path, Fingerprint(made, {"torch": "2"}))
+    assert "used as it is: delete it to encode anew" in note
+
+
+def test_prompts_alone_are_painted_by_the_teacher(supply, family, tmp_path):
+    (tmp_path / "p.txt").write_text("a red heart\ntwo stars\n")
+    made = supply(path=str(tmp_path / "p.txt"), num_pairs=4, teacher_steps=2)
+    filled(made)
+    cache = made.cache(0, 1)
+    mean, std = (torch.stack([cache._latents(i)[half][0] for i in range(4)]) for half in (0, 1))
+    assert mean.shape == (4, *family.latent_shape(64))
+    assert std.abs().max() == 0
+    assert len(torch.unique(mean, dim=0)) == 4, "the same prompt twice is two pictures"
+    with pytest.raises(ValueError, match="holds prompts alone"):
+        made.stream(0, print)
+    assert made.fingerprint.key != replace(made, teacher_guidance=2.0).fingerprint.key
+
+
+def test_a_shard_that_is_not_whole_is_noticed(supply):
+    folder = filled(supply())
+    path = folder / "latents-000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    tensor_file.cache_clear()
+    with pytest.raises(DataError, match=r"latents-000001.* is not whole; delete it and run"):
+        supply().cache(0, 1).read(range(COUNT))
+    (folder / "index.safetensors").unlink()
+    with pytest.raises(DataError, match="not filled to its end; run fewstep prepare"):
+        open_cache(folder, 0)
+
+
+def test_no_space_is_said_before_any_work_and_leaves_nothing_half_written(supply, monkeypatch):
+    made = supply()
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"has 0 MB left and .* MB are needed"):
+        made.claim()
+    monkeypatch.undo()
+    for module in (latent_cache, encoding):
+        monkeypatch.setattr(module, "SHARD", 3)
+    made.claim()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(encoding, "write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        made.fill()
+    assert [path.name for path in made.cache_folder.iterdir()] == ["cache.json"]
+
+
+def test_memory_holds_the_index_and_not_the_latents(supply):
+    filled(supply())
+    cache = supply().cache(0, 1)
+    held = sum(t.numel() * t.element_size() for t in vars(cache).values() if torch.is_tensor(t))
+    assert held <= 8 * (5 * COUNT + 1)

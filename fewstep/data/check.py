@@ -1,0 +1,98 @@
+"""`fewstep data check`: look at every pair, and say what there is and what is wrong with it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from PIL import Image
+
+from fewstep.data.errors import PictureError
+from fewstep.data.framing import Framing
+from fewstep.data.pictures import decode, open_picture
+from fewstep.data.source import Source
+
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass
+class Findings:
+    """What was found: sizes of the usable pictures, lengths of captions, and the bad files."""
+
+    pairs: int
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    captions: list[int] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    too_small: list[str] = field(default_factory=list)
+
+    def lines(self, listed: int = 20) -> list[str]:
+        """Return the findings in words, with at most `listed` files of each sort."""
+        lines = [f"{self.pairs} pictures, {len(self.captions)} captions"]
+        if self.sizes:
+            lines += [
+                f"formats     {_counted(self.formats)}",
+                f"width       {_spread([width for width, _ in self.sizes])}",
+                f"height      {_spread([height for _, height in self.sizes])}",
+                f"short side  {_spread([min(size) for size in self.sizes])}",
+            ]
+        if self.kinds:
+            lines += [f"among them  {_counted(self.kinds)}"]
+        lines += [f"captions    {_spread(self.captions)} characters"]
+        for what, files in (("broken", self.broken), ("too small", self.too_small)):
+            if files:
+                lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files[:listed])]
+                lines += [f"  and {len(files) - listed} more"] if len(files) > listed else []
+        return lines
+
+
+def check_source(
+    source: Source,
+    framing: Framing | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Findings:
+    """Decode every picture to its end; with a framing also say which are too small for it."""
+    found = Findings(len(source))
+    for number in range(len(source)):
+        found.captions += [len(caption) for caption in source.captions(number)]
+        try:
+            content = source.read(number)
+            header = open_picture(content)
+            picture = decode(content)
+            found.sizes.append(picture.size)
+            found.formats[header.format or "unknown"] += 1
+            found.kinds.update(_kinds(header))
+            if framing is not None:
+                _check_size(framing, picture.size, source.name(number), found)
+        except PictureError as error:
+            found.broken.append(f"{source.name(number)}: {error}")
+        advance(1)
+    return found
+
+
+def _check_size(framing: Framing, size: tuple[int, int], name: str, found: Findings) -> None:
+    try:
+        framing.size_for(size)
+    except PictureError as error:
+        found.too_small.append(f"{name}: {error}")
+
+
+def _kinds(header: Image.Image) -> list[str]:
+    """Name what is done to a picture before it is used."""
+    kinds = {
+        "animated (the first frame is used)": getattr(header, "n_frames", 1) > 1,
+        "turned upright": header.getexif().get(EXIF_ORIENTATION, 1) != 1,
+        "transparent (put on white)": header.has_transparency_data,
+        "CMYK": header.mode == "CMYK",
+        "16 bits": header.mode.startswith("I"),
+    }
+    return [kind for kind, holds in kinds.items() if holds]
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counter.most_common())
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{min(values)} to {max(values)}, half below {median(values):g}" if values else "none"

@@ -1,0 +1,73 @@
+"""COCO: one JSON file of captions, and the folder of pictures that it names."""
+
+import json
+from pathlib import Path
+
+from fewstep.data.captions import checked, read_text
+from fewstep.data.errors import DataError
+from fewstep.data.source import PictureFiles, check_present
+
+
+def captions_files(folder: Path) -> list[Path]:
+    """Return the caption files of a COCO folder."""
+    return sorted([*folder.glob("annotations/captions_*.json"), *folder.glob("captions_*.json")])
+
+
+def read_coco(path: Path, pictures: Path | None = None) -> PictureFiles:
+    """Read a captions file (`captions_train2017.json`), or a folder with one in `annotations/`.
+
+    The pictures lie in `train2017/`, beside the file or one folder up, or in `pictures`. Captions
+    are in the order of their ids.
+
+    Raises:
+        DataError: if it does not parse, is no captions file, or a picture has no caption.
+    """
+    if path.is_dir():
+        path = _only(captions_files(path), path)
+    try:
+        table = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error}; was it copied to its end?") from error
+    try:
+        names = {image["id"]: str(image["file_name"]) for image in table["images"]}
+        notes = sorted(
+            (note["image_id"], note["id"], note["caption"]) for note in table["annotations"]
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is no COCO captions file ({error!r}); it needs images with id and file_name, "
+            "and annotations with image_id, id and caption, such as captions_train2017.json"
+        ) from error
+    texts: dict[object, list[str]] = {image: [] for image in names}
+    for image, number, caption in notes:
+        if image not in texts:
+            raise DataError(f"{path}: annotation {number} is of image {image}, which is not there")
+        texts[image].append(checked(caption, f"{path}: annotation {number}"))
+    order = sorted(names, key=lambda image: names[image])
+    for image in order:
+        checked(" ".join(texts[image][:1]) or None, f"{path}: image {names[image]}")
+    folder = pictures or _pictures_of(path)
+    files = [names[image] for image in order]
+    check_present(folder, files, path)
+    return PictureFiles(folder, tuple(files), tuple(tuple(texts[image]) for image in order))
+
+
+def _only(found: list[Path], folder: Path) -> Path:
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"{folder} holds {len(found)} caption files; set data.path to one of "
+        f"{', '.join(str(path) for path in found)}"
+    )
+
+
+def _pictures_of(path: Path) -> Path:
+    name = path.stem.removeprefix("captions_")
+    candidates = [path.parent.parent / name, path.parent / name, path.parent / "images"]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise DataError(
+        f"the pictures of {path} are in none of {', '.join(map(str, candidates))}; put them there, "
+        "or set data.pictures to their folder"
+    )

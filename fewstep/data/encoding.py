@@ -1,0 +1,181 @@
+"""Fill a latent cache: shard by shard, by any number of processes, from where it was left."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fewstep.data.errors import DataError, PictureError
+from fewstep.data.latent_cache import INDEX, SHARD, shard_file
+from fewstep.data.pairs import Captioned
+from fewstep.files import write_file
+from fewstep.types import Conditioning, Latents
+
+PROMPTS_AT_ONCE = 64
+Encoded = tuple[Latents, Latents]
+"""Mean and standard deviation of the latents of one pair's views, each [views, C, H, W]."""
+
+EncodePairs = Callable[[Sequence[int]], Iterable[Encoded | PictureError]]
+"""Encode the pairs with these numbers; one that cannot be used gives its error instead."""
+
+EncodePrompts = Callable[[Sequence[str]], Conditioning]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process of how many this one is, and how it waits for the others."""
+
+    rank: int = 0
+    world_size: int = 1
+    wait: Callable[[], None] = field(default=lambda: None)
+
+    def of(self, count: int) -> range:
+        """Return the numbers below `count` that are this process's own."""
+        return range(self.rank, count, self.world_size)
+
+
+def fill_cache(
+    folder: Path,
+    pairs: Captioned,
+    encode_pairs: EncodePairs,
+    encode_prompts: EncodePrompts,
+    max_skipped: float,
+    share: Share = Share(),
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Encode every pair and every distinct caption that the folder does not hold yet.
+
+    `advance` is told how many more pairs are done.
+
+    Raises:
+        DataError: if more than the share `max_skipped` of the pictures cannot be used, or latents
+            are not finite.
+    """
+    if (folder / INDEX).is_file():
+        advance(len(pairs))
+        return
+    limit, skipped = max_skipped * len(pairs), []
+    for number in share.of(-(-len(pairs) // SHARD)):
+        path = shard_file(folder, "latents", number)
+        numbers = range(number * SHARD, min((number + 1) * SHARD, len(pairs)))
+        if path.exists():
+            advance(len(numbers))
+        else:
+            check = partial(_check_skipped, limit=limit, before=skipped)
+            _write_latents(path, numbers, pairs, encode_pairs, check, advance)
+        skipped += _about(path)["skipped"]
+    share.wait()
+    shards = [_about(shard_file(folder, "latents", n)) for n in range(-(-len(pairs) // SHARD))]
+    _check_skipped([reason for shard in shards for reason in shard["skipped"]], limit)
+    distinct = sorted({caption for shard in shards for row in shard["captions"] for caption in row})
+    texts = ["", *(caption for caption in distinct if caption)]
+    _write_texts(folder, texts, encode_prompts, share)
+    share.wait()
+    if share.rank == 0:
+        _write_index(folder, shards, texts)
+    share.wait()
+
+
+def _write_latents(
+    path: Path,
+    numbers: Sequence[int],
+    pairs: Captioned,
+    encode_pairs: EncodePairs,
+    check: Callable[[Sequence[str]], None],
+    advance: Callable[[int], None],
+) -> None:
+    rows: dict[str, list[Encoded]] = {}
+    kept: list[tuple[str, int]] = []
+    captions, skipped = [], []
+    for number, encoded in zip(numbers, encode_pairs(numbers), strict=True):
+        if isinstance(encoded, PictureError):
+            skipped.append(" ".join(str(encoded).split()))
+            check(skipped)
+        else:
+            _check_finite(encoded, pairs.name(number))
+            size = "x".join(map(str, encoded[0].shape[1:]))
+            kept.append((size, len(rows.setdefault(size, []))))
+            rows[size].append(encoded)
+            captions.append(pairs.captions(number))
+        advance(1)
+    tensors = {
+        f"{what}.{size}": torch.stack([encoded[i] for encoded in group])
+        for size, group in rows.items()
+        for i, what in enumerate(("mean", "std"))
+    }
+    about = {"kept": kept, "captions": captions, "skipped": skipped}
+    write_file(path, save(tensors, {"about": json.dumps(about)}))
+
+
+def _check_finite(encoded: Encoded, name: str) -> None:
+    if not all(half.isfinite().all() for half in encoded):
+        raise DataError(
+            f"the latents of {name} are not finite; check the picture, or use another autoencoder"
+        )
+
+
+def _check_skipped(reasons: Sequence[str], limit: float, before: Sequence[str] = ()) -> None:
+    if len(before) + len(reasons) > limit:
+        raise DataError(
+            f"{len(before) + len(reasons)} pictures cannot be used, and data.max_skipped allows "
+            f"{int(limit)}; the last is {reasons[-1]}. fewstep data check lists them all: mend or "
+            "remove them, or raise data.max_skipped"
+        )
+
+
+def _write_texts(
+    folder: Path, texts: Sequence[str], encode_prompts: EncodePrompts, share: Share
+) -> None:
+    for number in share.of(-(-len(texts) // SHARD)):
+        path = shard_file(folder, "text", number)
+        if not path.exists():
+            own = texts[number * SHARD : (number + 1) * SHARD]
+            parts = [
+                encode_prompts(own[i : i + PROMPTS_AT_ONCE])
+                for i in range(0, len(own), PROMPTS_AT_ONCE)
+            ]
+            tensors = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+            write_file(path, save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> None:
+    number_of = {text: number for number, text in enumerate(texts)}
+    sizes = sorted({size for shard in shards for size, _ in shard["kept"]})
+    if not sizes:
+        raise DataError(f"{folder} would hold no pair: none of the pictures can be used")
+    captions = [row for shard in shards for row in shard["captions"]]
+    columns: dict[str, list[int]] = {
+        "shard": [number for number, shard in enumerate(shards) for _ in shard["kept"]],
+        "size": [sizes.index(size) for shard in shards for size, _ in shard["kept"]],
+        "row": [row for shard in shards for _, row in shard["kept"]],
+        "first": list(_running_sums(map(len, captions))),
+        "caption": [number_of[caption] for row in captions for caption in row],
+    }
+    tensors: dict[str, Tensor] = {name: torch.tensor(rows) for name, rows in columns.items()}
+    skipped = [reason for shard in shards for reason in shard["skipped"]]
+    write_file(folder / "skipped.txt", "".join(f"{reason}\n" for reason in skipped))
+    first = shard_file(folder, "latents", columns["shard"][0])
+    with safe_open(first, "pt") as file:
+        views = file.get_slice(next(iter(file.keys()))).get_shape()[1]
+    about = json.dumps({"sizes": sizes, "num_views": views, "skipped": len(skipped)})
+    write_file(folder / INDEX, save(tensors, {"about": about}))
+
+
+def _running_sums(lengths: Iterable[int]) -> Iterator[int]:
+    total = 0
+    yield total
+    for length in lengths:
+        total += length
+        yield total
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["about"])

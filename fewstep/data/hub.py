@@ -1,0 +1,110 @@
+"""Datasets of the `datasets` library: from the Hub, saved to disk, or a folder of parquet files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewstep.data.captions import checked
+from fewstep.data.errors import DataError
+from fewstep.data.folder import CAPTION_COLUMNS
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a dataset that has an image column and a column of captions."""
+
+    table: Any
+    image: str
+    caption: str
+    where: str
+
+    @property
+    def identity(self) -> str:
+        return f"{self.table._fingerprint} {self.image} {self.caption}"
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return (len(self.table),)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def name(self, number: int) -> str:
+        return f"{self.where} row {number}"
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        value = self.table[self.caption][number]
+        values = value if isinstance(value, list) else [value]
+        return tuple(checked(text, self.name(number)) for text in values or [None])
+
+    def read(self, number: int) -> bytes:
+        image = self.table[number][self.image]
+        return image["bytes"] or Path(image["path"]).read_bytes()
+
+    def pick(self, numbers: Sequence[int]) -> "Rows":
+        return Rows(self.table.select(list(numbers)), self.image, self.caption, self.where)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Return whether a folder was written by `save_to_disk`, or holds parquet files."""
+    saved = ("state.json", "dataset_dict.json")
+    return any((folder / name).is_file() for name in saved) or bool(_parquet(folder))
+
+
+def read_dataset(
+    path: str, split: str, image_column: str | None = None, caption_column: str | None = None
+) -> Rows:
+    """Open a folder or a Hub id; columns that are not named are found by their type and name.
+
+    Raises:
+        DataError: if it cannot be had, or its columns cannot be told.
+    """
+    table = _loaded(path, split)
+    from datasets import Image
+
+    features = table.features
+    images = [name for name, kind in features.items() if isinstance(kind, Image)]
+    image = image_column or (images[0] if len(images) == 1 else "")
+    named = [name for name in (*CAPTION_COLUMNS, "captions") if name in features]
+    caption = caption_column or (named[0] if named else "")
+    for setting, column in (("image_column", image), ("caption_column", caption)):
+        if column not in features:
+            raise DataError(
+                f"{path} has the columns {', '.join(features)}; set data.{setting} to one of them"
+            )
+    if image not in images:
+        raise DataError(f"data.image_column is {image!r}, which holds no pictures")
+    return Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
+
+
+def _loaded(path: str, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"data.path is {path!r}, a dataset; install what reads it: pip install 'fewstep[data]'"
+        ) from error
+    datasets.disable_progress_bars()
+    folder = Path(path)
+    try:
+        if not folder.is_dir():
+            return datasets.load_dataset(path, split=split)
+        if found := _parquet(folder):
+            return datasets.load_dataset("parquet", data_files=found, split="train")
+        loaded = datasets.load_from_disk(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"cannot load data.path = {path!r}: it is no folder or file here, and as a dataset it "
+            f"cannot be had ({reason})"
+        ) from error
+    if not isinstance(loaded, datasets.DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise DataError(f"data.split is {split!r}; {path} has {', '.join(loaded)}")
+    return loaded[split]
+
+
+def _parquet(folder: Path) -> list[str]:
+    return sorted(str(file) for file in [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])

@@ -1,0 +1,107 @@
+"""Processes that read ahead, so that the next batch is there when the step is done."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fewstep.errors import UserError
+from fewstep.methods.base import Batch
+from fewstep.types import Conditioning
+
+Reader = Callable[[Sequence[int]], Any]
+"""Reads samples by their numbers in the whole run; it can be sent to another process."""
+
+
+class Batches(Protocol):
+    """Where the batches of a run come from: a cache, or a stream that is encoded on the fly."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def reader(self) -> Reader:
+        """What loader processes may do ahead."""
+        ...
+
+    @property
+    def uncond(self) -> Conditioning:
+        """The empty prompt's conditioning, one row."""
+        ...
+
+    def batch(self, read: Any) -> Batch:
+        """Make a batch of what was read."""
+        ...
+
+
+def batches_at(
+    batches: Batches,
+    requests: Iterable[Sequence[int]],
+    workers: int,
+    device: torch.device | str = "cpu",
+) -> Callable[[Sequence[int]], Batch]:
+    """Return the function from samples to their batch on a device.
+
+    With workers it has to be asked for the `requests`, in their order.
+    """
+    read = read_ahead(batches.reader, requests, workers)
+
+    def batch_at(samples: Sequence[int]) -> Batch:
+        batch = batches.batch(read(samples))
+        cond = {name: value.to(device) for name, value in batch.cond.items()}
+        return Batch(batch.x_0.to(device), cond)
+
+    return batch_at
+
+
+@dataclass(frozen=True)
+class _Reads(Dataset):
+    """What `read` gives; an error that is the user's comes back as a value, so in its own words."""
+
+    read: Reader
+
+    def __getitem__(self, samples: Sequence[int]) -> Any:
+        try:
+            return self.read(samples)
+        except UserError as error:
+            return error
+
+
+def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) -> Reader:
+    """Return `read`, done ahead by `workers` processes in the order of the requests.
+
+    With no workers it is `read` itself. What it gives is the same for any number of them.
+    """
+    if not workers:
+        return read
+    loader = DataLoader(
+        _Reads(read),
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals,
+    )
+    results: Iterator[tuple[Sequence[int], Any]] = zip(requests, loader, strict=True)
+
+    def next_read(samples: Sequence[int]) -> Any:
+        asked, result = next(results)
+        if list(asked) != list(samples):
+            raise RuntimeError(f"samples {samples} were asked for, and {asked} were read ahead")
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    return next_read
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave Ctrl-C to the training process, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

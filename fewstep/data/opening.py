@@ -1,0 +1,87 @@
+"""From `data.path` to pairs: what it is, is found by looking."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fewstep.config import DataSettings
+from fewstep.data.coco import captions_files, read_coco
+from fewstep.data.errors import DataError
+from fewstep.data.folder import TABLES, read_folder, read_metadata
+from fewstep.data.framing import Framing, buckets_of
+from fewstep.data.hub import is_saved_dataset, read_dataset
+from fewstep.data.pairs import BundledPairs, Pairs, PicturePairs
+from fewstep.data.prompts import Prompts, read_prompts
+from fewstep.data.shards import find_shards, read_shards
+from fewstep.data.source import Source
+from fewstep.diffusion.random import generator
+
+BUNDLED_PAIRS, COCO_PAIRS = 4096, 5000
+"""How many pairs are taken of a set that has more, where no number is set."""
+
+HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
+
+
+def open_data(data: DataSettings, resolution: int, divisor: int = 8) -> Pairs | Prompts:
+    """Return the pairs, or the bare prompts, that the table [data] asks for.
+
+    `divisor` is what the sides of a bucket are multiples of.
+
+    Raises:
+        DataError: if the path is nothing that is known, or what lies there cannot be used.
+    """
+    if data.path == "bundled":
+        return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
+    if data.path.endswith(".txt"):
+        return read_prompts(Path(data.path), data.num_pairs, data.seed)
+    source, usual = open_source(data)
+    source = subset(source, data.num_pairs or usual, data.seed)
+    buckets = buckets_of(resolution, divisor) if data.buckets else ()
+    framing = Framing(resolution, data.crop, data.max_upscale, buckets, data.seed)
+    return PicturePairs(source, framing, data.captions == "all")
+
+
+def open_source(data: DataSettings) -> tuple[Source, int | None]:
+    """Return the whole of what lies at `data.path`, and how many pairs are usually taken of it.
+
+    Raises:
+        DataError: if it is nothing that is known.
+    """
+    path = Path(data.path)
+    pictures = Path(data.pictures) if data.pictures else None
+    if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
+        return read_coco(path, pictures), COCO_PAIRS
+    if path.suffix in (".jsonl", ".csv"):
+        return read_metadata(path, pictures), None
+    if path.is_dir():
+        return _open_folder(path, data), None
+    if path.suffix == ".tar" or ":" in data.path:
+        return read_shards(find_shards(data.path)), None
+    if not path.exists() and HUB_ID.fullmatch(data.path):
+        return read_dataset(data.path, data.split, data.image_column, data.caption_column), None
+    raise DataError(
+        f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
+        ".csv, no .tar shards, no .txt of prompts and no Hub id; give one of these, or 'bundled'"
+    )
+
+
+def _open_folder(folder: Path, data: DataSettings) -> Source:
+    tables = [folder / name for name in TABLES if (folder / name).is_file()]
+    if tables:
+        return read_metadata(tables[0], Path(data.pictures) if data.pictures else None)
+    if shards := find_shards(str(folder)):
+        return read_shards(shards)
+    if is_saved_dataset(folder):
+        return read_dataset(str(folder), data.split, data.image_column, data.caption_column)
+    return read_folder(folder)
+
+
+def subset(source: Source, count: int | None, seed: int) -> Source:
+    """Return `count` pairs of a source, chosen by the seed, in the source's own order."""
+    if count is None or count >= len(source):
+        return source
+    chosen = torch.randperm(len(source), generator=generator(seed, "subset"))[:count]
+    numbers: Sequence[int] = chosen.sort().values.tolist()
+    return source.pick(numbers)

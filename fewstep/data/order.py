@@ -1,0 +1,113 @@
+"""Which pair each sample of the run shows: a function of the seed and the sample's number alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.diffusion.random import generator
+
+
+class Order(Protocol):
+    """The order of the whole run, without end."""
+
+    def pair(self, sample: int) -> int:
+        """Return the pair that this sample of the run shows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every epoch shows every pair once, in an order of its own.
+
+    Pairs lie together in `parts`. The parts are shuffled, and behind one another they go through a
+    shuffle buffer of `buffer` pairs, so that what is read at a time lies near together; a set that
+    fits into the buffer is shuffled as a whole.
+    """
+
+    parts: tuple[int, ...]
+    seed: int
+    buffer: int
+
+    @cached_property
+    def length(self) -> int:
+        return sum(self.parts)
+
+    def pair(self, sample: int) -> int:
+        return self.at(*divmod(sample, self.length))
+
+    def at(self, epoch: int, place: int) -> int:
+        """Return the pair at a place of an epoch."""
+        window, inside = divmod(place, self.buffer)
+        first = window * self.buffer
+        size = min(self.buffer, self.length - first)
+        moved = first + int(_shuffle(self.seed, "window", epoch, window, size)[inside])
+        return self._in_shuffled_parts(epoch, moved)
+
+    def _in_shuffled_parts(self, epoch: int, place: int) -> int:
+        if self.length <= self.buffer:
+            return place
+        ends, starts = _laid_out(self.parts, self.seed, epoch)
+        part = int(torch.searchsorted(ends, place, right=True))
+        return int(starts[part]) + place - (int(ends[part - 1]) if part else 0)
+
+
+@dataclass(frozen=True)
+class Bucketed:
+    """An order in which every `group` samples, a step's batch, are of one bucket.
+
+    An epoch goes through the groups of all buckets in an order of its own; a bucket's last group is
+    filled up from the bucket's beginning.
+    """
+
+    bucket: Tensor
+    group: int
+    seed: int
+    buffer: int
+
+    @cached_property
+    def members(self) -> list[Tensor]:
+        """The pairs of each bucket."""
+        return [torch.nonzero(self.bucket == b).flatten() for b in self.bucket.unique().tolist()]
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """How many groups there are up to each bucket's last."""
+        return list(accumulate(-(-len(members) // self.group) for members in self.members))
+
+    def pair(self, sample: int) -> int:
+        step, place = divmod(sample, self.group)
+        epoch, slot = divmod(step, self.ends[-1])
+        group = int(_shuffle(self.seed, "groups", epoch, 0, self.ends[-1])[slot])
+        which = next(i for i, end in enumerate(self.ends) if group < end)
+        members = self.members[which]
+        group -= self.ends[which - 1] if which else 0
+        inside = Shuffled((len(members),), self.seed + which, self.buffer)
+        return int(members[inside.at(epoch, (group * self.group + place) % len(members))])
+
+
+def ordered(
+    parts: Sequence[int], seed: int, buffer: int, bucket: Tensor | None = None, group: int = 1
+) -> Order:
+    """Return the order of pairs in `parts`; those of several buckets meet in groups."""
+    if bucket is None or len(bucket.unique()) == 1:
+        return Shuffled(tuple(parts), seed, buffer)
+    return Bucketed(bucket, group, seed, buffer)
+
+
+@lru_cache(maxsize=8)
+def _shuffle(seed: int, what: str, epoch: int, number: int, length: int) -> Tensor:
+    return torch.randperm(length, generator=generator(seed, "order", what, epoch, number))
+
+
+@lru_cache(maxsize=2)
+def _laid_out(parts: tuple[int, ...], seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Return where each part ends in the epoch, and with which pair it starts."""
+    sizes = torch.tensor(parts)
+    chosen = _shuffle(seed, "parts", epoch, 0, len(parts))
+    starts = sizes.cumsum(0) - sizes
+    return sizes[chosen].cumsum(0), starts[chosen]

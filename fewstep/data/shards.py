@@ -1,0 +1,170 @@
+"""Webdataset shards: plain tar files of `key.jpg` with `key.txt`, read where they lie.
+
+A shard is never unpacked and nothing in it is run or unpickled: one look through its headers finds
+where each picture and caption begins, and reading one is one read at that place.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from fewstep.data.captions import checked
+from fewstep.data.errors import DataError
+from fewstep.data.folder import CAPTION_SUFFIXES
+from fewstep.data.pictures import SUFFIXES
+from fewstep.data.source import digest
+
+PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Pictures in tar files. A row of `places` is one pair: its shard, then offset and size of the
+    picture and of the caption, in bytes."""
+
+    files: tuple[Path, ...]
+    places: np.ndarray
+
+    @property
+    def identity(self) -> str:
+        stats = ((file.name, file.stat()) for file in self.files)
+        lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+        return digest([*lines, hashlib.sha256(np.ascontiguousarray(self.places)).hexdigest()])
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return np.bincount(self.places[:, 0], minlength=len(self.files)).tolist()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, number: int) -> str:
+        shard, offset, *_ = self.places[number]
+        return f"{self.files[shard]} at byte {offset}"
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        shard, _, _, offset, size = self.places[number].tolist()
+        return (_caption(_read(self.files[shard], offset, size), self.name(number)),)
+
+    def read(self, number: int) -> bytes:
+        shard, offset, size, *_ = self.places[number].tolist()
+        return _read(self.files[shard], offset, size)
+
+    def pick(self, numbers: Sequence[int]) -> "Shards":
+        return Shards(self.files, self.places[np.asarray(numbers, dtype=np.int64)])
+
+
+def find_shards(path: str) -> tuple[Path, ...]:
+    """Return the tar files of a folder, a file, or a pattern such as `shards/{0000..0041}.tar`.
+
+    Raises:
+        DataError: if it is a command or an address rather than a file, or one is missing.
+    """
+    if path.startswith("pipe:") or "://" in path:
+        raise DataError(
+            f"data.path is {path!r}; shards are read from files alone, no command is run and no "
+            "address is opened: copy them to a disk, or mount their store"
+        )
+    if Path(path).is_dir():
+        return tuple(sorted(Path(path).glob("*.tar")))
+    files = tuple(Path(name) for name in _expanded(path))
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{len(missing)} of {len(files)} shards are missing, such as {missing[0]}")
+    return files
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    match = BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _expanded(
+            f"{pattern[: match.start()]}{number:0{len(first)}}{pattern[match.end() :]}"
+        )
+
+
+def read_shards(files: Sequence[Path]) -> Shards:
+    """Look through the headers of every shard.
+
+    Raises:
+        DataError: if one is damaged or unsafe, or a picture has no caption.
+    """
+    rows = [row for number, file in enumerate(files) for row in _rows(number, file)]
+    if not rows:
+        raise DataError(
+            f"{files[0]} and the others hold no picture with a caption: a pair is key.jpg, .png or "
+            ".webp with key.txt"
+        )
+    return Shards(tuple(files), np.array(rows, dtype=np.int64))
+
+
+def _rows(number: int, file: Path) -> list[tuple[int, int, int, int, int]]:
+    pictures: dict[str, tuple[int, int]] = {}
+    captions: dict[str, tuple[int, int]] = {}
+    for member in _members(file):
+        name = PurePosixPath(member.name)
+        key, place = str(name.with_suffix("")), (member.offset_data, member.size)
+        if name.suffix.lower() in SUFFIXES:
+            pictures[key] = place
+        elif name.suffix.lower() in CAPTION_SUFFIXES:
+            _caption(_read(file, *place), f"{file}: {name}")
+            captions[key] = place
+    for key in pictures:
+        if key not in captions:
+            raise DataError(f"{file}: {key} has no caption; add {key}.txt to the shard")
+    return [(number, *place, *captions[key]) for key, place in pictures.items()]
+
+
+def _members(file: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the files in a shard; what could harm if it were unpacked is refused."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            end = file.stat().st_size
+            for member in tar:
+                _check_safe(member, file)
+                if member.offset_data + member.size > end:
+                    raise DataError(f"{file} is cut off inside {member.name}; copy it again")
+                if member.isfile():
+                    yield member
+    except tarfile.TarError as error:
+        raise DataError(
+            f"cannot read {file}: {error}; shards are uncompressed tar files, copied to their end"
+        ) from error
+
+
+def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{file} holds {member.name!r}, which leads out of it; make it anew")
+    if not (member.isfile() or member.isdir()):
+        raise DataError(f"{file} holds {member.name!r}, a link or device; put the file itself in")
+    if name.suffix.lower() in PICKLES:
+        raise DataError(f"{file} holds {member.name!r}, a pickle, which can run code; leave it out")
+
+
+def _caption(content: bytes, name: str) -> str:
+    try:
+        return checked(content.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the caption of {name} is not UTF-8 ({error.reason}); save it as UTF-8"
+        ) from error
+
+
+def _read(file: Path, offset: int, size: int) -> bytes:
+    return os.pread(_opened(file).fileno(), size, offset)
+
+
+@lru_cache(maxsize=64)
+def _opened(file: Path):
+    return open(file, "rb", buffering=0)

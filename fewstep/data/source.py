@@ -1,0 +1,111 @@
+"""Where captioned pictures lie: the protocol of a source, and the one of files on a disk."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from fewstep.data.errors import DataError
+
+
+class Source(Protocol):
+    """Numbered pictures, each with one or more captions."""
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that a cache of these pictures and captions depends on."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[int]:
+        """How many of them lie together, in order: reading goes from part to part."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """Return what a message calls the picture."""
+        ...
+
+    def captions(self, number: int) -> tuple[str, ...]: ...
+
+    def read(self, number: int) -> bytes:
+        """Return the picture's bytes, as they lie there."""
+        ...
+
+    def pick(self, numbers: Sequence[int]) -> Self:
+        """Return the source of these alone, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Picture files below a folder, with their captions in memory."""
+
+    folder: Path
+    files: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+
+    @property
+    def identity(self) -> str:
+        return digest(
+            f"{file} {stat.st_size} {stat.st_mtime_ns} {texts}"
+            for file, texts in zip(self.files, self.texts, strict=True)
+            for stat in [(self.folder / file).stat()]
+        )
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return (len(self.files),)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, number: int) -> str:
+        return str(self.folder / self.files[number])
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        return self.texts[number]
+
+    def read(self, number: int) -> bytes:
+        return (self.folder / self.files[number]).read_bytes()
+
+    def pick(self, numbers: Sequence[int]) -> "PictureFiles":
+        return PictureFiles(
+            self.folder,
+            tuple(self.files[i] for i in numbers),
+            tuple(self.texts[i] for i in numbers),
+        )
+
+
+def digest(lines: Iterable[str]) -> str:
+    """Return the sha256 of lines of text."""
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(line.encode() + b"\n")
+    return sha.hexdigest()
+
+
+def check_present(folder: Path, files: Sequence[str], named_by: Path) -> None:
+    """Refuse file names that lead out of the folder, or that nothing lies under.
+
+    Raises:
+        DataError: naming the first of them and the folder they are looked for in.
+    """
+    strays = [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]
+    if strays:
+        raise DataError(f"{named_by} names {strays[0]!r}, which leads out of {folder}; mend it")
+    below = {Path(file).parent for file in files}
+    there = {
+        str(parent / entry.name)
+        for parent in below
+        if (folder / parent).is_dir()
+        for entry in (folder / parent).iterdir()
+    }
+    missing = [file for file in files if str(Path(file)) not in there]
+    if missing:
+        raise DataError(
+            f"{named_by} names {len(files)} pictures, and {len(missing)} of them are not in "
+            f"{folder}, such as {missing[0]}; put them there, or set data.pictures to their folder"
+        )

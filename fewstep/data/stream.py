@@ -1,0 +1,124 @@
+"""Pairs encoded at each step, for sets that are too large to be encoded before."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from fewstep.data.choice import Choice
+from fewstep.data.encoding import Encoded, EncodePrompts
+from fewstep.data.errors import DataError, PictureError
+from fewstep.data.loader import Reader
+from fewstep.data.order import Order
+from fewstep.data.pairs import Pairs
+from fewstep.methods.base import Batch
+from fewstep.types import Conditioning
+
+EncodeViews = Callable[[Sequence[Tensor]], Encoded]
+"""Encode the views of one picture, each by itself, so that no result depends on a batch."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a loader process has read for a batch; the networks have still to see it."""
+
+    samples: tuple[int, ...]
+    pictures: tuple[Tensor, ...]
+    captions: tuple[tuple[str, ...], ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Pairs in the order of a run; latents and texts are those that a cache would hold.
+
+    A picture that cannot be used is replaced by the next pair's that can, and told to `tell`.
+    """
+
+    pairs: Pairs
+    order: Order
+    encode_views: EncodeViews
+    encode_prompts: EncodePrompts
+    seed: int
+    num_views: int = 1
+    caption_dropout: float = 0.0
+    max_skipped: float = 0.0
+    tell: Callable[[str], None] = lambda reason: None
+    skipped: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @cached_property
+    def uncond(self) -> Conditioning:
+        """The empty prompt's conditioning, one row."""
+        return self.encode_prompts([""])
+
+    @property
+    def reader(self) -> Reader:
+        """What a loader process does: it reads pictures and captions, and asks no network."""
+        return partial(read_pairs, self.pairs, self.order)
+
+    def batch(self, read: Read) -> Batch:
+        """Encode what was read.
+
+        Raises:
+            DataError: once more of the pictures cannot be used than `max_skipped` allows.
+        """
+        self._count(read.skipped)
+        x_0, texts = [], []
+        for sample, picture, captions in zip(
+            read.samples, read.pictures, read.captions, strict=True
+        ):
+            choice = Choice.of(
+                self.seed, sample, len(captions), self.num_views, self.caption_dropout
+            )
+            mean, std = self.encode_views([views_of(picture, self.num_views)[choice.view]])
+            x_0.append(choice.x_0(mean[0], std[0]))
+            texts.append("" if choice.is_dropped else captions[choice.caption])
+        return Batch(torch.stack(x_0), self.encode_prompts(texts))
+
+    def _count(self, skipped: Sequence[str]) -> None:
+        for reason in skipped:
+            if reason not in self.skipped:
+                self.skipped.add(reason)
+                self.tell(reason)
+        if len(self.skipped) > self.max_skipped * len(self):
+            raise DataError(
+                f"{len(self.skipped)} pictures cannot be used, and data.max_skipped = "
+                f"{self.max_skipped:g} allows {int(self.max_skipped * len(self))}: "
+                f"{next(iter(self.skipped))}. Mend or remove them, or raise data.max_skipped"
+            )
+
+
+def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:
+    """Read the samples with these numbers in the whole run."""
+    pictures, captions, skipped = [], [], []
+    for sample in samples:
+        number, picture = _usable(pairs, order.pair(sample), skipped)
+        pictures.append(picture)
+        captions.append(pairs.captions(number))
+    return Read(tuple(samples), tuple(pictures), tuple(captions), tuple(skipped))
+
+
+def _usable(pairs: Pairs, number: int, skipped: list[str]) -> tuple[int, Tensor]:
+    for candidate in range(number, number + len(pairs)):
+        try:
+            return candidate % len(pairs), pairs.picture(candidate % len(pairs))
+        except PictureError as error:
+            skipped.append(str(error))
+    raise DataError("none of the pictures can be used; fewstep data check lists why")
+
+
+def views_of(picture: Tensor, num_views: int) -> list[Tensor]:
+    """Return a picture, and its mirror image where there are two views."""
+    return [picture, picture.flip(-1)][:num_views]
+
+
+def encode_views(encode_pictures: Callable[[Tensor], Encoded], views: Sequence[Tensor]) -> Encoded:
+    """Return the latents of each view, encoded by itself, in fp32 on the CPU."""
+    halves = [encode_pictures(view[None]) for view in views]
+    mean, std = (torch.cat([half[i] for half in halves]).float().cpu() for i in (0, 1))
+    return mean.contiguous(), std.contiguous()

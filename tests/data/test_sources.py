@@ -1,0 +1,286 @@
+"""What a path is, is found by looking; what is wrong with it is said before any work."""
+
+import json
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from fewstep.config import DataSettings
+from fewstep.data.coco import read_coco
+from fewstep.data.errors import DataError, PictureError
+from fewstep.data.opening import open_data, open_source, subset
+from fewstep.data.pairs import PicturePairs
+from fewstep.data.prompts import Prompts
+from fewstep.data.shards import Shards, find_shards, read_shards
+from tests.data.samples import (
+    bomb,
+    caption,
+    coco,
+    content,
+    folder_of,
+    noise,
+    shard,
+    shards,
+    truncated,
+)
+
+
+def opened(path, **settings):
+    return open_data(DataSettings(path=str(path), **settings), resolution=64)
+
+
+def captions(pairs):
+    return [pairs.captions(i) for i in range(len(pairs))]
+
+
+def test_a_folder_with_caption_files(tmp_path):
+    folder_of(tmp_path / "more", 2)
+    content_of = content(noise(5), "WEBP")
+    (tmp_path / "b.webp").write_bytes(content_of)
+    (tmp_path / "b.caption").write_text(" ein schöner Hund\n", encoding="utf-8-sig")
+    pairs = opened(tmp_path)
+    assert captions(pairs) == [("ein schöner Hund",), ("picture 0",), ("picture 1",)]
+    assert pairs.picture(0).shape == (3, 64, 64)
+    assert pairs.source.read(0) == content_of
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_a_table_of_metadata(tmp_path, name):
+    folder_of(tmp_path / "images", 3)
+    rows = [(f"images/{i:03d}.png", f'a "quoted", caption {i}') for i in (2, 0, 1)]
+    if name.endswith("csv"):
+        lines = ["file_name,text"] + ['{},"{}"'.format(f, t.replace('"', '""')) for f, t in rows]
+    else:
+        lines = [json.dumps({"file_name": f, "text": t}) for f, t in rows]
+    (tmp_path / name).write_text("\n".join(lines))
+    for path in (tmp_path, tmp_path / name):
+        pairs = opened(path)
+        assert captions(pairs) == [(text,) for _, text in rows]
+        assert pairs.source.read(0) == (tmp_path / "images" / "002.png").read_bytes()
+
+
+def test_coco_gives_one_or_all_captions_in_the_order_of_their_ids(tmp_path):
+    path = coco(tmp_path, 4)
+    for where in (path, tmp_path):
+        assert captions(opened(where)) == [(caption(2 * i),) for i in range(4)]
+    every = captions(opened(path, captions="all"))
+    assert every[2] == (caption(4), caption(5))
+    assert opened(path).picture(0).shape == (3, 64, 64)
+
+
+def test_coco_is_a_seeded_subset_of_5000(tmp_path):
+    source, usual = open_source(DataSettings(path=str(coco(tmp_path, 9))))
+    assert usual == 5000
+    chosen = [subset(source, 4, seed).files for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert list(chosen[0]) == sorted(chosen[0])
+    assert len(opened(tmp_path, num_pairs=4)) == 4
+    assert subset(source, 100, 0) is source
+
+
+def test_coco_pictures_may_lie_elsewhere(tmp_path):
+    path = coco(tmp_path / "a", 2)
+    (tmp_path / "a" / "train2017").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"the pictures of .* set data.pictures"):
+        read_coco(path)
+    assert len(opened(path, pictures=str(tmp_path / "elsewhere"))) == 2
+
+
+def test_shards_are_read_where_they_lie(tmp_path):
+    folder = shards(tmp_path / "s", (3, 2, 1))
+    for path in (folder, f"{folder}/{{0000..0002}}.tar"):
+        pairs = opened(path)
+        assert captions(pairs) == [(f"picture {i}",) for i in range(6)]
+        assert list(pairs.parts) == [3, 2, 1]
+        assert all(pairs.source.read(i) == content(noise(i)) for i in range(6))
+    assert captions(opened(folder / "0001.tar")) == [("picture 3",), ("picture 4",)]
+    half = subset(open_source(DataSettings(path=str(folder)))[0], 3, 0)
+    numbers = [int(half.captions(i)[0].split()[1]) for i in range(3)]
+    assert list(half.parts) == [
+        sum(first <= number < last for number in numbers)
+        for first, last in ((0, 3), (3, 5), (5, 6))
+    ]
+
+
+def test_prompts_alone_begin_again_where_more_pairs_are_asked_for(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\n\n a dog \n")
+    assert opened(tmp_path / "p.txt").prompts == ("a cat", "a dog")
+    pairs = opened(tmp_path / "p.txt", num_pairs=3)
+    assert isinstance(pairs, Prompts)
+    assert captions(pairs) == [("a cat",), ("a dog",), ("a cat",)]
+
+
+def test_the_identity_changes_with_all_that_the_pairs_depend_on(tmp_path):
+    folder_of(tmp_path, 4)
+    settings = ({}, {"num_pairs": 3}, {"num_pairs": 3, "seed": 1}, {"crop": "random"},
+                {"max_upscale": 3.0}, {"captions": "all"}, {"buckets": True})  # fmt: skip
+    identities = [opened(tmp_path, **s).identity for s in settings]
+    (tmp_path / "000.txt").write_text("another caption")
+    identities.append(opened(tmp_path).identity)
+    noise(9).save(tmp_path / "001.png")
+    identities.append(opened(tmp_path).identity)
+    assert len(set(identities)) == len(identities)
+    assert opened(tmp_path).identity == opened(tmp_path).identity
+
+
+@pytest.mark.parametrize("data", [b"", truncated(), bomb(), b"no picture"])
+def test_a_broken_picture_is_a_picture_error_that_names_the_file(tmp_path, data):
+    folder_of(tmp_path, 2)
+    (tmp_path / "001.png").write_bytes(data)
+    pairs = opened(tmp_path)
+    assert isinstance(pairs, PicturePairs)
+    assert pairs.picture(0).isfinite().all()
+    with pytest.raises(PictureError, match=r"001\.png: "):
+        pairs.picture(1)
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        (None, r"001.png has no caption: write it into .*001.txt"),
+        (b" \n", r"001.png has the caption .*write one, or remove the picture"),
+        ("größer".encode("latin-1"), r"001.txt is not UTF-8.*save it as UTF-8"),
+        (b"word " * 2000, r"001.png has 9999 characters, more than 4000.*Shorten it"),
+    ],
+)
+def test_a_caption_that_is_none_is_an_error(tmp_path, caption, message):
+    folder_of(tmp_path, 2)
+    (tmp_path / "001.txt").unlink()
+    if caption is not None:
+        (tmp_path / "001.txt").write_bytes(caption)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "000.png", "text": "a"', "line 1 is not JSON"),
+        ('["000.png"]', "line 1 is not a JSON object"),
+        ('{"file": "000.png"}', "has the columns file; it needs file_name and one of text"),
+        ('{"file_name": "000.png", "text": ""}', "line 1 has the caption ''"),
+        ('{"file_name": "000.png", "text": 5}', "line 1 has the caption 5"),
+        ('{"file_name": "9.png", "text": "a"}', "names 1 pictures, and 1 of them are not in"),
+        ('{"file_name": "../x.png", "text": "a"}', "leads out of"),
+        ("", "has no rows"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_an_error(tmp_path, text, message):
+    folder_of(tmp_path, 1)
+    (tmp_path / "metadata.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)
+
+
+def test_coco_that_cannot_be_used_is_an_error(tmp_path):
+    path = coco(tmp_path, 3)
+    whole = json.loads(path.read_text())
+
+    def refused(message, change):
+        table = json.loads(json.dumps(whole))
+        change(table)
+        path.write_text(json.dumps(table))
+        with pytest.raises(DataError, match=message):
+            opened(path)
+
+    refused("no COCO captions file", lambda t: t.pop("annotations"))
+    refused("annotation 1 is of image 5, which is not there",
+            lambda t: t["annotations"][0].update(image_id=5))  # fmt: skip
+    refused(
+        "names 3 pictures, and 1 of them are not in",
+        lambda t: t["images"][0].update(file_name="x.jpg"),
+    )
+    refused("leads out", lambda t: t["images"][0].update(file_name="../../x.jpg"))
+    refused("000000000000.jpg has no caption", lambda t: t.update(annotations=t["annotations"][2:]))
+    refused("annotation 0 has the caption", lambda t: t["annotations"][1].update(caption=None) or
+            t["annotations"][1].update(caption=" "))  # fmt: skip
+    path.write_text(json.dumps(whole)[:-20])
+    with pytest.raises(DataError, match=r"is not JSON.*copied to its end"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("/etc/a.png", "leads out of it"), ("../a.png", "leads out of it"),
+     ("a.pkl", "a pickle, which can run code"), ("a.pth", "a pickle")],
+)  # fmt: skip
+def test_an_unsafe_shard_is_refused(tmp_path, name, message):
+    shard(tmp_path / "a.tar", {"b.png": content(noise(0)), "b.txt": b"b", name: b"data"})
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_a_shard_with_a_link_or_a_device_is_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(DataError, match="a link or device"):
+        opened(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    "path", ["pipe:curl http://x/a.tar", "http://x/a.tar", "s3://x/{0..3}.tar"]
+)
+def test_no_command_is_run_and_no_address_opened(path):
+    with pytest.raises(DataError, match="no command is run and no address is opened"):
+        opened(path)
+
+
+def test_a_damaged_shard_is_an_error(tmp_path):
+    folder = shards(tmp_path, (2,))
+    whole = (folder / "0000.tar").read_bytes()
+    (folder / "0000.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut off inside|cannot read"):
+        opened(folder)
+    shard(folder / "0000.tar", {"a.png": content(noise(0))})
+    with pytest.raises(DataError, match=r"a has no caption; add a.txt"):
+        opened(folder)
+    with pytest.raises(DataError, match=r"1 of 2 shards are missing, such as .*0001.tar"):
+        find_shards(f"{folder}/{{0000..0001}}.tar")
+    shard(folder / "0000.tar", {"a.json": b"{}"})
+    with pytest.raises(DataError, match="no picture with a caption"):
+        read_shards(find_shards(str(folder)))
+
+
+def test_a_path_that_is_nothing_says_what_could_be_there(tmp_path):
+    with pytest.raises(
+        DataError, match=r"which is no folder, no captions .json.*give one of these"
+    ):
+        opened(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no pictures"):
+        opened(tmp_path)
+    (tmp_path / "p.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"p\.txt holds no prompt"):
+        opened(tmp_path / "p.txt")
+
+
+def test_a_saved_dataset_and_parquet_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": content(noise(i)), "path": None} for i in range(3)],
+            "caption": [f"picture {i}" for i in range(3)]}  # fmt: skip
+    kinds = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    table = datasets.Dataset.from_dict(rows, features=kinds)
+    datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    table.to_parquet(tmp_path / "parquet" / "a.parquet")
+    for path in ("saved", "parquet"):
+        pairs = opened(tmp_path / path)
+        assert captions(pairs) == [(f"picture {i}",) for i in range(3)]
+        assert pairs.source.read(1) == content(noise(1))
+        assert len(subset(pairs.source, 2, 0)) == 2
+    with pytest.raises(DataError, match=r"data.split is 'test'.*has train"):
+        opened(tmp_path / "saved", split="test")
+    with pytest.raises(DataError, match=r"has the columns image, caption; set data.caption_column"):
+        opened(tmp_path / "saved", caption_column="text")
+
+
+def test_shards_may_be_sent_to_another_process(tmp_path):
+    import pickle
+
+    source = read_shards(find_shards(str(shards(tmp_path, (2,)))))
+    source.read(0)
+    again: Shards = pickle.loads(pickle.dumps(replace(source)))
+    assert again.read(1) == source.read(1)
