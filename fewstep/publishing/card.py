@@ -118,8 +118,10 @@ def _what_it_is(contract: Contract) -> str:
 
 def _how_to_sample(contract: Contract, name: str) -> str:
     steps, known = contract.default_num_steps, sorted(map(int, contract.grid.sampling_timesteps))
+    base = contract.base.get("id", "BASE")
+    base = "bundled_folder()" if base == "bundled" else f'"{base}"'  # fewstep.models.loading
     loaded = (
-        f'pipe = StableDiffusionPipeline.from_pretrained("{contract.base.get("id", "BASE")}")\n'
+        f"pipe = StableDiffusionPipeline.from_pretrained({base})\n"
         'pipe.load_lora_weights("FOLDER", weight_name="pytorch_lora_weights.safetensors")'
         if _relation(contract) == "adapter"
         else f'pipe = StableDiffusionPipeline.from_pretrained("FOLDER/{FUSED_FOLDER[:-1]}")'

@@ -13,6 +13,9 @@ from fewstep.publishing.card import on_the_hub
 from fewstep.sampling.artefact import open_folder, read_artefact
 from fewstep.sampling.contract import CONTRACT_FILE
 
+HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
+"""What the Hub's client raises, whichever library it speaks HTTP with."""
+
 
 @dataclass(frozen=True)
 class Parcel:
@@ -81,7 +84,7 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
             allow_patterns=list(parcel.files),
             commit_message="Upload by fewstep push",
         )
-    except (HfHubHTTPError, OSError) as error:
+    except HTTP_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"the Hub did not take {repo} ({reason}); check the name, the token's rights and the "

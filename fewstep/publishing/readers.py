@@ -80,7 +80,7 @@ def _deterministic(contract: Contract, steps: int, lora: str, kohya: str) -> lis
         ),
         Recipe(
             "ComfyUI", kohya, f"KSampler: {steps} steps, cfg 1, `euler`, `simple`",
-            _comfyui(contract, steps),
+            _simple(contract, steps),
             "`sgm_uniform` makes the last call a timestep off (0.007); `normal` and "
             "`ddim_uniform` start elsewhere",
         ),
@@ -88,7 +88,7 @@ def _deterministic(contract: Contract, steps: int, lora: str, kohya: str) -> lis
             "A1111, Forge", kohya,
             f"Euler, schedule type Simple, {steps} steps, CFG 1, and the setting "
             '"SGM noise multiplier" on',
-            "exact",
+            _simple(contract, steps),
             'without "SGM noise multiplier" the first noise is scaled (0.1); "DDIM" makes one call '
             "less and starts elsewhere",
         ),
@@ -119,7 +119,7 @@ def _stochastic(contract: Contract, steps: int, lora: str, kohya: str) -> list[R
         Recipe(
             "ComfyUI", kohya,
             f"ModelSamplingDiscrete: `lcm`; KSampler: {steps} steps, cfg 1, `lcm`, `simple`",
-            _comfyui(contract, steps),
+            _simple(contract, steps),
             "without ModelSamplingDiscrete, or with `euler`: blurred or noisy",
         ),
         Recipe(
@@ -137,7 +137,8 @@ def _stochastic(contract: Contract, steps: int, lora: str, kohya: str) -> list[R
     ]  # fmt: skip
 
 
-def _comfyui(contract: Contract, steps: int) -> str:
+def _simple(contract: Contract, steps: int) -> str:
+    """Compare the scheduler "simple", ComfyUI's and after it A1111's, with the contract."""
     starts = comfyui_starts(contract, steps)
     if starts == contract.timesteps(steps):
         return "exact"

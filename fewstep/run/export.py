@@ -18,7 +18,7 @@ from fewstep.files import check_writable, write_folder
 from fewstep.models.base import ModelFamily
 from fewstep.models.saving import save_checkpoint, save_folder
 from fewstep.publishing.artefact import Artefact, halved, name_from
-from fewstep.publishing.card import Card, Figures
+from fewstep.publishing.card import Card, Figures, on_the_hub
 from fewstep.publishing.hub import Parcel, upload
 from fewstep.publishing.readers import FUSED_FOLDER, usage_hint
 from fewstep.run.artefact import last_preview, without_own_paths, without_paths
@@ -97,11 +97,16 @@ def push_artefact(
 
 
 def base_license(base: str) -> str | None:
-    """Return the license that the base model's own card names, where that is on this machine."""
+    """Return the license that the base model's own card names, if it can be read."""
     if base == "bundled":
         return BUNDLED_LICENSE
     card = Path(base) / "README.md"
-    return ModelCard.load(card).data.license if card.is_file() else None
+    if not card.is_file() and not on_the_hub(base):
+        return None
+    try:
+        return ModelCard.load(card if card.is_file() else base).data.license
+    except (OSError, ValueError):  # offline, or no card: it is not guessed
+        return None
 
 
 def _write_fused(

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from fewstep.diffusion.guidance import guided
@@ -148,9 +148,10 @@ class FewStepPipeline:
             raise UserError(f"guidance_scale is {guidance_scale}; it has to be 1 (none) or more")
 
     def encode(self, image: Image.Image, resolution: int) -> Tensor:
-        """Return the latents of a picture, [1, channels, height, width], scaled to be square."""
+        """Return the latents of a picture, [1, channels, height, width], cropped to a square."""
         self.base.latent_shape(resolution)
-        square = image.convert("RGB").resize((resolution, resolution), Image.Resampling.LANCZOS)
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        square = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.asarray(square) / np.float32(255))
         mean, _ = self.base.encode_pictures(pixels.permute(2, 0, 1)[None])
         return mean

@@ -49,7 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             name = f"{json.loads(body).get('organization')}/{json.loads(body)['name']}"
             exists = name in self.server.repos
-            repo = {"private": json.loads(body).get("private", False), "files": {}}
+            wish = json.loads(body)  # older clients say "private", newer ones "visibility"
+            private = wish.get("visibility") == "private" or wish.get("private", False)
+            repo = {"private": private, "files": {}}
             self.server.repos.setdefault(name, repo)
             self.answer(409 if exists else 200, {"url": f"{self.server.endpoint}/{name}"})
         elif path == "/api/validate-yaml":

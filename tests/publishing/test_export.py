@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fewstep
 from fewstep.config import load_config
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
@@ -19,6 +21,8 @@ from fewstep.sampling.contract import LORA_FILE
 from fewstep.sampling.pipeline import FewStepPipeline
 from tests.artefacts import tiny_artefact
 from tests.tiny import save_tiny_pipeline, tiny_config
+
+CONFIGS = Path(fewstep.__file__).parent / "bundled" / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,20 @@ def test_the_card_shows_the_measured_numbers_of_this_student_and_its_teacher(run
     save(Results("bundled", "x", "c", "m", rows[:1]), tmp_path / "results.json")
     with pytest.raises(UserError, match="has no row of a multi-boundary-cd student of seed 0"):
         export_artefact(str(run), tmp_path / "out", Export(results=tmp_path / "results.json"))
+
+
+def test_the_guidance_free_recipe_trains_a_student_that_takes_guidance(tmp_path):
+    recipe = load_config(CONFIGS / "guidance-free.toml")
+    config = replace(
+        tiny_config(steps=1),
+        teacher=recipe.teacher,
+        data=replace(tiny_config().data, caption_dropout=recipe.data.caption_dropout),
+    )
+    distill_run(config, tmp_path / "free")
+    assert read_artefact(tmp_path / "free")[0].takes_guidance
+    plain = picture(tmp_path / "free")
+    guided = picture(tmp_path / "free", guidance_scale=5.0, negative_prompt="a ring")
+    assert not np.array_equal(plain, guided)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,12 @@ def test_without_a_token_or_with_a_wrong_one_nothing_is_sent(hub, artefact, monk
     assert not hub.repos
 
 
+def test_a_hub_that_does_not_answer_is_one_sentence(hub, artefact, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"did not take me/tiny-student .*the network"):
+        upload(Parcel.of(artefact), REPO)
+
+
 def test_what_others_could_not_use_is_refused(tmp_path):
     local = tiny_artefact(tmp_path / "local")
     with pytest.raises(UserError, match="a place on this machine: export it with --base"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
@@ -134,11 +134,9 @@ def style(folder, seed=1, text=False):
     family, path = tiny_family(), folder / "ink.safetensors"
     weights = random_lora(family.network, "attention", seed=seed)
     write_kohya_lora(path, weights, {})
-    from safetensors.torch import load_file
-
     tensors = {n: w / 2 if n.endswith(".alpha") else w for n, w in load_file(path).items()}
     if text:
-        for layer in ("q_proj", "v_proj"):
+        for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
             name = f"lora_te_text_model_encoder_layers_0_self_attn_{layer}"
             draw = torch.Generator().manual_seed(seed)
             tensors |= {

@@ -21,7 +21,7 @@ from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.sampling.contract import Contract
 from fewstep.sampling.pipeline import FewStepPipeline
-from fewstep.sampling.sampler import SAMPLERS, deterministic
+from fewstep.sampling.sampler import SAMPLERS
 from fewstep.sampling.scheduler import FewStepScheduler
 from fewstep.sampling.stock import is_exact_in_diffusers, scheduler_config
 from tests.artefacts import tiny_artefact, tiny_contract
@@ -206,14 +206,12 @@ def test_diffusers_paints_from_a_picture_as_the_pipeline_does(student, strength)
 
 def test_diffusers_paints_with_a_control_net(student):
     folder, pipeline, num_steps = student
-    if pipeline.contract.grid.sampler == "stochastic":
-        pytest.skip("the loop of the test below draws no noise")
     pipe = in_diffusers(StableDiffusionControlNetPipeline, folder, controlnet=control_net())
-    noise, _ = noise_of()
+    noise, generators = noise_of()
     hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     theirs = pipe(
         PROMPTS, image=hint, num_inference_steps=num_steps, guidance_scale=1, latents=noise,
-        height=64, width=64, output_type="np",
+        generator=generators, height=64, width=64, output_type="np",
     ).images  # fmt: skip
     family, network = pipeline.student
     cond = family.encode_prompts(PROMPTS)
@@ -225,11 +223,17 @@ def test_diffusers_paints_with_a_control_net(student):
                          mid_block_additional_residual=middle, return_dict=False)[0]  # fmt: skip
         return family.read(output, x_t, t, family.schedule)
 
+    draw, sample = (
+        Draw.keyed(3, range(2), purpose="paint"),
+        SAMPLERS[pipeline.contract.grid.sampler],
+    )
+    starts = pipeline.contract.timesteps(num_steps)
     with torch.no_grad():
-        latents = deterministic(denoise, noise, pipeline.contract.timesteps(num_steps), cond)
+        latents = sample(denoise, draw.noise_like(noise), starts, cond, family.schedule, draw)
     mine = family.decode(latents).permute(0, 2, 3, 1).numpy()
     assert np.abs(mine - theirs).max() <= 2 / 255
-    plain = np.stack([np.asarray(p.image) for p in pipeline(PROMPTS, seed=3)]) / 255
+    pictures = pipeline(PROMPTS, seed=3, num_steps=num_steps)
+    plain = np.stack([np.asarray(picture.image) for picture in pictures]) / 255
     assert np.abs(plain - theirs).max() > 5 / 255, "the control net changes nothing"
 
 

@@ -1,0 +1,93 @@
+"""The commands that paint, export and push, as they are typed."""
+
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fewstep import cli
+from tests.artefacts import tiny_artefact
+from tests.tiny import tiny_pipeline
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; return its exit code, and what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        told = capsys.readouterr()
+        return left.value.code, " ".join((told.out + told.err).split())
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory):
+    return tiny_artefact(tmp_path_factory.mktemp("student"))
+
+
+def style(path):
+    """Write a LoRA of one layer by kohya's names."""
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file({f"{name}.lora_down.weight": torch.ones(2, 32),
+               f"{name}.lora_up.weight": torch.ones(32, 2), f"{name}.alpha": torch.tensor(2.0)},
+              path)  # fmt: skip
+
+
+def test_a_picture_is_painted_from_another_with_a_style(run, artefact, tmp_path):
+    Image.new("RGB", (32, 48), "red").save(tmp_path / "sketch.png")
+    style(tmp_path / "ink.safetensors")
+    code, told = run(
+        "sample", artefact, "a star", "--image", "sketch.png", "--strength", 0.5,
+        "--lora", "ink.safetensors=0.5", "--seed", 9,
+    )  # fmt: skip
+    assert (code, "2 network calls a picture, starting at timesteps 499, 249" in told) == (0, True)
+    with Image.open(tmp_path / "out.png") as image:
+        text = image.info["parameters"]
+    for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 2"):
+        assert words in text
+
+
+def test_a_teachers_picture_says_what_made_it_too(run, tmp_path):
+    code, _ = run("sample", tiny_pipeline(), "a star", "--steps", 2)
+    with Image.open(tmp_path / "out.png") as image:
+        assert "Steps: 2, Sampler: DDIM trailing, CFG scale: 4" in image.info["parameters"]
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--strength", 0.5), "--strength goes with --image"),
+        (("--image", "nowhere.png"), "--image: cannot read nowhere.png"),
+        (("--lora", "ink.safetensors=much"), "write PATH or PATH=WEIGHT"),
+        (("--lora", "ink.safetensors"), "there is no LoRA ink.safetensors"),
+        (("--negative-prompt", "x"), "takes no guidance_scale and no negative prompt"),
+    ],
+)
+def test_what_cannot_be_painted_is_one_sentence(run, artefact, arguments, message):
+    code, told = run("sample", artefact, "a star", *arguments)
+    assert (code, message in told) == (2, True), told
+
+
+def test_a_plain_model_refuses_what_is_for_students(run):
+    code, told = run("sample", tiny_pipeline(), "a star", "--lora", "a.safetensors")
+    assert (code, "--lora is for students" in told) == (2, True)
+
+
+def test_export_leads_to_push_and_a_dry_run_says_what_would_go(run, artefact, tmp_path):
+    code, told = run("export", artefact, "-o", "out", "--license", "mit", "--name", "my-student")
+    assert (code, "next: fewstep push out you/name --dry-run" in told) == (0, True)
+    code, told = run("push", "out", "me/mine", "--dry-run")
+    assert (code, "a place on this machine" in told) == (2, True)
+    tiny_artefact(tmp_path / "hub", base="me/base")
+    code, told = run("push", "hub", "me/mine", "--dry-run")
+    assert (code, "in 9 files dry run: nothing was uploaded" in told) == (0, True)
+    assert "tiny-student.safetensors" in told
