@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from fewstep.bundled.captions import claims, describe
 from fewstep.bundled.scenes import HELD_BACK, render, sample_scene
 from fewstep.evaluation import METRICS
+from fewstep.evaluation.extractors import FeatureCache
+from fewstep.evaluation.frechet import Gaussian
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.prompt_accuracy import all_right, by_attribute, verdicts
 from fewstep.evaluation.provenance import commit, machine
@@ -30,11 +32,13 @@ from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
 from fewstep.run.contestants import Contestant
-from fewstep.run.evaluate import PROMPT_SEED, held_out_prompts, picture_features, reference
 from fewstep.run.gallery import Gallery
+from fewstep.run.tasks import PROMPT_SEED, held_out_prompts, renderings
 from fewstep.sampling.painter import teacher_calls, teacher_painter
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 3.0, 5.0, 7.0)
+PICTURES = Path("runs/teacher-pictures")
+FEATURES = FeatureCache.of_extractor("bundled", PICTURES / "features", None, "cpu")
 Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance
 
 
@@ -79,7 +83,7 @@ def row(job: Job, pictures: NDArray[np.uint8], real) -> dict:
     """Return the figures of a job."""
     kind, num, steps, scale = job
     judged = verdicts(pictures, PROMPTS[kind](num))
-    features = picture_features(pictures)
+    features = FEATURES.of(pictures)
     metrics = {"prompt_accuracy": proportion(all_right(judged))}
     metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(judged).items()}
     metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real))
@@ -95,7 +99,7 @@ def row(job: Job, pictures: NDArray[np.uint8], real) -> dict:
 def real_against_real(num: int, real) -> dict:
     """Return the Fréchet distance of fresh renderings: the least that a teacher could reach."""
     scenes = (sample_scene(np.random.default_rng([PROMPT_SEED, i])) for i in range(num))
-    features = picture_features(np.stack([render(scene) for scene in scenes]))
+    features = FEATURES.of(np.stack([render(scene) for scene in scenes]))
     return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real)))
 
 
@@ -115,8 +119,8 @@ def main() -> None:
     asked = parser.parse_args()
     todo = jobs(asked.num, asked.num_best, asked.best)
     with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
-        painted = list(pool.map(paint, todo, [Path("runs/teacher-pictures")] * len(todo)))
-    real = reference()
+        painted = list(pool.map(paint, todo, [PICTURES] * len(todo)))
+    real = Gaussian.fit(FEATURES.of_set("renderings", renderings))
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),

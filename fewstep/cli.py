@@ -72,7 +72,7 @@ def distill(
 
     with TerminalListener(str(run)) as listener:
         steps = distill_run(settings, run, listener)
-    typer.echo(f"trained {steps} steps; next: fewstep sample {run} 'a prompt' -o out.png")
+    listener.say(f"trained {steps} steps; next: fewstep sample {run} 'a prompt' -o out.png")
 
 
 @app.command()
@@ -91,7 +91,7 @@ def prepare(
 
     with TerminalListener("") as listener:
         prepared = prepare_data(settings, run, listener.on_encoded)
-    typer.echo(prepared.said())
+    listener.say(prepared.said())
 
 
 data = typer.Typer(help="Look at data before they are used.", no_args_is_help=True)
@@ -156,12 +156,17 @@ def evaluate(
     *,
     protocol: Annotated[str, typer.Option(help="How it is measured.")] = "bundled",
     num_prompts: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="For protocol prompts: a file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="For protocol coco…: its folder.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The folder of judges' weights.")] = None,
     out: Out = Path("results"),
 ) -> None:
     """Measure students beside their teacher, with intervals, into OUT/results.json."""
     from fewstep.run.evaluate import evaluate_sources, print_results
 
-    path = evaluate_sources(sources, protocol, out, num_prompts)
+    path = evaluate_sources(
+        sources, protocol, out, num_prompts, prompt_file=prompts, data=data, weights=weights
+    )
     print_results(path)
     typer.echo(f"wrote {path}; next: fewstep report {out} -o report.html")
 

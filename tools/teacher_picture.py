@@ -10,7 +10,7 @@ from PIL import Image
 from fewstep.evaluation.grid import png
 from fewstep.files import write_file
 from fewstep.models.loading import load_model
-from fewstep.run.evaluate import held_out_prompts
+from fewstep.run.tasks import held_out_prompts
 from fewstep.sampling.painter import teacher_painter
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "teacher.png"

@@ -4,62 +4,30 @@ A metric gives every picture one number whose mean is its value, so that interva
 the teacher and pooling over trainings (`fewstep.evaluation.intervals`) are the same for all.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
-from fewstep.evaluation.frechet import frechet
-from fewstep.evaluation.intervals import Interval, Values, mean, proportion
-from fewstep.evaluation.prompt_accuracy import prompt_accuracy
-from fewstep.evaluation.same_noise import rmse, same_noise_rmse
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a name in results.json means, and how it is measured."""
-
-    per_picture: Callable[..., Values]
-    """Data → one number a picture; the metric is their mean."""
-    kind: Literal["prompt", "set", "pair", "cost"]
-    """Judges pictures by their prompts, as a set, against the teacher's, or by what they cost."""
-    title: str
-    meaning: str
-    better: Literal["higher", "lower"]
-    show: str = ".3f"
-    scale: float = 1
-    unit: str = ""
-    smallest_n: int = 2
-    interval: Callable[[Values], Interval] = mean
-
-    def measure(self, *data) -> Interval:
-        """Measure and give the interval.
-
-        Raises:
-            ValueError: with fewer pictures than the metric means something at, or bad data.
-        """
-        values = self.per_picture(*data)
-        if len(values) < self.smallest_n:
-            raise ValueError(
-                f"{self.title} needs {self.smallest_n} pictures or more, not {len(values)}"
-            )
-        return self.interval(values)
-
+from fewstep.evaluation.clip_score import CLIP_SCORE
+from fewstep.evaluation.frechet import FID, FID_TEACHER, FRECHET
+from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.latents import (
+    LATENT_FRECHET,
+    LATENT_MEAN_SHIFT,
+    LATENT_RMSE,
+    LATENT_STD_RATIO,
+)
+from fewstep.evaluation.manifold import PRECISION, RECALL
+from fewstep.evaluation.metric import Metric
+from fewstep.evaluation.mmd import CMMD, KID
+from fewstep.evaluation.prompt_accuracy import PROMPT_ACCURACY
+from fewstep.evaluation.same_noise import (
+    SAME_NOISE_PSNR,
+    SAME_NOISE_RMSE,
+    SAME_NOISE_RMSE_UNGUIDED,
+)
+from fewstep.evaluation.self_consistency import SELF_CONSISTENCY, STEP_AGREEMENT
 
 METRICS: dict[str, Metric] = {
-    "prompt_accuracy": Metric(
-        prompt_accuracy,
-        "prompt",
-        "Prompt accuracy",
-        "share of pictures that show everything their caption says (all counts, shapes, colours, "
-        "sizes, relations, the background)",
-        "higher",
-        ".1f",
-        100,
-        "%",
-        interval=proportion,
-    ),
+    "prompt_accuracy": PROMPT_ACCURACY,
     "prompt_accuracy_difference": Metric(
         np.subtract,
         "pair",
@@ -82,17 +50,7 @@ METRICS: dict[str, Metric] = {
         100,
         " pts",
     ),
-    "frechet": Metric(
-        frechet,
-        "set",
-        "Fréchet distance",
-        "distance between the distribution of these pictures and that of the reference set, in "
-        "the features of a small network; it falls with the number of pictures, so compare "
-        "only where n is the same",
-        "lower",
-        ".2f",
-        smallest_n=100,
-    ),
+    "frechet": FRECHET,
     "frechet_difference": Metric(
         np.subtract,
         "pair",
@@ -103,38 +61,31 @@ METRICS: dict[str, Metric] = {
         "+.2f",
         smallest_n=100,
     ),
-    "latent_frechet": Metric(
-        frechet,
-        "set",
-        "Latent Fréchet distance",
-        "the Fréchet distance between pooled latents",
-        "lower",
-        ".3f",
-        smallest_n=100,
-    ),
-    "same_noise_rmse": Metric(
-        same_noise_rmse,
+    "fid": FID,
+    "fid_teacher": FID_TEACHER,
+    "kid": KID,
+    "cmmd": CMMD,
+    "precision": PRECISION,
+    "recall": RECALL,
+    "clip_score": CLIP_SCORE,
+    "clip_score_difference": Metric(
+        np.subtract,
         "pair",
-        "Same-noise distance",
-        "root mean squared distance of each picture to the teacher's from the same starting noise "
-        "and prompt, white being 1; it means nothing for a sampler that adds fresh noise",
-        "lower",
+        "CLIP score − teacher’s",
+        "CLIP score minus the teacher's at its full number of steps, paired by prompt and starting "
+        "noise",
+        "higher",
+        "+.4f",
     ),
-    "same_noise_rmse_unguided": Metric(
-        same_noise_rmse,
-        "pair",
-        "Same-noise distance, unguided",
-        "the same distance to the picture of the teacher without guidance, for students that "
-        "learnt from data alone",
-        "lower",
-    ),
-    "latent_rmse": Metric(
-        rmse,
-        "pair",
-        "Latent distance",
-        "the same distance between latents, before they are decoded",
-        "lower",
-    ),
+    "same_noise_rmse": SAME_NOISE_RMSE,
+    "same_noise_rmse_unguided": SAME_NOISE_RMSE_UNGUIDED,
+    "same_noise_psnr": SAME_NOISE_PSNR,
+    "latent_rmse": LATENT_RMSE,
+    "latent_std_ratio": LATENT_STD_RATIO,
+    "latent_mean_shift": LATENT_MEAN_SHIFT,
+    "latent_frechet": LATENT_FRECHET,
+    "self_consistency": SELF_CONSISTENCY,
+    "step_agreement": STEP_AGREEMENT,
     "seconds_per_image": Metric(
         np.asarray,
         "cost",
@@ -142,6 +93,16 @@ METRICS: dict[str, Metric] = {
         "time for one picture, decoding included, on the machine named here",
         "lower",
         ".3g",
+    ),
+    "peak_memory": Metric(
+        np.asarray,
+        "cost",
+        "Peak memory",
+        "the most memory of the GPU that painting used, networks included",
+        "lower",
+        ".2f",
+        1e-9,
+        " GB",
     ),
 }
 """Every metric by its name in results.json."""

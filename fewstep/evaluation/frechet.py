@@ -7,6 +7,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewstep.evaluation.metric import Metric
+
 Array = NDArray[np.float64]
 
 
@@ -114,3 +116,42 @@ def checked(features: ArrayLike) -> Array:
         bad = int((~np.isfinite(x)).any(axis=1).sum())
         raise ValueError(f"{bad} of {len(x)} pictures have features that are not finite")
     return x
+
+
+FRECHET = Metric(
+    frechet,
+    "set",
+    "Fréchet distance",
+    "distance between the distribution of these pictures and that of the reference set, in "
+    "the features of a small network; it falls with the number of pictures, so compare "
+    "only where n is the same",
+    "lower",
+    ".2f",
+    smallest_n=100,
+    features="bundled",
+    of_reference=Gaussian.fit,
+)
+FID = Metric(
+    frechet,
+    "set",
+    "FID",
+    "Fréchet distance to the real pictures in Inception's features; it falls with the number of "
+    "pictures, so compare only where n is the same",
+    "lower",
+    ".2f",
+    smallest_n=2048,
+    features="inception",
+    of_reference=Gaussian.fit,
+)
+FID_TEACHER = Metric(
+    frechet,
+    "set",
+    "FID to the teacher",
+    "the same distance to the teacher's own pictures at its full number of steps",
+    "lower",
+    ".2f",
+    smallest_n=2048,
+    features="inception",
+    of_reference=Gaussian.fit,
+    against="teacher",
+)

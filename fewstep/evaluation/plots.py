@@ -1,6 +1,6 @@
-"""The report's plots: a metric against network calls, and losses against steps."""
+"""The report's plots: a metric against what a picture costs, and losses against steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ LOOKS = {  # colour and marker: told apart without colour too
     "multi-boundary-ct": ("#c2519b", "v"),
 }
 OTHER = ("#8e6fe0", "P")
+QUARTERS = ("least noise", "less", "more", "most noise")
 
 
 def against_calls(rows: Sequence[Row], metric: str) -> str:
@@ -27,6 +28,19 @@ def against_calls(rows: Sequence[Row], metric: str) -> str:
 
     Returns nothing where no row has the metric.
     """
+    return against(rows, metric, "network calls a picture", lambda row: row.calls)
+
+
+def against_seconds(rows: Sequence[Row], metric: str) -> str:
+    """Draw a metric against the seconds of a picture, in the same way."""
+    timed = [row for row in rows if "seconds_per_image" in row.metrics]
+    return against(
+        timed, metric, "seconds a picture", lambda row: row.metrics["seconds_per_image"].value
+    )
+
+
+def against(rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[Row], float]) -> str:
+    """Draw a metric against a cost; nothing where no row has the metric."""
     measured = [row for row in rows if metric in row.metrics]
     lines: dict[str, list[Row]] = {}
     for row in sorted(measured, key=lambda row: (order(row.method), row.calls)):
@@ -38,29 +52,29 @@ def against_calls(rows: Sequence[Row], metric: str) -> str:
         for i, (title, line) in enumerate(lines.items()):
             aside = 2 ** (0.07 * (i - (len(lines) - 1) / 2))  # so that bars do not hide each other
             second = line[0].method in [other[0].method for other in list(lines.values())[:i]]
-            draw_line(axes, title, line, metric, aside, hollow=second)
-        ticks = apart(sorted({row.calls for row in measured}))
+            costs = np.array([cost(row) for row in line]) * aside
+            draw_line(axes, title, line, metric, costs, hollow=second)
+        ticks = apart(sorted({cost(row) for row in measured}))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        axes.set_xticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_xlabel("network calls a picture")
+        axes.set_xlabel(cost_title)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
 
     unit = METRICS[metric].unit if metric in METRICS else ""
-    return drawn(draw, f"{metric_title(metric)} against network calls")
+    return drawn(draw, f"{metric_title(metric)} against {cost_title}")
 
 
 def draw_line(
-    axes: Axes, title: str, line: Sequence[Row], metric: str, aside: float, *, hollow: bool
+    axes: Axes, title: str, line: Sequence[Row], metric: str, costs: np.ndarray, *, hollow: bool
 ) -> None:
-    """Draw one method's values with their intervals, a little aside of the others."""
+    """Draw one method's values at their costs, with their intervals."""
     scale = METRICS[metric].scale if metric in METRICS else 1
     measured = [row.metrics[metric] for row in line]
     value, low, high = np.array([[m.value, m.low, m.high] for m in measured]).T * scale
     colour, marker = LOOKS.get(line[0].method, OTHER)
-    calls = np.array([row.calls for row in line]) * aside
     axes.errorbar(
-        calls,
+        costs,
         value,
         np.maximum([value - low, high - value], 0),
         color=colour,
@@ -69,7 +83,7 @@ def draw_line(
         linestyle="none",
     )
     axes.plot(
-        calls,
+        costs,
         value,
         label=title,
         color=colour,
@@ -86,13 +100,13 @@ def order(method: str) -> int:
     return list(LOOKS).index(method) if method in LOOKS else len(LOOKS)
 
 
-def apart(ticks: Sequence[int]) -> list[int]:
+def apart(ticks: Sequence[float]) -> list[float]:
     """Leave out ticks whose labels would touch, on a logarithmic axis.
 
     >>> apart([1, 2, 4, 8, 40, 50, 100])
     [1, 2, 4, 8, 50, 100]
     """
-    kept: list[int] = []
+    kept: list[float] = []
     for tick in reversed(ticks):
         if not kept or kept[-1] / tick > 1.4:
             kept.append(tick)
@@ -112,13 +126,35 @@ def losses(runs: Sequence[TrainingRun]) -> str:
             label = "_" if run.method in named else run.title
             axes.plot(run.steps, smooth(run.losses), color=colour, label=label, linewidth=1.4)
             named.add(run.method)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.minorticks_off()
-        axes.set_xlabel("optimiser step")
+        log_losses(axes)
 
     return drawn(draw, "Training loss")
+
+
+def losses_by_noise(run: TrainingRun) -> str:
+    """Draw a run's loss in each quarter of the noise levels, light for little noise."""
+    if not any(run.by_noise):
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for quarter, (name, found) in enumerate(zip(QUARTERS, run.by_noise, strict=True)):
+            if found:
+                steps, values = zip(*found, strict=True)
+                axes.plot(
+                    steps, smooth(values), label=name, linewidth=1.4,
+                    color=LOOKS.get(run.method, OTHER)[0], alpha=(1 + quarter) / 4,
+                )  # fmt: skip
+        log_losses(axes)
+
+    return drawn(draw, f"Training loss of {run.name} by noise level")
+
+
+def log_losses(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("optimiser step")
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:

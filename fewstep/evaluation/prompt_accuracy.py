@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from fewstep.bundled.captions import claims, judge
 from fewstep.bundled.parser import read
-from fewstep.evaluation.intervals import Values
+from fewstep.evaluation.intervals import Values, proportion
+from fewstep.evaluation.metric import Metric
 
 Verdict = dict[str, bool]
 """For each kind of claim that a caption makes (shape, colour, count, …) whether it holds."""
@@ -44,3 +45,17 @@ def by_attribute(judged: Sequence[Verdict]) -> dict[str, Values]:
     kinds = dict.fromkeys(kind for verdict in judged for kind in verdict)
     told = {kind: [v[kind] for v in judged if kind in v] for kind in kinds}
     return {kind: np.array(held, np.float64) for kind, held in told.items() if len(held) > 1}
+
+
+PROMPT_ACCURACY = Metric(
+    prompt_accuracy,
+    "prompt",
+    "Prompt accuracy",
+    "share of pictures that show everything their caption says (all counts, shapes, colours, "
+    "sizes, relations, the background)",
+    "higher",
+    ".1f",
+    100,
+    "%",
+    interval=proportion,
+)

@@ -14,11 +14,13 @@ from fewstep.evaluation.grid import Pictures, check, png
 from fewstep.evaluation.headline import facts, headline, lead, match
 from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.page import figure, folded, page, pairs, section
-from fewstep.evaluation.plots import against_calls, losses
-from fewstep.evaluation.results import Results, metric_names, overview
+from fewstep.evaluation.plots import against_calls, against_seconds, losses, losses_by_noise
+from fewstep.evaluation.results import Results, Row, metric_names, overview
 from fewstep.evaluation.runs import TrainingRun
 from fewstep.evaluation.tables import table
 from fewstep.files import write_file
+
+PLOTTED = ("prompt_accuracy", "frechet", "fid", "clip_score", "latent_frechet")
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,7 @@ def measured(results: Results) -> str:
     main = [name for name in names if "." not in name]
     parts = [name for name in names if "." in name]
     seeds = [row for row in results.rows if row not in rows]
-    plots = "".join(
-        figure(
-            against_calls(rows, name),
-            metric_title(name),
-            f"{capital(METRICS[name].better)} is better. Bars are 95% intervals.",
-        )
-        for name in ("prompt_accuracy", "frechet")
-    )
+    plots = "".join(quality_plots(rows, name) for name in PLOTTED)
     note = "Below each value its 95% interval; n is the number of pictures."
     if seeds:
         note += (
@@ -121,17 +116,33 @@ def measured(results: Results) -> str:
     )
 
 
+def quality_plots(rows: Sequence[Row], name: str) -> str:
+    """Draw a metric against network calls and against seconds."""
+    words = f"{capital(METRICS[name].better)} is better. Bars are 95% intervals."
+    title = metric_title(name)
+    calls = figure(against_calls(rows, name), title, words)
+    return calls + figure(against_seconds(rows, name), f"{title}, by time", words)
+
+
 def training(runs: Sequence[TrainingRun]) -> str:
-    """Show how the students were trained: losses and settings."""
+    """Show how the students were trained: losses, also by noise level, and settings."""
     plot = figure(
         losses(runs),
         "Loss",
         "Smoothed. Each method has a loss of its own: compare shapes, not heights.",
     )
-    settings = (
-        folded(f"Settings of {run.name}", f"<pre>{escape(run.settings)}</pre>") for run in runs
+    each = (folded(f"{run.name}: loss by noise level, settings", one_run(run)) for run in runs)
+    return section("Training", f'<div class="plots">{plot}</div>' if plot else "", *each)
+
+
+def one_run(run: TrainingRun) -> str:
+    """Show one run's loss by noise level, and its settings."""
+    plot = figure(
+        losses_by_noise(run),
+        "Loss by noise level",
+        "Smoothed. A quarter of the timesteps each; the darker, the noisier.",
     )
-    return section("Training", f'<div class="plots">{plot}</div>' if plot else "", *settings)
+    return f'<div class="plots">{plot}</div><pre>{escape(run.settings)}</pre>'
 
 
 def provenance(results: Results) -> str:
@@ -152,5 +163,14 @@ def provenance(results: Results) -> str:
             }
         ),
         f"<pre>{escape(results.command)}</pre>\n",
+        unavailable(results),
         f"<h3>What the numbers mean</h3>{pairs(meanings)}" if meanings else "",
     )
+
+
+def unavailable(results: Results) -> str:
+    """Name the metrics of the protocol that were not measured, and how to change that."""
+    if not results.unavailable:
+        return ""
+    reasons = {metric_title(name): capital(why) for name, why in results.unavailable.items()}
+    return f"<h3>Not measured</h3>{pairs(reasons)}"

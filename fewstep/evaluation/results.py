@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +10,14 @@ from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.files import write_file
 
-RESULTS = {"protocol": str, "command": str, "commit": str, "machine": str, "rows": list}
+RESULTS = {
+    "protocol": str,
+    "command": str,
+    "commit": str,
+    "machine": str,
+    "unavailable": dict,
+    "rows": list,
+}
 ROW = {
     "source": str,
     "method": str,
@@ -49,6 +56,8 @@ class Results:
     commit: str
     machine: str
     rows: tuple[Row, ...]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Metrics of the protocol that could not be measured, and why."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -98,7 +107,8 @@ def joined(parts: Sequence[Results]) -> Results:
         name: "; ".join(dict.fromkeys(getattr(part, name) for part in parts))
         for name in ("command", "commit", "machine")
     }
-    return Results(protocols[0], **told, rows=tuple(rows))
+    unavailable = {name: why for part in parts for name, why in part.unavailable.items()}
+    return Results(protocols[0], **told, rows=tuple(rows), unavailable=unavailable)
 
 
 def overview(rows: Sequence[Row]) -> list[Row]:

@@ -9,16 +9,25 @@ from typing import Self
 from fewstep.errors import UserError
 from fewstep.evaluation.labels import method_title
 
+QUARTERS = 4
+
+Curve = tuple[tuple[int, float], ...]
+"""Pairs of step and loss."""
+
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run's settings (the text of config.toml) and its loss by step."""
+    """A run's settings (the text of config.toml), and its loss by step and by noise level.
+
+    `by_noise` has a curve for each quarter of the noise levels, the cleanest first.
+    """
 
     name: str
     method: str
     settings: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
+    by_noise: tuple[Curve, ...] = ((), (), (), ())
 
     @property
     def title(self) -> str:
@@ -39,23 +48,29 @@ class TrainingRun:
             method = tomllib.loads(settings).get("method", {}).get("name", "")
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{config} is damaged: {error}") from error
-        by_step = read_losses(folder / "metrics.jsonl")
-        steps = tuple(sorted(by_step))
-        return cls(folder.name, method, settings, steps, tuple(by_step[step] for step in steps))
+        log = read_log(folder / "metrics.jsonl")
+        curves = tuple(
+            tuple((step, part[q]) for step, (_, part) in log.items() if part[q] is not None)
+            for q in range(QUARTERS)
+        )
+        losses = tuple(loss for loss, _ in log.values())
+        return cls(folder.name, method, settings, tuple(log), losses, curves)
 
 
-def read_losses(path: Path) -> dict[int, float]:
-    """Read loss by step; a last line that is being written is left for the next reader.
+def read_log(path: Path) -> dict[int, tuple[float, list[float | None]]]:
+    """Read loss, and loss by noise level, by step; a last line that is being written waits.
 
     Raises:
         UserError: if another line is damaged.
     """
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    found: dict[int, float] = {}
+    found: dict[int, tuple[float, list[float | None]]] = {}
     for number, line in enumerate(lines[:-1], 1):
         try:
             entry = json.loads(line)
-            found[int(entry["step"])] = float(entry["loss"])
+            parts = [None if p is None else float(p) for p in entry.get("loss_by_noise", [])]
+            parts += [None] * (QUARTERS - len(parts))
+            found[int(entry["step"])] = float(entry["loss"]), parts
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number} is damaged: {error!r}") from error
-    return found
+    return dict(sorted(found.items()))

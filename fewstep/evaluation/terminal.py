@@ -11,6 +11,9 @@ COLUMNS = (
     "prompt_accuracy",
     "prompt_accuracy_difference",
     "frechet",
+    "fid",
+    "clip_score",
+    "latent_frechet",
     "same_noise_rmse",
     "seconds_per_image",
 )
@@ -41,3 +44,10 @@ def summary(results: Results) -> Table:
     table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} pictures"
     table.caption_justify = "left"
     return table
+
+
+def unmeasured(results: Results) -> list[str]:
+    """Return a line for each metric that could not be measured, with its reason."""
+    return [
+        f"{metric_title(name)}: unavailable, {why}" for name, why in results.unavailable.items()
+    ]

@@ -1,78 +1,36 @@
 """`fewstep evaluate`: students beside their teacher from the same noises, by a protocol."""
 
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from accelerate import PartialState
 from rich.console import Console
+from rich.progress import Progress
 
-from fewstep.bundled.captions import describe
-from fewstep.bundled.features import load_feature_network
-from fewstep.bundled.scenes import render, sample_scene
 from fewstep.errors import UserError
-from fewstep.evaluation import METRICS
-from fewstep.evaluation.frechet import Gaussian
 from fewstep.evaluation.headline import lead, match
-from fewstep.evaluation.intervals import Interval, Values, pooled, proportion
-from fewstep.evaluation.prompt_accuracy import Verdict, all_right, by_attribute, verdicts
 from fewstep.evaluation.provenance import commit, machine
-from fewstep.evaluation.results import SEVERAL, Results, Row, load, save
-from fewstep.evaluation.terminal import summary
+from fewstep.evaluation.results import Results, load, save
+from fewstep.evaluation.terminal import summary, unmeasured
 from fewstep.files import check_writable
 from fewstep.run.compare import save_comparison
+from fewstep.run.consistency import self_consistency
 from fewstep.run.contestants import Contestant, Field
-from fewstep.run.gallery import Gallery, Made, paint_all
+from fewstep.run.gallery import Gallery
+from fewstep.run.judges import Judges
+from fewstep.run.lineup import check_distinct, is_shown, line_up, others_of
+from fewstep.run.observing import Measured, differences, observe
+from fewstep.run.paint import check_words
 from fewstep.run.progress import progress_bar
-from fewstep.sampling.painter import TEACHER_STEPS
+from fewstep.run.rows import as_row, pooled_rows
+from fewstep.run.tasks import Task, open_task
 
-PROTOCOLS = {"bundled": 2000}
-"""The protocols, and how many prompts each takes."""
-
-PROMPT_SEED, REFERENCE_SEED = 1_000_003, 1_000_033  # no pool of training scenes has these
-NUM_REFERENCES = 5000
 NUM_SHOWN = 8
 STUDENT_STEPS = (1, 2, 4, 8)
-FEWER_TEACHER_STEPS = (8, 4)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One contestant's numbers, one a picture, from which intervals and pooled rows are made."""
-
-    contestant: Contestant
-    values: dict[str, Values]
-    verdicts: list[Verdict]
-    seconds: Interval
-
-
-def held_out_prompts(num: int) -> list[str]:
-    """Return captions of scenes that no training set holds."""
-    prompts = []
-    for i in range(num):
-        rng = np.random.default_rng([PROMPT_SEED, i])
-        prompts.append(describe(sample_scene(rng), rng))
-    return prompts
-
-
-@torch.no_grad()
-def picture_features(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the bundled feature network's features [n, d] of pictures [n, H, W, 3]."""
-    network = load_feature_network()
-    batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(250)
-    return torch.cat([network(batch) for batch in batches]).numpy()
-
-
-def reference() -> Gaussian:
-    """Return the Gaussian of the features of real renderings."""
-    scenes = (
-        sample_scene(np.random.default_rng([REFERENCE_SEED, i])) for i in range(NUM_REFERENCES)
-    )
-    return Gaussian.fit(picture_features(np.stack([render(scene) for scene in scenes])))
+PATIENCE = timedelta(days=7)  # of a process that waits for the others
 
 
 def evaluate_sources(
@@ -81,174 +39,137 @@ def evaluate_sources(
     out: Path,
     num_prompts: int | None = None,
     student_steps: Sequence[int] = STUDENT_STEPS,
+    prompt_file: Path | None = None,
+    data: Path | None = None,
+    weights: Path | None = None,
 ) -> Path:
     """Measure every source and its teacher; write and return `out/results.json`.
 
-    Pictures are kept in `out/pictures`, so that an interrupted evaluation continues.
+    Pictures and what judges say of them are kept in `out`, so that an interrupted evaluation
+    continues. Processes that accelerate launches share the painting.
 
     Raises:
-        UserError: if a source, the protocol or the number of prompts cannot be used.
+        UserError: if a source, the protocol, its data or the number of prompts cannot be used.
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-    num = PROTOCOLS[protocol] if num_prompts is None else num_prompts
-    smallest = METRICS["frechet"].smallest_n
-    if num < smallest:
-        raise UserError(f"--num-prompts is {num}; the Fréchet distance needs {smallest} or more")
-    check_writable(out, needed_bytes=num * 20_000)
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     field = Field.open(sources)
-    if field.base != "bundled":
-        raise UserError(
-            f"protocol 'bundled' reads pictures of the bundled world, and {field.base} is another "
-            "model; use fewstep compare"
-        )
     check_distinct(field)
-    prompts = held_out_prompts(num)
-    gallery = Gallery(out / "pictures", prompts, field.resolution)
+    task = open_task(protocol, num_prompts, prompt_file, data, field.resolution)
+    check_model(field, task)
+    judges = Judges.of(task, out / "features", weights)
+    gallery = Gallery(out / "pictures", task.prompts, field.resolution, side=task.protocol.side)
     contestants = line_up(field, student_steps)
+    check_writable(out, needed_bytes(gallery, len(contestants)))
 
     with progress_bar() as bar:
-        made = paint_all(contestants, gallery, bar)
-        task = bar.add_task("measuring", total=len(contestants), note="")
-        measured = measure(made, prompts, lambda: bar.advance(task))
+        starts = gallery.starts[processes.process_index :: processes.num_processes]
+        paint_share(contestants, gallery, judges, starts, bar)
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            measured = measure(contestants, field, gallery, judges, bar)
+            write_results(measured, field, gallery, judges, out)
+    processes.wait_for_everyone()
+    return out / "results.json"
 
+
+def check_model(field: Field, task: Task) -> None:
+    """Refuse prompts that the model cannot read, and pictures that the judges cannot.
+
+    Raises:
+        UserError: naming the way out.
+    """
+    if task.name == "bundled" and field.base != "bundled":
+        raise UserError(
+            f"protocol 'bundled' reads pictures of the bundled world, and {field.base} is another "
+            "model; use --protocol prompts, or fewstep compare"
+        )
+    check_words(field.base, task.prompts)
+
+
+def needed_bytes(gallery: Gallery, num_contestants: int) -> int:
+    """Return how large the pictures and latents will be, but for those that are there."""
+    side = gallery.side or gallery.resolution
+    each = 3 * side**2 + 16 * (gallery.resolution // 8) ** 2
+    there = sum(file.stat().st_size for file in gallery.folder.glob("*.safetensors"))
+    return max(20_000_000, num_contestants * len(gallery.prompts) * each - there)
+
+
+def paint_share(
+    contestants: Sequence[Contestant],
+    gallery: Gallery,
+    judges: Judges,
+    starts: Sequence[int],
+    bar: Progress,
+) -> None:
+    """Paint these batches of every contestant, and let the networks look at them while at it.
+
+    The bar counts network calls, as they take the time.
+    """
+    pictures = sum(len(gallery.numbers(first)) for first in starts)
+    calls = sum(contestant.calls for contestant in contestants)
+    task = bar.add_task("painting, network calls", total=calls * pictures, note="")
+    for contestant in contestants:
+        bar.update(task, note=f"{contestant.source}, {contestant.steps} steps")
+        for first, made in zip(starts, gallery.batches(contestant, starts), strict=True):
+            judges.see(made, [gallery.prompts[i] for i in gallery.numbers(first)])
+            bar.advance(task, contestant.calls * len(made.pictures))
+
+
+def measure(
+    contestants: Sequence[Contestant], field: Field, gallery: Gallery, judges: Judges, bar: Progress
+) -> list[Measured]:
+    """Judge every contestant, and compare it with the first one: the teacher."""
+    task = bar.add_task("measuring", total=len(contestants) + len(field.students), note="")
+    measured: list[Measured] = []
+    for contestant in contestants:
+        teacher = measured[0] if measured else None
+        others = others_of(contestant, contestants, field)
+        measured.append(observe(contestant, others, gallery, judges, teacher))
+        bar.advance(task)
+    unguided = next(one for one in measured if one.contestant == field.teacher(guided=False))
+    by_contestant = {one.contestant: one for one in measured}
+    for student in field.students:
+        own = by_contestant[field.student(student)]
+        own.values["self_consistency"] = self_consistency(
+            field, student, gallery.prompts, judges.folder
+        )
+        bar.advance(task)
+    for one in measured:
+        if not one.contestant.knows_teacher:
+            one.values.update(differences(one.values, unguided.values, "difference_unguided"))
+    return measured
+
+
+def write_results(
+    measured: Sequence[Measured], field: Field, gallery: Gallery, judges: Judges, out: Path
+) -> None:
+    """Write the table, and the pictures of the first prompts side by side."""
+    task = judges.task
     results = Results(
-        protocol=f"{protocol}, {num} held-out prompts, {NUM_REFERENCES} reference renderings",
+        protocol=task.protocol.described(
+            task.name, len(task.prompts), field.guidance_scale, list(judges.caches)
+        ),
         command=" ".join(["fewstep", *sys.argv[1:]]),
         commit=commit(),
         machine=machine(),
+        unavailable=judges.unavailable,
         rows=(*map(as_row, measured), *pooled_rows(measured)),
     )
     save(results, out / "results.json")
-    shown = {c: m.pictures[:NUM_SHOWN] for c, m in made.items() if is_shown(c, field)}
-    save_comparison(out, prompts[:NUM_SHOWN], shown)
-    return out / "results.json"
+    num_shown = min(NUM_SHOWN, len(gallery.numbers(0)))
+    shown = {
+        one.contestant: next(gallery.batches(one.contestant, [0])).pictures[:num_shown]
+        for one in measured
+        if is_shown(one.contestant, field)
+    }
+    save_comparison(out, task.prompts[:num_shown], shown)
 
 
 def print_results(path: Path) -> None:
     """Show results in the terminal: the table, and how much faster the best student is."""
     console, results = Console(), load(path)
     console.print(summary(results))
+    for line in unmeasured(results):
+        console.print(line, highlight=False)
     if found := match(results.rows):
         console.print(lead(found), highlight=False)
-
-
-def check_distinct(field: Field) -> None:
-    """Refuse the same training twice: pooled, it would count as two.
-
-    Raises:
-        UserError: naming the sources.
-    """
-    known: dict[tuple[str, int | None], str] = {}
-    for student in field.students:
-        other = known.setdefault((student.settings, student.seed), student.source)
-        if other != student.source:
-            raise UserError(
-                f"{other} and {student.source} have the same settings and the same seed "
-                f"{student.seed}; evaluate one of them"
-            )
-
-
-def is_shown(contestant: Contestant, field: Field) -> bool:
-    """Whether a contestant has a column: the teacher in 50 and 4 steps, students in their own."""
-    if contestant.method == "teacher":
-        return contestant in (field.teacher(), field.teacher(4))
-    return contestant in [field.student(student) for student in field.students]
-
-
-def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
-    """Return the teacher at several numbers of steps, and each student at those it knows."""
-    teachers = [field.teacher(steps) for steps in (TEACHER_STEPS, *FEWER_TEACHER_STEPS)]
-    students = [
-        field.student(student, steps)
-        for student in field.students
-        for steps in sorted(
-            {*student_steps, student.contract.default_num_steps}
-            & set(map(int, student.contract.grid.sampling_timesteps))
-        )
-    ]
-    return [*teachers, field.teacher(guided=False), *students]
-
-
-def measure(
-    made: dict[Contestant, Made], prompts: Sequence[str], advance: Callable[[], None]
-) -> list[Measured]:
-    """Judge every contestant's pictures, and compare them with the first one's: the teacher's.
-
-    Students that learnt from data alone are compared with the unguided teacher as well.
-    """
-    real = reference()
-    measured: dict[Contestant, Measured] = {}
-    for contestant, own in made.items():
-        judged = verdicts(own.pictures, prompts)
-        values = {
-            "prompt_accuracy": all_right(judged),
-            "frechet": METRICS["frechet"].per_picture(picture_features(own.pictures), real),
-        }
-        measured[contestant] = Measured(contestant, values, judged, own.seconds_per_image)
-        advance()
-    truth, *others = made
-    plain = next(c for c in made if c.method == "teacher" and c.calls == c.steps)
-    for contestant in others:
-        values = measured[contestant].values
-        values |= beside_teacher(contestant, truth, made, measured)
-        if not contestant.knows_teacher:
-            told = beside_teacher(contestant, plain, made, measured)
-            values |= {f"{n}_unguided": v for n, v in told.items() if f"{n}_unguided" in METRICS}
-    return list(measured.values())
-
-
-def beside_teacher(
-    contestant: Contestant,
-    teacher: Contestant,
-    made: dict[Contestant, Made],
-    measured: dict[Contestant, Measured],
-) -> dict[str, Values]:
-    """Return the differences to a teacher, paired by prompt and starting noise."""
-    mine, theirs = measured[contestant].values, measured[teacher].values
-    values = {
-        f"{name}_difference": mine[name] - theirs[name] for name in ("prompt_accuracy", "frechet")
-    }
-    if contestant.keeps_noise:
-        own, truth = made[contestant], made[teacher]
-        values["same_noise_rmse"] = METRICS["same_noise_rmse"].per_picture(
-            own.pictures, truth.pictures
-        )
-        values["latent_rmse"] = METRICS["latent_rmse"].per_picture(own.latents, truth.latents)
-    return values
-
-
-def as_row(measured: Measured) -> Row:
-    """Put intervals around one contestant's numbers."""
-    contestant = measured.contestant
-    metrics = {name: METRICS[name].interval(values) for name, values in measured.values.items()}
-    metrics |= {name: proportion(held) for name, held in by_kind(measured.verdicts).items()}
-    metrics["seconds_per_image"] = measured.seconds
-    return Row(
-        contestant.source, contestant.method, contestant.steps, contestant.calls,
-        contestant.seed, metrics,
-    )  # fmt: skip
-
-
-def by_kind(judged: list[Verdict]) -> dict[str, Values]:
-    return {f"prompt_accuracy.{kind}": held for kind, held in by_attribute(judged).items()}
-
-
-def pooled_rows(measured: Sequence[Measured]) -> list[Row]:
-    """Return a row for each number of steps that trainings of one setting share."""
-    groups: dict[tuple[str, str, int], list[Measured]] = defaultdict(list)
-    for one in measured:
-        who = one.contestant
-        if who.method != "teacher":
-            groups[who.method, who.settings, who.steps].append(one)
-    return [pooled_row(group) for group in groups.values() if len(group) > 1]
-
-
-def pooled_row(group: Sequence[Measured]) -> Row:
-    """Return one row for several trainings; its source names them all."""
-    numbers = [one.values | by_kind(one.verdicts) for one in group]
-    metrics = {name: pooled(np.stack([each[name] for each in numbers])) for name in numbers[0]}
-    metrics["seconds_per_image"] = group[0].seconds
-    first = group[0].contestant
-    sources = SEVERAL.join(one.contestant.source for one in group)
-    return Row(sources, first.method, first.steps, first.calls, None, metrics)

@@ -2,15 +2,18 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.files import write_file
@@ -24,56 +27,116 @@ FEWEST_BATCHES = 5
 
 @dataclass(frozen=True)
 class Made:
-    """Pictures uint8 [n, H, W, 3], their latents, and each batch's seconds a picture."""
+    """Pictures uint8 [n, H, W, 3], their latents, and each batch's seconds a picture.
+
+    `memory` is the most bytes of the GPU that each batch used, 0 without one.
+    """
 
     pictures: NDArray[np.uint8]
     latents: NDArray[np.float32]
     seconds: NDArray[np.float64]
+    memory: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
 
     @property
     def seconds_per_image(self) -> Interval:
         """The mean over batches; of very few, no more than its value is known."""
-        value, n = float(self.seconds.mean()), len(self.pictures)
-        if len(self.seconds) < FEWEST_BATCHES:
-            return Interval(value, value, value, n)
-        return replace(mean_of_few(self.seconds), n=n)
+        return mean_of_batches(self.seconds, len(self.pictures))
+
+
+def mean_of_batches(values: NDArray[np.float64], n: int) -> Interval:
+    """Return the mean over batches; of very few, no more than its value is known."""
+    value = float(values.mean())
+    if len(values) < FEWEST_BATCHES:
+        return Interval(value, value, value, n)
+    return replace(mean_of_few(values), n=n)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of some prompts; picture i starts from the noise of (seed, i) whoever paints."""
+    """The pictures of some prompts; picture i starts from the noise of (seed, i) whoever paints.
+
+    They are painted and stored in batches of the same `BATCH` numbers, so that several processes
+    can share the work and an interrupted one continues. With `side` they are stored resized.
+    """
 
     folder: Path
     prompts: Sequence[str]
     resolution: int
     seed: int = 0
+    side: int | None = None
+
+    @property
+    def starts(self) -> range:
+        """The numbers that batches begin with."""
+        return range(0, len(self.prompts), BATCH)
+
+    def numbers(self, first: int) -> range:
+        return range(first, min(first + BATCH, len(self.prompts)))
 
     def of(
         self, contestant: Contestant, advance: Callable[[int], None] = lambda count: None
     ) -> Made:
-        """Return the contestant's pictures, painting those batches that are not on disk yet."""
-        key = [contestant.identity, self.resolution, self.seed]
+        """Return the contestant's pictures, all at once."""
+        batches = list(self.batches(contestant, advance=advance))
+        return Made(*(np.concatenate([getattr(b, n) for b in batches])
+                      for n in ("pictures", "latents", "seconds", "memory")))  # fmt: skip
+
+    def batches(
+        self,
+        contestant: Contestant,
+        starts: Iterable[int] | None = None,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[Made]:
+        """Yield the contestant's batches, painting those that are not on disk yet."""
         painter = None
-        batches = []
-        for first in range(0, len(self.prompts), BATCH):
-            chosen = range(first, min(first + BATCH, len(self.prompts)))
-            prompts = [self.prompts[i] for i in chosen]
-            name = hashlib.sha256(repr([key, first, prompts]).encode()).hexdigest()[:24]
-            path = self.folder / f"{name}.safetensors"
+        for first in self.starts if starts is None else starts:
+            path = self.path(contestant, first)
             if not path.exists():
                 painter = painter or warmed_up(contestant, self.resolution)
-                clock = time.perf_counter()
-                latents = painter.latents(prompts, self.seed, self.resolution, chosen, BATCH)
-                pictures = painter.decode(latents, BATCH)
-                seconds = torch.tensor([(time.perf_counter() - clock) / len(chosen)])
-                made = {"pictures": pictures.contiguous(), "latents": latents.cpu(),
-                        "seconds": seconds}  # fmt: skip
-                write_file(path, save(made))
-            batches.append(load_file(path))
-            advance(len(chosen))
-        whole = {k: torch.cat([b[k] for b in batches]).numpy()
-                 for k in ("pictures", "latents", "seconds")}  # fmt: skip
-        return Made(**whole)
+                write_file(path, save(self.paint(painter, first)))
+            yield Made.read(path)
+            advance(len(self.numbers(first)))
+
+    def path(self, contestant: Contestant, first: int) -> Path:
+        """Return the file of a batch, named by everything that its pictures depend on."""
+        key: list[object] = [contestant.identity, self.resolution, self.seed]
+        key += [self.side] if self.side else []
+        prompts = [self.prompts[i] for i in self.numbers(first)]
+        name = hashlib.sha256(repr([key, first, prompts]).encode()).hexdigest()[:24]
+        return self.folder / f"{name}.safetensors"
+
+    def paint(self, painter: Painter, first: int) -> dict[str, Tensor]:
+        """Paint a batch, and take its time and memory."""
+        numbers = self.numbers(first)
+        prompts = [self.prompts[i] for i in numbers]
+        if on_gpu := torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        clock = time.perf_counter()
+        latents = painter.latents(prompts, self.seed, self.resolution, numbers, BATCH)
+        pictures = painter.decode(latents, BATCH)
+        seconds = (time.perf_counter() - clock) / len(numbers)
+        memory = torch.cuda.max_memory_allocated() if on_gpu else 0
+        return {
+            "pictures": resized(pictures, self.side).contiguous(),
+            "latents": latents.cpu(),
+            "seconds": torch.tensor([seconds], dtype=torch.float64),
+            "memory": torch.tensor([memory], dtype=torch.float64),
+        }
+
+
+def resized(pictures: Tensor, side: int | None) -> Tensor:
+    """Return pictures uint8 [n, H, W, 3] with sides of this length, or as they are."""
+    if side is None or tuple(pictures.shape[1:3]) == (side, side):
+        return pictures
+    small = (
+        Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+        for picture in pictures.numpy()
+    )
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in small]))
 
 
 def warmed_up(contestant: Contestant, resolution: int) -> Painter:

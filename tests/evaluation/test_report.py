@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from xml.etree import ElementTree
@@ -16,7 +17,14 @@ from fewstep.evaluation.grid import grid, png
 from fewstep.evaluation.headline import headline, lead, match
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.labels import METHOD_TITLES, shown
-from fewstep.evaluation.plots import LOOKS, against_calls, losses, smooth
+from fewstep.evaluation.plots import (
+    LOOKS,
+    against_calls,
+    against_seconds,
+    losses,
+    losses_by_noise,
+    smooth,
+)
 from fewstep.evaluation.report import Comparison, report
 from fewstep.evaluation.results import Results, Row
 from fewstep.evaluation.runs import TrainingRun
@@ -86,23 +94,34 @@ def run(tmp_path):
 def make_run(folder):
     folder.mkdir()
     (folder / "config.toml").write_text('[method]\nname = "multi-boundary-cd"\n')
-    lines = [json.dumps({"step": s, "loss": 1 / s}) for s in [*range(1, 40), 30]]
+    quarters = [0.1, None, 0.3, 0.4]
+    lines = [json.dumps({"step": s, "loss": 1 / s, "loss_by_noise": quarters})
+             for s in [*range(1, 40), 30]]  # fmt: skip
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4')
     return folder
 
 
-@pytest.fixture(scope="module")
-def pictures():
+def noise():
     return np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 
 
+def make_report(folder):
+    """Write a report of two students with pictures and a run, and return its path."""
+    comparison = Comparison(PROMPTS, {"Teacher, 50 steps": noise(), "CT, 4 steps": noise()})
+    run = folder / "run"
+    if not run.exists():
+        make_run(run)
+    return report(RESULTS, comparison, [run], folder / "out" / "report.html")
+
+
 @pytest.fixture(scope="module")
-def text(tmp_path_factory, pictures):
-    folder = tmp_path_factory.mktemp("report")
-    comparison = Comparison(PROMPTS, {"Teacher, 50 steps": pictures, "CT, 4 steps": pictures})
-    return report(
-        RESULTS, comparison, [make_run(folder / "run")], folder / "out" / "report.html"
-    ).read_text("utf-8")
+def pictures():
+    return noise()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return make_report(tmp_path_factory.mktemp("report")).read_text("utf-8")
 
 
 def test_the_page_is_well_formed_and_refers_to_nothing_outside_of_itself(text):
@@ -148,6 +167,13 @@ def test_a_report_without_students_pictures_or_runs_is_still_a_page(tmp_path):
     assert Page(report(alone, None, [], tmp_path / "r.html").read_text("utf-8")).open == []
 
 
+def test_what_was_not_measured_stands_there_with_the_way_to_get_it(tmp_path):
+    lacking = replace(RESULTS, unavailable={"fid": "needs weights.pth in a folder: fetch it"})
+    page = Page(report(lacking, None, [], tmp_path / "r.html").read_text("utf-8"))
+    assert "Not measured" in page.words
+    assert "Needs weights.pth in a folder: fetch it" in page.words
+
+
 def test_all_ids_that_plots_refer_to_are_there_once(text):
     ids = re.findall(r' id="([^"]+)"', text)
     referred = re.findall(r'(?:url\(|href=")#([^")]+)', text)
@@ -161,6 +187,7 @@ def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_every_time():
     assert "currentColor" in svg
     assert svg == against_calls(ROWS, "prompt_accuracy")
     assert against_calls(ROWS, "nothing_of_the_kind") == ""
+    assert "seconds a picture" in against_seconds(ROWS, "prompt_accuracy")
 
 
 def test_smoothing_keeps_a_constant_and_an_exponential():
@@ -174,6 +201,10 @@ def test_a_run_counts_each_step_once_and_leaves_the_unfinished_line(run):
     assert found.steps == tuple(range(1, 40))
     assert found.title == "Multi-boundary CD"
     assert losses([found])
+    assert [len(curve) for curve in found.by_noise] == [39, 0, 39, 39]
+    assert found.by_noise[3][0] == (1, 0.4)
+    assert "most noise" in losses_by_noise(found)
+    assert losses_by_noise(replace(found, by_noise=((), (), (), ()))) == ""
 
 
 def test_a_folder_that_is_no_run_or_is_damaged_is_refused(run, tmp_path):

@@ -25,7 +25,7 @@ def test_what_is_saved_is_what_is_read(tmp_path):
 
 def test_the_file_has_the_schema_of_the_contract():
     written = json.loads(RESULTS.to_json())
-    assert list(written) == ["protocol", "command", "commit", "machine", "rows"]
+    assert list(written) == ["protocol", "command", "commit", "machine", "rows", "unavailable"]
     assert list(written["rows"][0]) == ["source", "method", "steps", "calls", "seed", "metrics"]
     assert written["rows"][0]["metrics"]["prompt_accuracy"] == {
         "value": 0.7,

@@ -1,0 +1,46 @@
+"""What a metric is: a name's meaning, what it is measured from, and how it is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fewstep.evaluation.intervals import Interval, Values, mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a name in results.json means, and how it is measured."""
+
+    per_picture: Callable[..., Values]
+    """Data → one number a picture; the metric is their mean."""
+    kind: Literal["prompt", "set", "pair", "cost"]
+    """Judges pictures by their prompts, as a set, against the teacher's, or by what they cost."""
+    title: str
+    meaning: str
+    better: Literal["higher", "lower", "nearer to 1"]
+    show: str = ".3f"
+    scale: float = 1
+    unit: str = ""
+    smallest_n: int = 2
+    interval: Callable[[Values], Interval] = mean
+    features: str = ""
+    """The extractor whose features are compared, a key of EXTRACTORS."""
+    against: Literal["reference", "teacher"] = "reference"
+    """Which set a "set" metric compares with: real pictures, or the teacher's own."""
+    of_reference: Callable[[Any], Any] = np.asarray
+    """What is kept of that set's features, so that it is computed once."""
+
+    def measure(self, *data) -> Interval:
+        """Measure and give the interval.
+
+        Raises:
+            ValueError: with fewer pictures than the metric means something at, or bad data.
+        """
+        values = self.per_picture(*data)
+        if len(values) < self.smallest_n:
+            raise ValueError(
+                f"{self.title} needs {self.smallest_n} pictures or more, not {len(values)}"
+            )
+        return self.interval(values)

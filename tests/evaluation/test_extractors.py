@@ -1,0 +1,142 @@
+"""The judges' networks: real architectures with random weights, found, checked and asked once."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+)
+
+from fewstep.bundled.vocabulary import save_tokenizer
+from fewstep.errors import UserError
+from fewstep.evaluation import extractors
+from fewstep.evaluation.extractors import FeatureCache, embed_prompts, load_clip, resized
+from fewstep.evaluation.inception import Inception, load_inception
+from fewstep.evaluation.weights import INCEPTION, WeightsMissing, clip, weights_folder
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    torch.manual_seed(0)
+    table = Inception().state_dict()
+    kept = {n: t for n, t in table.items() if "num_batches_tracked" not in n}
+    path = tmp_path_factory.mktemp("weights") / INCEPTION.name
+    torch.save({**kept, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    words = save_tokenizer(folder, 24)
+    torch.manual_seed(0)
+    text = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24,
+            "eos_token_id": words.eos_token_id, "projection_dim": 8}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+              "projection_dim": 8}  # fmt: skip
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.save_pretrained(folder)
+    return folder
+
+
+def noise(n=2, side=40, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), np.uint8)
+
+
+def test_inception_has_as_many_weights_as_the_published_one():
+    with torch.device("meta"):
+        network = Inception()
+    assert sum(weight.numel() for weight in network.parameters()) == 21_785_568
+
+
+def test_a_picture_has_2048_features_by_the_network_in_the_file(inception_file):
+    features = extractors.load_fid_inception(inception_file, "cpu")(noise())
+    network = load_inception(inception_file)
+    with torch.no_grad():
+        expected = network(resized(noise(), 299) / 127.5 - 1).numpy()
+    assert features.shape == (2, 2048)
+    assert np.allclose(features, expected)
+    assert np.ptp(features) > 0
+
+
+def test_another_networks_file_is_refused_by_name(tmp_path, inception_file):
+    table = torch.load(inception_file)
+    table["Mixed_9z.conv"] = torch.zeros(1)
+    torch.save(table, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="missing or unknown: Mixed_9z"):
+        load_inception(tmp_path / "other.pth")
+
+
+def test_a_file_with_the_wrong_hash_is_refused(inception_file):
+    with pytest.raises(UserError, match=r"sha256 begins with .* and not with 6726825d; download"):
+        INCEPTION.find(inception_file.parent)
+    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    assert replace(INCEPTION, sha256=digest[:8]).find(inception_file.parent) == inception_file
+
+
+def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert weights_folder() == tmp_path
+    with pytest.raises(WeightsMissing, match=rf"needs pt_inception.*in {tmp_path}: download it"):
+        INCEPTION.find()
+    with pytest.raises(WeightsMissing, match="hf download openai/clip-vit-none"):
+        clip("clip-vit-none").find()
+
+
+def test_pictures_are_resized_by_pillow_channel_by_channel():
+    picture = noise(1, 64)
+    expected = np.stack([
+        np.asarray(Image.fromarray(picture[0, :, :, c].astype(np.float32)).resize(
+            (20, 20), Image.Resampling.BICUBIC)) for c in range(3)
+    ])  # fmt: skip
+    assert np.allclose(resized(picture, 20)[0].numpy(), expected.clip(0, 255))
+    wide = np.concatenate([noise(1, 64), noise(1, 64, seed=1)], axis=2)
+    assert np.allclose(resized(wide, 64)[0].numpy(), wide[0, :, 32:96].transpose(2, 0, 1))
+
+
+def test_pictures_and_prompts_get_the_models_own_embeddings(clip_folder):
+    pictures = noise(3, 32)
+    ours = load_clip(clip_folder, "cpu")(pictures)
+    mean, std = (torch.tensor(v).view(3, 1, 1)
+                 for v in (extractors.CLIP_MEAN, extractors.CLIP_STD))  # fmt: skip
+    pixels = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - mean) / std
+    vision = CLIPVisionModelWithProjection.from_pretrained(clip_folder)
+    assert np.allclose(ours, vision(pixels).image_embeds.detach().numpy(), atol=1e-5)
+    assert ours.shape == (3, 8)
+
+    texts = embed_prompts(clip_folder, ["a red star", "two blue rings"])
+    alone = embed_prompts(clip_folder, ["two blue rings"])
+    assert np.allclose(texts[1], alone[0], atol=1e-5)
+    assert isinstance(CLIPTextModelWithProjection.from_pretrained(clip_folder), torch.nn.Module)
+
+
+def test_pictures_are_seen_once_and_again_when_anything_changes(tmp_path):
+    asked = []
+
+    def load():
+        def extractor(pictures):
+            asked.append(len(pictures))
+            return pictures.reshape(len(pictures), -1)[:, :3].astype(np.float32)
+
+        return extractor
+
+    cache = FeatureCache(tmp_path, "mine 1", load)
+    first = cache.of(noise())
+    assert np.array_equal(FeatureCache(tmp_path, "mine 1", load).of(noise()), first)
+    assert asked == [2]
+    cache.of(noise(seed=1))
+    FeatureCache(tmp_path, "mine 2", load).of(noise())
+    assert asked == [2, 2, 2]
+    whole = cache.of_set("real", lambda: iter([noise(), noise(seed=1)]))
+    assert whole.shape == (4, 3)
+    assert np.array_equal(cache.of_set("real", lambda: iter([])), whole)

@@ -1,0 +1,113 @@
+"""Distances between sets of features, against closed forms and plain loops."""
+
+import numpy as np
+import pytest
+
+from fewstep.evaluation import METRICS
+from fewstep.evaluation.clip_score import clip_score
+from fewstep.evaluation.latents import mean_shift, pooled, std_ratio
+from fewstep.evaluation.manifold import precision, recall
+from fewstep.evaluation.mmd import CMMD_SCALE, CMMD_SIGMA, cmmd, kid
+from fewstep.evaluation.same_noise import psnr
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_kid_is_the_unbiased_estimator_written_out(rng):
+    x, y = rng.normal(size=(7, 4)), rng.normal(1, 1, size=(9, 4))
+
+    def kernel(a, b):
+        return (a @ b / 4 + 1) ** 3
+
+    xx = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    yy = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    xy = np.mean([kernel(a, b) for a in x for b in y])
+    assert kid(x, y).mean() == pytest.approx(xx + yy - 2 * xy, rel=1e-12)
+
+
+def test_kid_of_two_halves_of_one_set_is_zero_within_its_interval(rng):
+    covered = 0
+    for _ in range(40):
+        found = METRICS["kid"].measure(rng.normal(size=(150, 6)), rng.normal(size=(4000, 6)))
+        covered += found.low <= 0 <= found.high
+    assert covered >= 34
+
+
+def test_cmmd_is_the_gaussian_kernels_discrepancy_of_unit_embeddings(rng):
+    x, y = rng.normal(size=(5, 3)), rng.normal(size=(6, 3))
+    a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
+
+    def mean(p, q):
+        return np.mean([np.exp(-((i - j) ** 2).sum() / (2 * CMMD_SIGMA**2)) for i in p for j in q])
+
+    expected = CMMD_SCALE * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+    assert cmmd(x, y).mean() == pytest.approx(expected, rel=1e-6)
+    assert cmmd(3 * x, x).mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_set_lies_in_itself_and_not_in_one_far_away(rng):
+    x, far = rng.normal(size=(200, 3)), rng.normal(20, 1, size=(200, 3))
+    assert precision(x, x).mean() == recall(x, x).mean() == 1
+    assert precision(x, far).mean() == recall(x, far).mean() == 0
+
+
+def test_one_mode_of_two_is_precise_and_recalls_half(rng):
+    modes = np.concatenate([rng.normal(0, 1, size=(150, 3)), rng.normal(30, 1, size=(150, 3))])
+    one = rng.normal(0, 1, size=(200, 3))
+    assert precision(one, modes).mean() > 0.85
+    assert recall(one, modes).mean() == pytest.approx(0.5, abs=0.06)
+    assert len(recall(one, modes)) == 300
+
+
+def test_a_manifold_needs_neighbours(rng):
+    with pytest.raises(ValueError, match="more than 3 pictures, not 3"):
+        precision(rng.normal(size=(5, 2)), rng.normal(size=(3, 2)))
+
+
+def test_features_of_other_networks_and_broken_ones_are_refused(rng):
+    with pytest.raises(ValueError, match="3 features cannot be compared with 4"):
+        kid(rng.normal(size=(5, 3)), rng.normal(size=(5, 4)))
+    broken = rng.normal(size=(5, 3))
+    broken[2, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 5 pictures have features that are not finite"):
+        cmmd(broken, broken)
+
+
+def test_fewer_pictures_than_a_metric_needs_are_refused(rng):
+    with pytest.raises(ValueError, match="FID needs 2048 pictures or more, not 10"):
+        METRICS["fid"].measure(rng.normal(size=(10, 3)), rng.normal(size=(50, 3)))
+
+
+def test_the_clip_score_is_the_cosine_of_each_pair(rng):
+    x = rng.normal(size=(4, 8))
+    assert clip_score(x, 5 * x) == pytest.approx(1)
+    assert clip_score(x, -x) == pytest.approx(-1)
+    assert clip_score([[1, 0]], [[1, 1]]) == pytest.approx(0.5**0.5)
+    with pytest.raises(ValueError, match="4 pictures but 3 prompts"):
+        clip_score(x, x[:3])
+
+
+def test_latents_are_pooled_over_cells():
+    latents = np.zeros((2, 3, 8, 8), np.float32)
+    latents[1, 2, 2:4, 4:6] = 5
+    cells = pooled(latents).reshape(2, 3, 4, 4)
+    assert cells[1, 2, 1, 2] == 5
+    assert cells.sum() == 5
+    with pytest.raises(ValueError, match="6 x 8 cannot be cut"):
+        pooled(np.zeros((1, 3, 6, 8), np.float32))
+
+
+def test_contrast_and_shift_tell_scaling_from_moving(rng):
+    teacher = rng.normal(size=(3, 4, 8, 8))
+    assert std_ratio(0.5 * teacher, teacher) == pytest.approx(0.5)
+    assert std_ratio(teacher + 7, teacher) == pytest.approx(1)
+    assert mean_shift(teacher + 7, teacher) == pytest.approx(7)
+
+
+def test_a_tenth_of_white_is_20_decibels():
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr(np.full_like(black, 51), black) == pytest.approx(20 * np.log10(5))
+    assert np.isfinite(psnr(black, black)).all()

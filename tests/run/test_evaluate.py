@@ -1,0 +1,287 @@
+"""Evaluation: by a protocol, batch by batch, shared by processes, from what is on disk."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fewstep.errors import UserError
+from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.protocols import PROTOCOLS
+from fewstep.evaluation.results import Results, Row, load, save
+from fewstep.run import evaluate, gallery
+from fewstep.run.contestants import Field
+from fewstep.run.distill import distill_run
+from fewstep.run.evaluate import evaluate_sources, paint_share
+from fewstep.run.gallery import Gallery
+from fewstep.run.judges import Judges
+from fewstep.run.lineup import check_distinct, is_shown, line_up, others_of
+from fewstep.run.observing import Measured, observe
+from fewstep.run.progress import progress_bar
+from fewstep.run.rows import as_row, pooled_rows
+from fewstep.run.tasks import Real, Task, coco, drawn, open_task
+from tests.tiny import tiny_config
+
+PROMPTS = ["a star", "two red rings", "a heart"]
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "no-weights"
+
+
+def test_any_model_is_measured_without_weights_and_says_what_is_missing(
+    runs, tmp_path, prompt_file, no_weights, monkeypatch, capsys
+):
+    monkeypatch.setattr(gallery, "BATCH", 2)
+    out = tmp_path / "out"
+
+    def run():
+        return evaluate_sources([str(runs)], "prompts", out, student_steps=(1,),
+                                prompt_file=prompt_file, weights=no_weights)  # fmt: skip
+
+    results = load(run())
+    by_name = {(row.method, row.steps): row.metrics for row in results.rows}
+    student = by_name["multi-boundary-cd", 4]
+    assert {"same_noise_rmse", "latent_std_ratio", "self_consistency"} <= student.keys()
+    assert student["same_noise_rmse"].n == len(PROMPTS)
+    assert student["self_consistency"].value > 0
+    assert "step_agreement" in by_name["ct", 1]
+    assert "same_noise_rmse" not in by_name["ct", 4], "fresh noise leaves nothing to compare"
+    assert "same_noise_rmse_unguided" in by_name["ct", 1]
+    assert "same_noise_rmse" not in by_name["teacher", 50]
+    assert "needs 100 prompts or more, not 3" in results.unavailable["latent_frechet"]
+    assert "clip-vit-large-patch14" in results.unavailable["clip_score"]
+    assert "3 prompts of the user's; teacher's guidance 4" in results.protocol
+
+    evaluate.print_results(out / "results.json")
+    assert "CLIP score: unavailable, needs clip-vit" in " ".join(capsys.readouterr().out.split())
+
+    monkeypatch.setattr(gallery, "warmed_up", None)  # nothing is left to paint
+    monkeypatch.setattr("fewstep.run.consistency.measured", None)
+    assert load(run()).rows == results.rows
+
+
+def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "BATCH", 1)
+    field = Field.open([str(runs / "multi-boundary-cd")])
+    contestant = field.student(field.students[0])
+    task = Task("prompts", PROTOCOLS["prompts"], PROMPTS, None)
+    judges = Judges(task, tmp_path / "features", {}, {})
+
+    def painted(folder, shares):
+        kept = Gallery(folder, PROMPTS, 64)
+        for starts in shares:
+            with progress_bar() as bar:
+                paint_share([contestant], kept, judges, kept.starts[starts], bar)
+        return {path.name: load_file(path)["pictures"] for path in folder.iterdir()}
+
+    one = painted(tmp_path / "one", [slice(None)])
+    two = painted(tmp_path / "two", [slice(1, None, 2), slice(0, None, 2)])
+    assert len(one) == 3
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_several_processes(runs, tmp_path, prompt_file, no_weights):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "-m", "fewstep", "evaluate", str(runs / "multi-boundary-cd"),
+               "--protocol", "prompts",
+               "--prompts", str(prompt_file), "--weights", str(no_weights),
+               "-o", str(tmp_path / "out")]  # fmt: skip
+    subprocess.run(command, check=True, timeout=600)
+    assert len(load(tmp_path / "out" / "results.json").rows) == 5
+
+
+def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
+    asked = [str(runs)]
+    with pytest.raises(UserError, match="use --protocol prompts, or fewstep compare"):
+        evaluate_sources(asked, "bundled", tmp_path, 200)
+    with pytest.raises(UserError, match="unknown protocol 'coco'; known: bundled, coco2017-5k"):
+        evaluate_sources(asked, "coco", tmp_path)
+    with pytest.raises(UserError, match="needs --prompts FILE"):
+        evaluate_sources(asked, "prompts", tmp_path)
+    with pytest.raises(UserError, match=r"--num-prompts is 9, and .* holds 3 prompts"):
+        evaluate_sources(asked, "prompts", tmp_path, 9, prompt_file=prompt_file)
+    with pytest.raises(UserError, match="takes no --prompts"):
+        evaluate_sources(asked, "bundled", tmp_path, prompt_file=prompt_file)
+    with pytest.raises(UserError, match="takes no --data"):
+        evaluate_sources(asked, "prompts", tmp_path, prompt_file=prompt_file, data=tmp_path)
+    with pytest.raises(UserError, match="needs --data FOLDER with COCO's annotations"):
+        evaluate_sources(asked, "coco2017-5k", tmp_path)
+    with pytest.raises(UserError, match=r"has no annotations/captions_val2017\.json"):
+        evaluate_sources(asked, "coco2017-5k", tmp_path, data=tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("num", [0, 20])
+def test_too_few_prompts_for_a_protocols_metric_are_refused(num, tmp_path):
+    task = open_task("bundled", num, None, None, 64)
+    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs (2|100) or more"):
+        Judges.of(task, tmp_path)
+
+
+def coco_folder(folder, num=6):
+    from PIL import Image
+
+    (folder / "annotations").mkdir()
+    (folder / "val2017").mkdir()
+    images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(num)]
+    notes = [{"image_id": i, "id": 2 * i + k, "caption": f"picture {i}, caption {k}"}
+             for i in range(num) for k in range(2)]  # fmt: skip
+    for image in images:
+        Image.new("RGB", (40, 30), (image["id"] * 9, 0, 0)).save(
+            folder / "val2017" / image["file_name"]
+        )
+    about = {"images": images, "annotations": notes}
+    (folder / "annotations" / "captions_val2017.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_coco_gives_first_captions_and_the_middles_of_its_pictures(tmp_path):
+    protocol = replace(PROTOCOLS["coco2017-5k"], num_prompts=6)
+    task = coco("coco2017-5k", protocol, 4, coco_folder(tmp_path), 16)
+    assert task.prompts == [f"picture {i}, caption 0" for i in range(4)]
+    (real,) = task.real.batches()
+    assert real.shape == (6, 16, 16, 3)
+    assert abs(int(real[5, 8, 8, 0]) - 45) < 6
+    other = coco("coco2017-5k", protocol, 4, tmp_path, 24).real.identity
+    assert task.real.identity != other
+
+
+def test_more_captions_than_pictures_are_drawn_from_all_without_repetition():
+    captions = [(f"{i} a", f"{i} b") for i in range(50)]
+    chosen = drawn(captions, 80)
+    assert len(set(chosen)) == 80
+    assert chosen == drawn(captions, 80)
+
+
+def made(contestants, kept, rng):
+    """Write pictures and latents as if they had been painted."""
+    kept.folder.mkdir(parents=True)
+    for contestant in contestants:
+        for first in kept.starts:
+            n = len(kept.numbers(first))
+            save_file({
+                "pictures": torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 3), np.uint8)),
+                "latents": torch.from_numpy(rng.normal(size=(n, 4, 8, 8)).astype(np.float32)),
+                "seconds": torch.ones(1, dtype=torch.float64),
+                "memory": torch.full((1,), 3e9, dtype=torch.float64),
+            }, kept.path(contestant, first))  # fmt: skip
+
+
+class FirstPixels:
+    """A judge whose features are the first three numbers of a picture."""
+
+    def of(self, pictures):
+        return pictures.reshape(len(pictures), -1)[:, :3].astype(np.float32)
+
+    def of_set(self, identity, batches):
+        return np.concatenate([self.of(batch) for batch in batches()])
+
+
+def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguided_ones(
+    runs, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    field = Field.open([str(runs)])
+    contestants = line_up(field, (1,))
+    kept = Gallery(tmp_path / "pictures", [f"a star {i}" for i in range(120)], 64)
+    made(contestants, kept, rng)
+    real = Real("r", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
+    task = Task("bundled", PROTOCOLS["bundled"], kept.prompts, real)
+    judges = Judges(task, tmp_path / "features", {"bundled": FirstPixels()}, {})
+    monkeypatch.setattr(
+        "fewstep.run.judges.verdicts",
+        lambda pictures, prompts: [{"shape": bool(p.max() % 2)} for p in pictures],
+    )
+    measured = []
+    for contestant in contestants:
+        others = others_of(contestant, contestants, field)
+        teacher = measured[0] if measured else None
+        measured.append(observe(contestant, others, kept, judges, teacher))
+    rows = {(row.method, row.steps, row.calls): row.metrics for row in map(as_row, measured)}
+    teacher, ct = rows["teacher", 50, 100], rows["ct", 1, 1]
+    assert ct["frechet_difference"].value == pytest.approx(
+        ct["frechet"].value - teacher["frechet"].value
+    )
+    assert ct["latent_frechet"].value > 0
+    assert "latent_frechet" not in teacher, "its distance to itself"
+    assert ct["peak_memory"].value == 3e9
+    assert ct["step_agreement"].n == 120
+    assert "step_agreement" not in rows["ct", 4, 4]
+    assert "same_noise_rmse_unguided" in ct
+    assert not [n for n in rows["multi-boundary-cd", 4, 4] if n.endswith("unguided")]
+    own = load_file(kept.path(contestants[4], 50))["latents"].numpy().astype(float)
+    true = load_file(kept.path(contestants[0], 50))["latents"].numpy().astype(float)
+    expected = np.sqrt(((own - true) ** 2).reshape(50, -1).mean(1))
+    assert np.allclose(measured[4].values["latent_rmse"][50:100], expected)
+    assert not measured[1].features, "only the teacher's are kept"
+
+
+def test_several_trainings_of_a_method_are_pooled_into_one_row(runs):
+    field = Field.open([str(runs)])
+    contestant = field.student(field.students[1])
+    accuracies = ([1, 0, 1, 1], [1, 1, 1, 1])
+    costs = {"seconds_per_image": Interval(1.0, 1.0, 1.0, 4)}
+    measured = [
+        Measured(
+            replace(contestant, seed=seed, source=f"run-{seed}"),
+            {"prompt_accuracy": np.array(values, float)},
+            [{"shape": bool(value)} for value in values],
+            costs,
+            {},
+        )
+        for seed, values in enumerate(accuracies)
+    ]
+    (row,) = pooled_rows(measured)
+    assert (row.source, row.seed, row.steps, row.calls) == ("run-0, run-1", None, 4, 4)
+    assert row.metrics["prompt_accuracy"].value == pytest.approx(7 / 8)
+    assert row.metrics["prompt_accuracy.shape"].n == 4
+    other = replace(measured[1], contestant=replace(contestant, seed=1, settings="others"))
+    assert pooled_rows([measured[0], other]) == [], "settings that differ are no two seeds"
+
+
+def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
+    shutil.copytree(runs / "ct", tmp_path / "copy")
+    with pytest.raises(UserError, match="ct and copy have the same settings and the same seed 0"):
+        check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
+
+
+def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):
+    config = tiny_config(steps=1)
+    method = {"name": "multi-boundary-cd", "num_segments": 5}
+    distill_run(replace(config, method=method), tmp_path / "run")
+    field = Field.open([str(tmp_path / "run")])
+    *_, student = line_up(field, (1, 4))
+    assert (student.method, student.steps) == ("multi-boundary-cd", 5)
+    assert is_shown(student, field)
+
+
+def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
+    rows = tuple(
+        Row(method, method, steps, calls, None, {
+            "seconds_per_image": Interval(seconds, seconds, seconds, 100)})
+        for method, steps, calls, seconds in (("teacher", 50, 100, 1.0), ("cd", 4, 4, 0.05))
+    )  # fmt: skip
+    save(Results("bundled", "c", "d", "m", rows), tmp_path / "results.json")
+    evaluate.print_results(tmp_path / "results.json")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "protocol bundled" in told
+    assert "CD at 4 steps makes a picture 20.0 times as fast as the teacher at 50." in told
