@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 WORKERS ?= 2
+FLOOR ?= .venv-floor
+FLOOR_TESTS ?= tests/models tests/training tests/sampling tests/run/test_distill.py
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow check verify format docs constraints clean
+.PHONY: help install demo test test-slow test-floor check verify format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -26,6 +28,10 @@ test: $(READY)  ## run the quick tests
 
 test-slow: $(READY)  ## run the slow tests
 	$(PYTEST) -n $(WORKERS) -m slow || [ $$? -eq 5 ]  # 5: there are none
+
+test-floor:  ## run the tests of models, training and sampling on the oldest versions, in .venv-floor
+	@$(PYTHON) tools/install.py $(FLOOR) constraints/floor.txt
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(FLOOR_TESTS)
 
 check: $(READY)  ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -49,7 +55,7 @@ constraints:  ## write constraints/current.txt anew (TORCH=2.13.0 chooses anothe
 	$(or $(PYTHON),python3) tools/constraints.py $(TORCH)
 
 clean:  ## remove what was built, but no runs
-	rm -rf $(VENV) site build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) site build .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints/current.txt tools/install.py fewstep/__init__.py
 	@$(if $(PYTHON),,$(error fewstep needs Python 3.11 or newer and found none; install it, \

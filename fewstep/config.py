@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from fewstep.errors import UserError
 
-Precision = typing.Literal["fp32", "bf16", "fp16"]
+Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
+Tracker = typing.Literal["wandb", "trackio"]
 Settings = TypeVar("Settings")
 
 
@@ -24,12 +25,18 @@ class SettingError(UserError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which model is distilled: a Hub id, a diffusers folder, or "bundled" for the one inside."""
+    """Which model is distilled: a Hub id, a diffusers folder, a checkpoint file, or "bundled".
+
+    `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
+    folder. `precision` "auto" is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others.
+    """
 
     base: str = "bundled"
     revision: str | None = None
     variant: str | None = None
-    precision: Precision = "fp32"
+    config: str | None = None
+    allow_pickle: bool = False
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         need(bool(self.base), "model.base", self.base, "a folder, a Hub id or 'bundled'")
@@ -113,11 +120,15 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the student is trained; the effective batch is `batch_size` * `accumulate`."""
+    """How the student is trained; a step takes `batch_size` * `accumulate` * `processes` samples.
+
+    `processes` is how many train together; nothing is as many as were started.
+    """
 
     steps: int = 250
     batch_size: int = 32
     accumulate: int = 1
+    processes: int | None = None
     learning_rate: float = 3e-4
     warmup: int = 20
     decay: typing.Literal["constant", "cosine"] = "cosine"
@@ -125,12 +136,14 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     ema: float = 0.95
     target: typing.Literal["student", "ema"] = "student"
-    checkpointing: bool = False
+    checkpointing: typing.Literal["none", "selective", "full"] = "none"
+    compile: bool = False
     seed: int = 0
     save_every: int = 50
     keep_last: int = 2
     preview_every: int = 100
     preview_prompts: tuple[str, ...] = ()
+    trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "save_every", "keep_last"):

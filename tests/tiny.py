@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     PNDMScheduler,
+    SchedulerMixin,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -30,34 +32,54 @@ SD15_SCHEDULER = {
 }
 
 
-def tiny_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+SD2_SCHEDULER = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+"""As SD 2.1's, with the zero terminal SNR of its fine-tunes."""
+
+
+def tiny_unet(**settings: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(**(TINY_UNET | settings))
+
+
+TINY_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
+
+def tiny_scheduler(version: int, **settings: object) -> SchedulerMixin:
+    """Return the scheduler of each release's own config: PNDM for SD 1, DDIM for SD 2."""
+    if version == 1:
+        return PNDMScheduler(**(SD15_SCHEDULER | settings))
+    shared = {key: value for key, value in SD15_SCHEDULER.items() if key != "skip_prk_steps"}
+    return DDIMScheduler(**(shared | settings))
 
 
 @cache
-def tiny_pipeline() -> Path:
-    """Return the folder of a tiny pipeline, written once a process."""
+def tiny_pipeline(version: int = 1) -> Path:
+    """Return the folder of a tiny SD 1.x or 2.x, written once a process."""
     folder = Path(tempfile.mkdtemp(prefix="fewstep-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return save_tiny_pipeline(folder)
+    return save_tiny_pipeline(folder, version, **(SD2_SCHEDULER if version == 2 else {}))
 
 
-def tiny_config(method: str = "multi-boundary-cd", **train: object) -> Config:
+def tiny_config(method: str = "multi-boundary-cd", version: int = 1, **train: object) -> Config:
     """Return settings that distil the tiny pipeline in seconds."""
     return Config(
         method={"name": method},
-        model=ModelSettings(base=str(tiny_pipeline())),
+        model=ModelSettings(base=str(tiny_pipeline(version))),
         adapter=AdapterSettings(rank=2, alpha=8.0),
         data=DataSettings(num_pairs=12),
         train=TrainSettings(**{"steps": 6, "batch_size": 2, "warmup": 1, "save_every": 2,
@@ -65,8 +87,9 @@ def tiny_config(method: str = "multi-boundary-cd", **train: object) -> Config:
     )  # fmt: skip
 
 
-def save_tiny_pipeline(folder: Path, **scheduler: object) -> Path:
+def save_tiny_pipeline(folder: Path, version: int = 1, **scheduler: object) -> Path:
     """Write a pipeline folder whose weights are a function of nothing but this code."""
+    is_2 = version == 2
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = save_tokenizer(folder / "tokenizer", 24)
@@ -80,6 +103,7 @@ def save_tiny_pipeline(folder: Path, **scheduler: object) -> Path:
                 max_position_embeddings=24,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                hidden_act="gelu" if is_2 else "quick_gelu",
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
@@ -94,8 +118,10 @@ def save_tiny_pipeline(folder: Path, **scheduler: object) -> Path:
             vae=vae,
             text_encoder=text,
             tokenizer=tokenizer,
-            unet=tiny_unet(),
-            scheduler=PNDMScheduler(**(SD15_SCHEDULER | scheduler)),
+            unet=tiny_unet(
+                **({"attention_head_dim": (2, 4), "use_linear_projection": True} if is_2 else {})
+            ),
+            scheduler=tiny_scheduler(version, **scheduler),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -27,7 +27,7 @@ def main(torch: str) -> None:
         free.write_text(f"torch=={torch}\n")
         newest = install.pip(python, "install", "--upgrade", "--constraint", str(free))
         install.run([*newest, "pip"])
-        install.install_cpu_torch(newest, torch)
+        install.install_cpu_torch(newest, torch, torch)
         install.run([*newest, "--editable", str(install.ROOT), *install.groups("dev", "docs")])
         freeze = install.pip(python, "freeze", "--all", "--exclude-editable")
         frozen = subprocess.run(freeze, check=True, text=True, stdout=subprocess.PIPE).stdout

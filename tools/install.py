@@ -1,9 +1,10 @@
 """Install fewstep and its tools into a virtual environment, with the torch that fits the machine.
 
-    python tools/install.py FOLDER
+    python tools/install.py FOLDER [CONSTRAINTS]
 
 Needs the standard library alone. Without an NVIDIA GPU every version is that of
-constraints/current.txt and torch its CPU build; with one, torch is left to pip.
+constraints/current.txt and torch its CPU build; with one, torch is left to pip. CONSTRAINTS is
+another file of versions, whose torch is asked for on every machine.
 """
 
 import platform
@@ -19,10 +20,10 @@ CONSTRAINTS = ROOT / "constraints" / "current.txt"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, wanted: Path = CONSTRAINTS) -> None:
     """Make the environment if there is none, and bring it up to date."""
-    gpu = has_gpu()
-    pins = CONSTRAINTS.read_text().splitlines(keepends=True)
+    gpu = has_gpu() and wanted == CONSTRAINTS
+    pins = wanted.read_text().splitlines(keepends=True)
     python = create(folder)
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(pin for pin in pins if not (gpu and pin.startswith("torch=="))))
@@ -32,7 +33,9 @@ def main(folder: Path) -> None:
     install = pip(python, "install", "--constraint", str(constraints))
     run([*install, "--upgrade", "pip"])  # an older one knows no dependency groups
     if not gpu:
-        install_cpu_torch(install, pinned("torch"))
+        torch = install_cpu_torch(install, pinned("torch", wanted), pinned("torch"))
+        unpinned = [pin for pin in pins if not pin.startswith("torch==")]
+        constraints.write_text("".join([*unpinned, f"torch=={torch}\n"]))
     run([*install, "--editable", str(ROOT), *groups("dev", "docs")])
     say(f"ready: {folder / 'bin' / 'fewstep'}")
 
@@ -63,28 +66,34 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and succeeds(["nvidia-smi", "--list-gpus"])
 
 
-def install_cpu_torch(install: list[str], version: str) -> None:
-    """Install this version of torch without CUDA, which on Linux PyPI's own build brings along.
+def install_cpu_torch(install: list[str], version: str, instead: str) -> str:
+    """Install a torch without CUDA, which on Linux PyPI's own build brings along, and return which.
 
     pip is asked for the CPU build by its exact name: first where it looks anyway, as a mirror or a
-    folder of wheels may have it, then with PyTorch's index.
+    folder of wheels may have it, then with PyTorch's index. Where it has none of this version, the
+    version `instead` is asked for.
     """
     if platform.system() != "Linux":
-        return  # PyPI's build is the CPU build
-    torch = f"torch=={version}+cpu"
+        return version  # PyPI's build is the CPU build
     pytorch = ["--extra-index-url", CPU_WHEELS, "--timeout", "15", "--retries", "1"]
-    for where in ([], pytorch):
-        if succeeds([*install, "--dry-run", "--no-deps", *where, torch]):
-            return run([*install, *where, torch])
-    say(f"{torch} is out of reach; taking PyPI's torch, with several gigabytes of CUDA")
+    for other in dict.fromkeys((version, instead)):
+        torch = f"torch=={other}+cpu"
+        for where in ([], pytorch):
+            if succeeds([*install, "--dry-run", "--no-deps", *where, torch]):
+                if other != version:
+                    say(f"torch {version} is out of reach as a CPU build; {torch} takes its place")
+                run([*install, *where, torch])
+                return other
+    say(f"torch=={version}+cpu is out of reach; taking PyPI's, with several gigabytes of CUDA")
+    return version
 
 
-def pinned(name: str) -> str:
-    """Return the version of a package in constraints/current.txt."""
-    for line in CONSTRAINTS.read_text().splitlines():
+def pinned(name: str, constraints: Path = CONSTRAINTS) -> str:
+    """Return the version of a package in a file of constraints."""
+    for line in constraints.read_text().splitlines():
         if line.startswith(f"{name}=="):
             return line.removeprefix(f"{name}==")
-    stop(f"{CONSTRAINTS} does not pin {name}; name a version: make constraints TORCH=…")
+    stop(f"{constraints} does not pin {name}; name a version: make constraints TORCH=…")
 
 
 def groups(*names: str) -> list[str]:
@@ -120,4 +129,4 @@ def stop(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import generator
@@ -121,11 +122,35 @@ def merge_lora(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return network
 
 
+class LinearInInputPrecision(nn.Linear):
+    """A map whose weight is kept in fp32 and which computes in the precision of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.to(input.dtype))
+
+
+class Conv2dInInputPrecision(nn.Conv2d):
+    """A convolution whose weight is kept in fp32 and which computes in its input's precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight.to(input.dtype), None)
+
+
+IN_INPUT_PRECISION = {nn.Linear: LinearInInputPrecision, nn.Conv2d: Conv2dInInputPrecision}
+
+
 def _initialise(layers: Mapping[str, LoraLayer], seed: int) -> None:
-    """Draw every lora_A from (seed, module), zero every lora_B; both roles start equal, in fp32."""
+    """Draw every lora_A from (seed, module), zero every lora_B; both roles start equal, in fp32.
+
+    Where the base is in half precision, they compute in it too. Autocast, which would do the same,
+    also computes every norm in fp32 and keeps its input for the backward pass in twice the size.
+    """
     for name, layer in layers.items():
+        layer.cast_input_dtype_enabled = False  # PEFT's copy of the input in fp32
         for role in ("student", "ema"):
             down, up = layer.lora_A[role].float(), layer.lora_B[role].float()
+            for part in (down, up):
+                part.__class__ = IN_INPUT_PRECISION.get(type(part), type(part))
             weight = torch.empty(down.weight.shape)
             bound = weight[0].numel() ** -0.5  # as PEFT: kaiming_uniform with a = sqrt(5)
             weight.uniform_(-bound, bound, generator=generator(seed, "lora_A", name))
@@ -155,7 +180,10 @@ def _within(
 
 
 def full_roles(family: ModelFamily) -> Roles:
-    """Fine-tune a whole copy of the network in fp32; the family's own is the frozen teacher."""
+    """Fine-tune a whole copy of the network in fp32; the family's own is the frozen teacher.
+
+    In half precision the copies compute under autocast.
+    """
     student, ema = deepcopy(family.network).float(), deepcopy(family.network).float()
     student.requires_grad_(True)
     return Roles(

@@ -107,6 +107,7 @@ def _quietly() -> Iterator[None]:
     for library in libraries:
         library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     try:
         yield
     finally:
@@ -114,6 +115,7 @@ def _quietly() -> Iterator[None]:
             library.set_verbosity(level)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+        diffusers_logging.enable_progress_bar()
 
 
 def bundled_folder() -> Path:

@@ -13,6 +13,9 @@ from fewstep.models.base import ModelError
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 UNET = "model.diffusion_model."
+BEGINNINGS = {"unet": UNET, "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
+"""What the names of each part's weights begin with."""
+
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 PROMPT_KEY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
@@ -35,6 +38,13 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
             "to .safetensors, or set model.allow_pickle = true if you trust its origin"
         )
     shapes, metadata = _contents(path)
+    for part, beginning in BEGINNINGS.items():
+        if not any(name.startswith(beginning) for name in shapes):
+            raise ModelError(
+                f"cannot load the {part} of {path}: its weights ({beginning}…) are missing; it has "
+                "to be a whole checkpoint of Stable Diffusion 1 or 2, as SDXL, a LoRA or a UNet "
+                "alone are not"
+            )
     if config is not None and Path(config).is_dir():
         yield Path(config)
         return
@@ -46,8 +56,7 @@ def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
     """Return the name in ARCHITECTURES that weights of these shapes belong to."""
     if FIRST_CONV not in shapes or PROMPT_KEY not in shapes:
         raise ModelError(
-            f"{path} is no checkpoint of Stable Diffusion 1 or 2 (no {PROMPT_KEY} in it); a LoRA "
-            "or a VAE alone is none, and SDXL is not known here yet"
+            f"{path} is no checkpoint of Stable Diffusion 1 or 2: it has no {PROMPT_KEY}"
         )
     channels, width = shapes[FIRST_CONV][1], shapes[PROMPT_KEY][1]
     if channels != 4:

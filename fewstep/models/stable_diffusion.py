@@ -87,21 +87,21 @@ class StableDiffusion:
         """Turn a UNet, adapted or not, into a denoiser in the family's precision.
 
         Weights of that precision are used as they are; those in fp32, as whole networks that are
-        trained have them, are cast by autocast. Its context is of this one call, and one that the
-        caller has open is closed: a cast that is cached without a gradient would be used again
-        where the gradient is needed.
+        trained have them, are cast by autocast. Autocast keeps no cache here, the caller's neither:
+        a weight that the target's call casts without a gradient would serve the student's as well.
         """
         weights = next(network.parameters()).dtype
-        device, casts = self.device.type, weights != self.dtype
+        casts = weights != self.dtype
+        device = "cpu" if self.device.type == "meta" else self.device.type  # it knows no autocast
 
         def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
             t = t.clamp(min=0)  # no network knows CLEAN; the step of length zero ignores this
             text = cond["text"].to(weights)
-            with torch.autocast(device, self.dtype if casts else None, enabled=casts):
-                output = network(x_t.to(weights), t, encoder_hidden_states=text, return_dict=False)[
-                    0
-                ]
-            return self.read(output.to(x_t.dtype), x_t, t, self.schedule)
+            is_open = torch.is_autocast_enabled(device)
+            dtype = torch.get_autocast_dtype(device) if is_open else self.dtype
+            with torch.autocast(device, dtype, casts or is_open, cache_enabled=False):
+                output = network(x_t.to(weights), t, encoder_hidden_states=text, return_dict=False)
+            return self.read(output[0].to(x_t.dtype), x_t, t, self.schedule)
 
         return denoise
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -136,7 +137,7 @@ def _explained(source: str | Path, part: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError,
-            SafetensorError) as error:  # fmt: skip
+            SafetensorError, SingleFileComponentError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:400]
         raise ModelError(
             f"cannot load the {part} of {source}: it has to be Stable Diffusion as a diffusers "

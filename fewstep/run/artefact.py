@@ -8,6 +8,7 @@ from fewstep.files import write_folder
 from fewstep.publishing.artefact import Artefact, name_from
 from fewstep.publishing.card import Card, on_the_hub
 from fewstep.publishing.formats import folded
+from fewstep.run.promise import contract_of
 from fewstep.run.workshop import Workshop, lora_alpha
 from fewstep.sampling.contract import Contract
 
@@ -22,7 +23,7 @@ def write_artefact(shop: Workshop) -> Path:
         config = dict(shop.family.network.config)  # type: ignore[arg-type]
     artefact = Artefact(
         name=name_from(shop.run),
-        contract=without_paths(shop.contract()),
+        contract=without_paths(contract_of(shop)),
         weights=weights,
         network_config=config,
         preview=last_preview(shop.run),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from fewstep.config import Config, SettingError
 from fewstep.data.loader import Batches, batches_at
@@ -16,6 +17,7 @@ from fewstep.run.artefact import write_artefact
 from fewstep.run.folder import claim_run_folder, log_entry, truncate_log
 from fewstep.run.paint import check_words
 from fewstep.run.preview import Previews
+from fewstep.run.trackers import Trackers, check_trackers
 from fewstep.run.workshop import Workshop
 from fewstep.training.trainer import Requests, StepResult, train
 
@@ -40,43 +42,88 @@ def distill_run(
         UserError: before any training, if a setting, the model, the data or the folder is at fault.
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
-    listener = listener or Listener()
     shop = Workshop(config, run, device or default_device())
+    processes = shop.processes
     check_everything(shop)
-    claim_run_folder(shop.resolved, run)
+    if processes.is_first:
+        claim_run_folder(shop.resolved, run, 20_000_000 + shop.checkpoints.needed_bytes)
+    processes.wait()
+    listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)
+    shop.park_codec()
     first_step = shop.checkpoints.load_last()
+    if not processes.is_first:
+        follow(shop, batches, first_step)
+        return config.train.steps
     truncate_log(run / "metrics.jsonl", first_step)
 
-    with stop_requests() as stop, open(run / "metrics.jsonl", "a", encoding="utf-8") as log:
+    with stop_requests() as stop, Record(shop, first_step) as record:
         listener.on_start(shop, first_step)
-        previews = Previews(shop)
         if first_step == 0:
-            previews.draw_if_due(0)
+            record.draw_if_due(0)
         clock = time.perf_counter()
         for result in steps_of(shop, batches, first_step):
-            seconds = time.perf_counter() - clock
-            log.write(json.dumps(log_entry(result, config, seconds)) + "\n")
-            log.flush()
+            record.write(result, time.perf_counter() - clock)
             listener.on_step(result)
-            previews.draw_if_due(result.step)
+            record.draw_if_due(result.step)
             is_last = result.step == config.train.steps
-            if stop or is_last or result.step % config.train.save_every == 0:
+            signum = processes.any(stop[0] if stop else 0)
+            if signum or is_last or result.step % config.train.save_every == 0:
                 shop.checkpoints.save(result.step)
-            if stop:
-                raise Interrupted(stop[0], f"saved {run} after step {result.step}")
+            if signum:
+                processes.wait()
+                raise Interrupted(signum, f"saved {run} after step {result.step}")
             clock = time.perf_counter()
     write_artefact(shop)
+    processes.wait()
     return config.train.steps
+
+
+def follow(shop: Workshop, batches: Batches, first_step: int) -> None:
+    """Train beside the first process, which alone writes and shows.
+
+    Raises:
+        Interrupted: when any process was asked to stop, after the first has saved.
+    """
+    with stop_requests() as stop:
+        for result in steps_of(shop, batches, first_step):
+            if signum := shop.processes.any(stop[0] if stop else 0):
+                shop.processes.wait()
+                raise Interrupted(signum, f"stopped after step {result.step}")
+    shop.processes.wait()
+
+
+class Record:
+    """What a run leaves to look at: metrics.jsonl, trackers and previews."""
+
+    def __init__(self, shop: Workshop, first_step: int) -> None:
+        self.global_batch, self.previews = shop.global_batch, Previews(shop)
+        self.trackers = Trackers(shop.resolved, shop.run, first_step)
+        self.log = open(shop.run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.log.close()
+        self.trackers.close()
+
+    def write(self, result: StepResult, seconds: float) -> None:
+        entry = log_entry(result, self.global_batch, seconds)
+        self.log.write(json.dumps(entry) + "\n")
+        self.log.flush()
+        self.trackers.log(entry)
+
+    def draw_if_due(self, step: int) -> None:
+        if preview := self.previews.draw_if_due(step):
+            self.trackers.show(preview, step)
 
 
 def check_everything(shop: Workshop) -> None:
     """Build what can be wrong with the settings, so that it fails before any work is done."""
     config = shop.config
-    if config.model.precision == "fp16":
-        raise SettingError(
-            "model.precision is 'fp16'; train with 'bf16' or 'fp32': loss scaling is not built yet"
-        )
+    shop.precision  # noqa: B018
+    check_trackers(config)
     shop.guidance_scale  # noqa: B018  with the method
     check_words(config.model.base, config.train.preview_prompts)
     shop.family.latent_shape(shop.resolution)
@@ -84,28 +131,26 @@ def check_everything(shop: Workshop) -> None:
         check_weighting(shop.named_method[1].weighting, shop.family.schedule)
     except ValueError as error:
         raise SettingError(str(error)) from error
-    if not len(shop.pairs):
-        raise SettingError(f"data.path {config.data.path!r} holds no pairs")
+    shop.check_batch(len(shop.pairs))
     shop.roles  # noqa: B018
 
 
 def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[StepResult]:
     """Return the run's training loop, from `first_step` on."""
-    network, settings = shop.roles.network, shop.config.train
-    if settings.checkpointing:
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
-    network.train()
+    config = shop.config
+    shop.network  # noqa: B018  ready for training
+    requests = Requests(config.train, first_step, shop.processes)
     return train(
         shop.named_method[1],
         shop.denoisers(batches),
         shop.weights,
         shop.family.schedule,
         shop.optimizer,
-        batches_at(
-            batches, Requests(settings, first_step), shop.config.data.workers, shop.device
-        ),
-        settings,
+        batches_at(batches, requests, config.data.workers, shop.device),
+        config.train,
         first_step,
+        shop.scaler,
+        shop.processes,
     )
 
 

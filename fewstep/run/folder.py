@@ -10,7 +10,8 @@ import torch
 
 from fewstep.config import Config, SettingError, load_config, to_toml
 from fewstep.files import check_writable, write_file
-from fewstep.run.workshop import build_method, versions
+from fewstep.run.promise import versions
+from fewstep.run.workshop import build_method
 from fewstep.training.trainer import StepResult
 
 HARMLESS = {
@@ -18,19 +19,28 @@ HARMLESS = {
     "train.keep_last",
     "train.preview_every",
     "train.preview_prompts",
+    "train.trackers",
+    "train.batch_size",
+    "train.accumulate",
+    "train.processes",
+    "model.allow_pickle",
     "data.cache",
+    "data.workers",
+    "data.max_skipped",
 }
 """Settings that may change between the parts of one run: they decide no weight."""
 
 
-def claim_run_folder(config: Config, run: Path) -> None:
+def claim_run_folder(config: Config, run: Path, needed_bytes: int = 20_000_000) -> None:
     """Make the run folder with its resolved config, or check that the one there is of this run.
+
+    `needed_bytes` is what the run is going to write there.
 
     Raises:
         SettingError: if it belongs to a run with other settings; they are named.
         OSError: if it cannot be written to.
     """
-    check_writable(run, needed_bytes=20_000_000)
+    check_writable(run, needed_bytes)
     path = run / "config.toml"
     if not path.exists():
         header = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -39,14 +49,12 @@ def claim_run_folder(config: Config, run: Path) -> None:
     there = load_config(path)
     _, method = build_method(there.method)  # what is newer than that run has its default
     known = dataclasses.asdict(method)  # type: ignore[call-overload]
-    mine, theirs = (
-        _flat(config),
-        _flat(dataclasses.replace(there, method=known | dict(there.method))),
-    )
+    mine = _decisive(config)
+    theirs = _decisive(dataclasses.replace(there, method=known | dict(there.method)))
     differing = [
         f"{key} = {theirs.get(key)!r} there, {mine.get(key)!r} here"
         for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key) and key not in HARMLESS
+        if mine.get(key) != theirs.get(key)
     ]
     if differing:
         raise SettingError(
@@ -55,7 +63,16 @@ def claim_run_folder(config: Config, run: Path) -> None:
         )
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def _decisive(config: Config) -> dict[str, Any]:
+    """Return what decides the weights: how a step's samples are divided up does not."""
+    train = config.train
+    samples = train.batch_size * train.accumulate * (train.processes or 1)
+    decisive = {key: value for key, value in flat(config).items() if key not in HARMLESS}
+    return decisive | {"samples a step (train.batch_size x accumulate x processes)": samples}
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return every setting by its dotted name."""
     return {
         f"{table}.{key}": value
         for table, values in dataclasses.asdict(config).items()
@@ -71,12 +88,11 @@ def truncate_log(path: Path, last_step: int) -> None:
         write_file(path, "".join(kept))
 
 
-def log_entry(result: StepResult, config: Config, seconds: float) -> dict[str, Any]:
+def log_entry(result: StepResult, global_batch: int, seconds: float) -> dict[str, Any]:
     """Return a line of metrics.jsonl."""
-    batch = config.train.batch_size * config.train.accumulate
     entry = {k: float(f"{v:.6g}") if isinstance(v, float) else v
              for k, v in dataclasses.asdict(result).items()}  # fmt: skip
-    return entry | {"images_per_second": round(batch / seconds, 3), "memory": peak_memory()}
+    return entry | {"images_per_second": round(global_batch / seconds, 3), "memory": peak_memory()}
 
 
 def peak_memory() -> int:

@@ -48,9 +48,7 @@ def prepare_data(
             "prepare; leave it out to have a cache"
         )
     shop = Workshop(config, run, device or default_device())
-    supply = shop.supply
-    notes = supply.claim()
-    supply.fill(advance=start(len(supply.pairs)))
+    notes, supply = shop.prepare(start), shop.supply
     cache = supply.cache(seed=0, group=1)
     skipped = len(supply.pairs) - len(cache)
     return Prepared(supply.cache_folder, len(cache), skipped, tuple(notes))

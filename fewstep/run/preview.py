@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import write_file
+from fewstep.run.promise import contract_of
 from fewstep.run.workshop import Workshop
 from fewstep.sampling.painter import TEACHER_STEPS, Painter, teacher_painter
 
@@ -19,15 +20,18 @@ class Previews:
 
     shop: Workshop
 
-    def draw_if_due(self, step: int) -> None:
+    def draw_if_due(self, step: int) -> Path | None:
+        """Draw at every `preview_every` steps and at the last; return the picture's path."""
         every = self.shop.config.train.preview_every
         if every and (step % every == 0 or step == self.shop.config.train.steps):
-            self.draw(step)
+            with self.shop.codec_at_work():
+                return self.draw(step)
+        return None
 
     def draw(self, step: int) -> Path:
         """Paint every preview prompt by the averaged student as it is now."""
         _, method = self.shop.named_method
-        contract = self.shop.contract()
+        contract = contract_of(self.shop)
         timesteps = contract.timesteps()
         student = Painter(
             self.shop.family, self.shop.roles.ema, timesteps, method.sampler, len(timesteps)
@@ -43,7 +47,9 @@ class Previews:
     @cached_property
     def _prompts(self) -> list[str]:
         chosen = list(self.shop.config.train.preview_prompts)
-        return chosen or [self.shop.pairs.captions(i)[0] for i in range(min(4, len(self.shop.pairs)))]
+        return chosen or [
+            self.shop.pairs.captions(i)[0] for i in range(min(4, len(self.shop.pairs)))
+        ]
 
     @cached_property
     def _teacher(self) -> NDArray[np.uint8]:

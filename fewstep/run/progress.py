@@ -17,6 +17,7 @@ from rich.progress import (
 
 from fewstep.run.distill import Listener
 from fewstep.run.workshop import Workshop
+from fewstep.training.processes import is_first_process
 from fewstep.training.trainer import StepResult
 
 
@@ -43,7 +44,8 @@ class TerminalListener(Listener):
         self.batch = 0
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if is_first_process():
+            self.bar.start()
         return self
 
     def __exit__(
@@ -53,6 +55,11 @@ class TerminalListener(Listener):
         traceback: TracebackType | None,
     ) -> None:
         self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print what came of it, once however many processes there are."""
+        if is_first_process():
+            print(text)
 
     def on_encoded(self, total: int) -> Callable[[int], None]:
         return self._counting("encoding pictures", total)
@@ -66,7 +73,7 @@ class TerminalListener(Listener):
 
     def on_start(self, shop: Workshop, first_step: int) -> None:
         train = shop.config.train
-        self.batch = train.batch_size * train.accumulate
+        self.batch = shop.global_batch
         self.task = self.bar.add_task(f"training {self.name}", total=train.steps, note="")
         self.bar.update(self.task, completed=first_step)
 

@@ -1,15 +1,18 @@
 """From settings to the parts of one run, each built when it is first asked for."""
 
-import importlib.metadata
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
-from fewstep.config import AdapterSettings, Config, SettingError, from_tables
+from fewstep.config import AdapterSettings, Config, Precision, SettingError, from_tables
+from fewstep.data.encoding import Share
 from fewstep.data.loader import Batches
 from fewstep.data.pairs import Pairs
 from fewstep.data.prompts import Prompts
@@ -17,14 +20,14 @@ from fewstep.diffusion.guidance import guided
 from fewstep.methods import METHODS, Denoisers, Method
 from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily
+from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
+from fewstep.run.precision import DTYPES, precision_for
 from fewstep.run.supply import Supply
-from fewstep.sampling.contract import Contract
 from fewstep.sampling.painter import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.processes import Processes
 from fewstep.training.trainer import Weights
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
@@ -62,11 +65,18 @@ class Workshop:
         model = self.config.model
         return load_model(
             model.base,
-            dtype=DTYPES[model.precision],
+            dtype=DTYPES[self.precision],
             device=self.device,
             revision=model.revision,
             variant=model.variant,
+            config=model.config,
+            allow_pickle=model.allow_pickle,
         )
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of everything that is not trained."""
+        return precision_for(self.config.model.precision, self.device)
 
     @property
     def guidance_scale(self) -> float:
@@ -96,9 +106,11 @@ class Workshop:
         name, method = self.named_method
         return replace(
             self.config,
+            model=replace(self.config.model, precision=self.precision),
             method={"name": name} | asdict(method),  # type: ignore[call-overload]
             teacher=replace(self.config.teacher, guidance_scale=self.guidance_scale),
             data=replace(self.config.data, resolution=self.resolution),
+            train=replace(self.config.train, processes=self.processes.count),
         )
 
     @cached_property
@@ -117,16 +129,61 @@ class Workshop:
     def pairs(self) -> Pairs | Prompts:
         return self.supply.pairs
 
-    def batches(self, start: Callable[[int], Callable[[int], None]]) -> Batches:
-        """Encode what is not encoded yet, and return what training reads.
+    def prepare(self, start: Callable[[int], Callable[[int], None]]) -> list[str]:
+        """Encode what is not encoded yet, each process its share; return what a user should know.
 
         `start` is told how many pairs there are to encode, and gives what is told of each.
         """
-        data, train = self.config.data, self.config.train
-        if not data.streaming:
-            self.supply.claim()
-            self.supply.fill(advance=start(len(self.pairs)))
-        return self.supply.batches(train.seed, train.batch_size * train.accumulate, self._skipped)
+        processes = self.processes
+        notes = self.supply.claim() if processes.is_first else []
+        processes.wait()
+        share = Share(processes.rank, processes.count, processes.wait)
+        self.supply.fill(share, start(len(share.of(len(self.pairs)))))
+        return notes
+
+    def batches(self, start: Callable[[int], Callable[[int], None]]) -> Batches:
+        """Return what training reads; a cache is filled first."""
+        if not self.config.data.streaming:
+            for note in self.prepare(start):
+                print(f"fewstep: {note}", file=sys.stderr)
+        batches = self.supply.batches(self.config.train.seed, self.global_batch, self._skipped)
+        self.check_batch(len(batches))
+        return batches
+
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes that train together.
+
+        Raises:
+            SettingError: if they are not as many as the config says.
+        """
+        processes, wanted = Processes.started(self.device), self.config.train.processes
+        if wanted not in (None, processes.count):
+            raise SettingError(
+                f"train.processes is {wanted}, and {processes.count} started: start them by "
+                f"torchrun --nproc-per-node {wanted} -m fewstep distill …, or leave it out"
+            )
+        return processes
+
+    @property
+    def global_batch(self) -> int:
+        """How many samples a step takes."""
+        train = self.config.train
+        return train.batch_size * train.accumulate * self.processes.count
+
+    def check_batch(self, num_pairs: int) -> None:
+        """Refuse a step that takes more samples than there are pairs.
+
+        Raises:
+            SettingError: naming the settings.
+        """
+        if self.global_batch > num_pairs:
+            train, path = self.config.train, self.config.data.path
+            raise SettingError(
+                f"a step takes {self.global_batch} samples (train.batch_size = {train.batch_size}, "
+                f"train.accumulate = {train.accumulate}, {self.processes.count} processes), and "
+                f"data.path {path!r} has {num_pairs} pairs: lower these, or give more pairs"
+            )
 
     def _skipped(self, reason: str) -> None:
         with open(self.run / "skipped.txt", "a", encoding="utf-8") as file:
@@ -160,64 +217,58 @@ class Workshop:
         )
 
     @cached_property
+    def network(self) -> torch.nn.Module:
+        """The network of the student's role, ready for training."""
+        network, train = self.roles.network, self.config.train
+        set_checkpointing(network, train.checkpointing)
+        if train.compile:
+            network.compile()
+        return network.train()
+
+    @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         train = self.config.train
         return torch.optim.AdamW(
-            self.weights.trained.values(), lr=train.learning_rate, weight_decay=train.weight_decay
+            self.weights.trained.values(),
+            lr=train.learning_rate,
+            weight_decay=train.weight_decay,
+            fused=self.on_gpu,
         )
 
     @cached_property
-    def checkpoints(self) -> Checkpoints:
-        folder = self.run / "checkpoints"
-        return Checkpoints(folder, self.weights, self.optimizer, self.config.train.keep_last)
+    def scaler(self) -> GradScaler:
+        """The loss's scale, which fp16 needs and no other precision."""
+        device = torch.device(self.device).type
+        return GradScaler(device, enabled=self.precision == "fp16")
 
-    def contract(self) -> Contract:
-        """Write down what the student promises."""
-        config, (name, method) = self.config, self.named_method
-        return Contract.of(
-            name,
-            method,
-            self.guidance_scale,
-            self.family.scheduler_config,
-            adapter=_adapter_entry(config.adapter, len(self.weights.trained) // 2),
-            base={
-                "id": config.model.base,
-                "revision": config.model.revision,
-                "variant": config.model.variant,
-                "fingerprint": self.family.fingerprint,
-            },
-            data={
-                "path": config.data.path,
-                "num_pairs": len(self.pairs),
-                "resolution": self.resolution,
-                "digest": self.supply.fingerprint.key,
-            },
-            train={
-                "steps": config.train.steps,
-                "global_batch": config.train.batch_size * config.train.accumulate,
-                "seed": config.train.seed,
-            },
-            versions=versions(),
-        )
+    @property
+    def on_gpu(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        keep_last = self.config.train.keep_last
+        folder = self.run / "checkpoints"
+        return Checkpoints(folder, self.weights, self.optimizer, keep_last, self.scaler)
+
+    def park_codec(self) -> None:
+        """Free the GPU of what only encodes and decodes, where no step needs it."""
+        if self.on_gpu and not self.config.data.streaming:
+            for part in self.family.codec_parts:
+                part.to("cpu")
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def codec_at_work(self) -> Iterator[None]:
+        """Have autoencoder and text encoder on the device, and park them again."""
+        for part in self.family.codec_parts:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            self.park_codec()
 
 
 def lora_alpha(adapter: AdapterSettings) -> float:
     """Return alpha; where none is set it is the rank, so that the update's scale is 1."""
     return float(adapter.rank) if adapter.alpha is None else adapter.alpha
-
-
-def _adapter_entry(adapter: AdapterSettings | None, num_modules: int) -> dict[str, Any]:
-    if adapter is None:
-        return {"preset": "full"}
-    return {
-        "preset": adapter.preset,
-        "rank": adapter.rank,
-        "alpha": lora_alpha(adapter),
-        "num_modules": num_modules,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide the numbers."""
-    names = ("fewstep", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}

@@ -1,13 +1,16 @@
-"""Checkpoints: weights, their average and the optimiser, whole or absent; no pickles."""
+"""Checkpoints: weights, average, optimiser and loss scale, whole or absent; no pickles."""
 
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from fewstep.errors import UserError
 from fewstep.files import write_file, write_folder
@@ -23,9 +26,17 @@ class Checkpoints:
         weights: Weights,
         optimizer: torch.optim.Optimizer,
         keep_last: int,
+        scaler: GradScaler | None = None,
     ) -> None:
         self.folder, self.weights, self.optimizer = folder, weights, optimizer
-        self.keep_last = keep_last
+        self.keep_last, self.scaler = keep_last, scaler or GradScaler(enabled=False)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Upper bound of what the checkpoints take on the disk, one being written included."""
+        trained, moments = self.weights.trained.values(), 2
+        copies = sum(weight.nbytes for weight in trained) * (2 + moments)
+        return copies * (self.keep_last + 1)
 
     @property
     def saved(self) -> list[Path]:
@@ -40,7 +51,7 @@ class Checkpoints:
             write_file(beside / "trained.safetensors", save(_plain(self.weights.trained)))
             write_file(beside / "averaged.safetensors", save(_plain(self.weights.averaged)))
             write_file(beside / "optimizer.safetensors", save(self._optimizer_state()))
-            write_file(beside / "state.json", json.dumps({"step": step}))
+            write_file(beside / "state.json", json.dumps(self._state(step)))
 
         write_folder(path, fill)
         for old in self.saved[: -self.keep_last]:
@@ -51,15 +62,32 @@ class Checkpoints:
         """Load the newest checkpoint if there is one, and return the number of steps done.
 
         Raises:
-            UserError: if its weights are not those of this run's model.
+            UserError: if its weights are not those of this run's model, or a file is damaged.
         """
         if not self.saved:
             return 0
         path = self.saved[-1]
-        _load_into(self.weights.trained, load_file(path / "trained.safetensors"), path)
-        _load_into(self.weights.averaged, load_file(path / "averaged.safetensors"), path)
-        self._load_optimizer(load_file(path / "optimizer.safetensors"))
-        return int(json.loads((path / "state.json").read_text())["step"])
+        try:
+            parts = [load_file(path / f"{name}.safetensors")
+                     for name in ("trained", "averaged", "optimizer")]  # fmt: skip
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            step = int(state["step"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint {path} is damaged ({error}); delete this folder to continue from "
+                "the one before, or from the start"
+            ) from error
+        trained, averaged, optimizer = parts
+        _load_into(self.weights.trained, trained, path)
+        _load_into(self.weights.averaged, averaged, path)
+        self._load_optimizer(optimizer)
+        if self.scaler.is_enabled() and "loss_scale" in state:
+            self.scaler.load_state_dict(state["loss_scale"])
+        return step
+
+    def _state(self, step: int) -> dict[str, Any]:
+        scale = {"loss_scale": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        return {"step": step, **scale}
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         state = {
@@ -70,10 +98,11 @@ class Checkpoints:
         return _plain(state)
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        on_device = self.optimizer.defaults.get("fused")  # there the number of steps lies too
         for joined, value in tensors.items():
             key, name = joined.split("/", 1)
             parameter = self.weights.trained[name]
-            device = "cpu" if key == "step" else parameter.device
+            device = parameter.device if on_device or key != "step" else "cpu"
             self.optimizer.state[parameter][key] = value.to(device)
 
 

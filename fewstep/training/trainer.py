@@ -7,29 +7,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from fewstep.config import TrainSettings
 from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.errors import UserError
 from fewstep.methods.base import Batch, Denoisers, LossOutput, Method
+from fewstep.training.processes import ALONE, Processes
+from fewstep.training.watch import Watch, diverged
 
 BatchAt = Callable[[Sequence[int]], Batch]
 
 
-class TrainingDivergedError(UserError):
-    """The loss or its gradient is no longer finite; the message says where and what next."""
-
-
 @dataclass(frozen=True)
 class StepResult:
-    """One optimiser step: its number from 1 on, mean loss, and mean loss by quarter of noise."""
+    """One optimiser step: its number from 1 on, mean loss, and mean loss by quarter of noise.
+
+    `grad_norm` is that before clipping. Where it is None the gradient overflowed fp16, and the step
+    was left out; `loss_scale` is then lowered. Without loss scaling it is None.
+    """
 
     step: int
     loss: float
     loss_by_noise: tuple[float | None, ...]
-    grad_norm: float
+    grad_norm: float | None
     learning_rate: float
+    loss_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,44 +52,78 @@ def train(
     batch_at: BatchAt,
     settings: TrainSettings,
     first_step: int = 0,
+    scaler: GradScaler | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[StepResult]:
     """Take the optimiser steps from `first_step` on, and yield after each.
 
     Data, noise and timesteps are functions of (seed, number of the sample in the run), and the
-    learning rate and the curriculum of the step, so that weights, optimiser and `first_step` are
-    the whole state.
+    learning rate and the curriculum of the step, so that weights, optimiser, `scaler` and
+    `first_step` are the whole state. Several `processes` take a batch each of every step.
 
     Raises:
-        TrainingDivergedError: if the loss or the gradient is not finite; no weight was changed yet.
+        TrainingDivergedError: if the loss or the gradient is not finite, or the loss explodes; no
+            weight was changed yet.
     """
-    device = schedule.alphas.device
-    parameters = list(weights.trained.values())
+    scaler = scaler or GradScaler(enabled=False)
+    device, watch = schedule.alphas.device, Watch()
     for step in range(first_step, settings.steps):
         outputs = []
-        for samples in micro_batches(step, settings):
+        for samples in micro_batches(step, settings, processes):
             draw = Draw.keyed(settings.seed, samples, device, progress=step / settings.steps)
             batch = batch_at(samples)
             with seeded_dropout(settings.seed, samples[0], device):
                 output = method.loss(nets, batch, schedule, draw)
-                (output.loss.mean() / settings.accumulate).backward()
+                scaler.scale(output.loss.mean() / settings.accumulate).backward()
             outputs.append(LossOutput(output.loss.detach(), output.t))
 
-        grad_norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        losses = torch.cat([output.loss for output in outputs])
-        _check_finite(step, losses.mean().item(), grad_norm.item())
+        processes.average_gradients(weights.trained.values())
+        losses = processes.gather(torch.cat([output.loss for output in outputs])).cpu()
+        t = processes.gather(torch.cat([output.t for output in outputs])).cpu()
+        by_noise = by_quarter(losses, t, schedule)
+        watch.check_loss(step, losses.mean().item(), by_noise)
+        scaler.unscale_(optimizer)
+        grad_norm = clip_gradient(weights, settings, scaler.is_enabled(), step, watch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         update_average(weights, min(settings.ema, (1 + step) / (10 + step)))
 
         yield StepResult(
             step=step + 1,
             loss=losses.mean().item(),
-            loss_by_noise=by_quarter(losses, torch.cat([output.t for output in outputs]), schedule),
-            grad_norm=grad_norm.item(),
+            loss_by_noise=by_noise,
+            grad_norm=grad_norm,
             learning_rate=learning_rate(step, settings),
+            loss_scale=checked_scale(step, scaler),
         )
+
+
+def clip_gradient(
+    weights: Weights, settings: TrainSettings, is_scaled: bool, step: int, watch: Watch
+) -> float | None:
+    """Clip the gradient and return its norm before; None where it overflowed the scaled range."""
+    trained = weights.trained.values()
+    try:
+        norm = nn.utils.clip_grad_norm_(trained, settings.max_grad_norm, error_if_nonfinite=True)
+    except RuntimeError:
+        if is_scaled:
+            return None  # the scaler leaves this step out
+        watch.check_gradient(step, weights.trained)
+        raise
+    return norm.item()
+
+
+def checked_scale(step: int, scaler: GradScaler) -> float | None:
+    """Return the loss's scale; below 1 it is not the scale that makes the gradient overflow."""
+    if not scaler.is_enabled():
+        return None
+    scale = scaler.get_scale()
+    if scale < 1:
+        raise diverged(step, "the gradient overflows fp16 at every scale of the loss")
+    return scale
 
 
 @contextmanager
@@ -97,12 +134,19 @@ def seeded_dropout(seed: int, sample: int, device: torch.device) -> Iterator[Non
         yield
 
 
-def micro_batches(step: int, settings: TrainSettings) -> Iterator[range]:
-    """Yield the numbers, in the whole run, of the samples of each micro-batch of a step."""
-    first = step * settings.accumulate * settings.batch_size
+def micro_batches(
+    step: int,
+    settings: TrainSettings,
+    processes: Processes = ALONE,
+) -> Iterator[range]:
+    """Yield the numbers, in the whole run, of the samples of each micro-batch of a step.
+
+    That of all processes together is as large as one process's would be with `count` times the
+    batch.
+    """
     for micro in range(settings.accumulate):
-        start = first + micro * settings.batch_size
-        yield range(start, start + settings.batch_size)
+        batch = (step * settings.accumulate + micro) * processes.count + processes.rank
+        yield range(batch * settings.batch_size, (batch + 1) * settings.batch_size)
 
 
 @dataclass(frozen=True)
@@ -111,10 +155,11 @@ class Requests:
 
     settings: TrainSettings
     first_step: int = 0
+    processes: Processes = ALONE
 
     def __iter__(self) -> Iterator[range]:
         for step in range(self.first_step, self.settings.steps):
-            yield from micro_batches(step, self.settings)
+            yield from micro_batches(step, self.settings, self.processes)
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -136,17 +181,5 @@ def update_average(weights: Weights, decay: float) -> None:
 def by_quarter(losses: Tensor, t: Tensor, schedule: NoiseSchedule) -> tuple[float | None, ...]:
     """Return the mean loss in each quarter of the timesteps, cleanest first; None where empty."""
     quarter = (t * 4).div(schedule.num_train_timesteps, rounding_mode="floor")
-    means = [losses[quarter == q].mean().item() for q in range(4)]
-    return tuple(None if math.isnan(mean) else mean for mean in means)
-
-
-def _check_finite(step: int, loss: float, grad_norm: float) -> None:
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    what = (
-        f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
-    )
-    raise TrainingDivergedError(
-        f"training diverged at step {step + 1}: {what}; the checkpoints before it are whole. Lower "
-        "train.learning_rate or train.max_grad_norm, or check the data for broken pictures"
-    )
+    parts = [losses[quarter == q] for q in range(4)]
+    return tuple(part.mean().item() if len(part) else None for part in parts)

@@ -10,6 +10,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
 from fewstep.models.adapters import full_roles, lora_roles, merge_lora
 from fewstep.models.base import ModelError
+from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
 from fewstep.publishing.formats import folded
 from tests.tiny import tiny_pipeline
@@ -51,9 +52,21 @@ def test_the_teacher_does_not_change_while_the_student_is_trained(family, inputs
     assert torch.equal(roles.ema(*inputs).eps, before)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+def gradients(method, nets, batch, family, accumulate=1, scale=1.0):
+    """Leave the gradient of one optimiser step, of `accumulate` micro-batches, in the student."""
+    size = len(batch.x_0) // accumulate
+    for first in range(0, len(batch.x_0), size):
+        rows = range(first, first + size)
+        part = Batch(batch.x_0[rows], {name: row[rows] for name, row in batch.cond.items()})
+        output = method.loss(nets, part, family.schedule, Draw.keyed(0, rows))
+        (scale * output.loss.mean() / accumulate).backward()
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "accumulate"), [("none", 1), ("none", 3), ("selective", 1), ("full", 3)]
+)
 @pytest.mark.parametrize("name", ["ct", "cd", "multi-boundary-cd"])
-def test_the_gradient_is_that_of_separate_copies(family, inputs, name, checkpointing):
+def test_the_gradient_is_that_of_separate_copies(family, inputs, name, checkpointing, accumulate):
     x, _, cond = inputs
     uncond = family.encode_prompts([""])
     teacher = family.denoiser(deepcopy(family.network))
@@ -66,17 +79,91 @@ def test_the_gradient_is_that_of_separate_copies(family, inputs, name, checkpoin
     plain = family.denoiser(copy)
     target = family.denoiser(deepcopy(copy))
     nets = Denoisers(plain, target, guided(teacher, uncond, 4.0))
-    method.loss(nets, batch, family.schedule, Draw.keyed(0, range(3))).loss.mean().backward()
+    gradients(method, nets, batch, family)
 
-    if checkpointing:
-        roles.network.enable_gradient_checkpointing()
+    set_checkpointing(roles.network.train(), checkpointing)
     nets = Denoisers(roles.student, roles.student, guided(roles.teacher, uncond, 4.0))
-    method.loss(nets, batch, family.schedule, Draw.keyed(0, range(3))).loss.mean().backward()
+    gradients(method, nets, batch, family, accumulate)
 
     for key, weight in roles.trained.items():
         expected = by_name[key.replace(".weight", ".student.weight")].grad
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
+    roles, kept = lora_roles(family, "all", RANK, ALPHA), {}
+    for kind in ("none", "selective", "full"):
+        set_checkpointing(roles.network.train(), kind)
+        storages: dict[int, int] = {}
+
+        def pack(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            belief = roles.student(*inputs)
+        kept[kind] = sum(storages.values())
+        del belief
+    assert kept["full"] < kept["selective"] < 0.9 * kept["none"]
+
+
+HALVES = [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
+
+
+def error(roles, expected):
+    """Return the distance of the student's gradient to another, as a share of its length."""
+    assert all(weight.grad is not None for weight in roles.trained.values())
+    mine = torch.cat([weight.grad.flatten() for weight in roles.trained.values()])
+    theirs = torch.cat([expected[name].flatten() for name in roles.trained])
+    return ((mine - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("make", [lambda f: lora_roles(f, "all", RANK, ALPHA), full_roles])
+@pytest.mark.parametrize(("dtype", "rounding"), HALVES)
+def test_gradients_in_half_precision_are_those_of_fp32_to_its_rounding(
+    inputs, make, dtype, rounding
+):
+    x, _, cond = inputs
+    method, expected = METHODS["multi-boundary-cd"](distance="squared-error"), {}
+    for precision, scale in ((torch.float32, 1.0), (dtype, 2.0**8)):
+        family = load_model(tiny_pipeline(), dtype=precision)
+        roles = make(family)
+        if roles.network is family.network:
+            disturb(roles)
+        nets = Denoisers(roles.student, roles.student, roles.teacher)
+        gradients(method, nets, Batch(x, cond), family, scale=scale)
+        for weight in roles.trained.values():
+            assert weight.dtype == torch.float32
+            weight.grad /= scale
+        expected = expected or {name: weight.grad for name, weight in roles.trained.items()}
+    assert 0 < error(roles, expected) < 30 * rounding
+
+
+def test_a_callers_autocast_leaves_no_gradient_out(inputs):
+    x, _, cond = inputs
+    family = load_model(tiny_pipeline())
+    roles = lora_roles(family, "all", RANK, ALPHA)
+    disturb(roles)
+    nets = Denoisers(roles.student, roles.student, roles.teacher)
+    method = METHODS["cd"](distance="squared-error")
+    gradients(method, nets, Batch(x, cond), family)
+    expected = {name: weight.grad.clone() for name, weight in roles.trained.items()}
+    for weight in roles.trained.values():
+        weight.grad = None
+    with torch.autocast("cpu", torch.bfloat16):  # its cache would keep the target's casts
+        gradients(method, nets, Batch(x, cond), family)
+    assert 0 < error(roles, expected) < 30 * 2**-8
+
+
+def test_dropout_falls_on_the_student_alone_and_only_in_training(family, inputs):
+    roles = lora_roles(family, "all", RANK, ALPHA, dropout=0.5)
+    disturb(roles)
+    roles.network.train()
+    assert not torch.equal(roles.student(*inputs).eps, roles.student(*inputs).eps)
+    assert torch.equal(roles.teacher(*inputs).eps, roles.teacher(*inputs).eps)
+    roles.network.eval()
+    assert torch.equal(roles.student(*inputs).eps, roles.student(*inputs).eps)
 
 
 def test_only_the_students_adapter_gets_gradients(family, inputs):

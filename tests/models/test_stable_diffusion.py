@@ -1,12 +1,16 @@
 """The border gives what diffusers gives, and says what is missing where something is."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from fewstep.diffusion.random import Draw
 from fewstep.models import stable_diffusion
@@ -18,14 +22,20 @@ from tests.tiny import save_tiny_pipeline, tiny_pipeline
 PROMPTS = ["a red heart", "two stars"]
 
 
-@pytest.fixture(scope="module")
-def family():
-    return load_model(tiny_pipeline())
+@pytest.fixture(scope="module", params=[1, 2])
+def version(request):
+    """Stable Diffusion 1.x, and 2.x with v-prediction and zero terminal SNR."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def stock():
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+def family(version):
+    return load_model(tiny_pipeline(version))
+
+
+@pytest.fixture(scope="module")
+def stock(version):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline(version))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -113,6 +123,50 @@ def test_a_half_written_part_is_named(tmp_path, part):
     (weights,) = (folder / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ModelError, match=f"cannot load the {part}"):
+        load_model(folder)
+
+
+def test_pickled_weights_are_loaded_only_when_asked_for(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), folder)
+    (safe,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(safe), safe.with_suffix(".bin"))
+    safe.unlink()
+    with pytest.raises(ModelError, match=r"load the unet.*pickled.*model.allow_pickle = true"):
+        load_model(folder)
+    family = load_model(folder, allow_pickle=True)
+    assert family.fingerprint == load_model(tiny_pipeline()).fingerprint
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_pinned_to_the_commit_that_it_was_read_at(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--me--tiny"
+    shutil.copytree(tiny_pipeline(), repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    program = (
+        "from fewstep.models.loading import load_model; model = load_model('me/tiny');"
+        "print(model.revision, model.fingerprint)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout.split()
+    assert told == [commit, load_model(tiny_pipeline()).fingerprint]
+
+
+def test_weights_that_a_part_lacks_are_named(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), folder)
+    (path,) = (folder / "unet").glob("*.safetensors")
+    weights = load_file(path)
+    del weights["conv_out.weight"]
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"load the unet.*conv_out.weight"):
         load_model(folder)
 
 

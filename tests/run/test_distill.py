@@ -3,16 +3,20 @@
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 
 from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
 from fewstep.diffusion.random import Draw
@@ -20,6 +24,7 @@ from fewstep.errors import Interrupted, UserError
 from fewstep.run.distill import Listener, distill_run
 from fewstep.sampling.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.watch import TrainingDivergedError
 from tests.tiny import tiny_config, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
@@ -112,7 +117,7 @@ def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
     arguments = {"num_inference_steps": 4, "guidance_scale": 1, "latents": noise,
                  "height": 64, "width": 64, "output_type": "np"}  # fmt: skip
     theirs = pipe(PROMPTS, **arguments).images
-    difference = np.abs(np.stack([np.asarray(p) for p in ours]) / 255 - theirs)
+    difference = np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs)
     assert difference.max() <= 2 / 255
     pipe.unload_lora_weights()
     without = pipe(PROMPTS, **arguments).images
@@ -132,7 +137,48 @@ def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
     theirs = pipe(
         PROMPTS, num_inference_steps=1, guidance_scale=1, latents=noise, output_type="np"
     ).images
-    assert np.abs(np.stack([np.asarray(p) for p in ours]) / 255 - theirs).max() <= 2 / 255
+    assert np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs).max() <= 2 / 255
+
+
+def stock_pictures(run, version):
+    """Return what stock diffusers paints with a run's LoRA, in calls as the contract says."""
+    contract = FewStepPipeline.from_pretrained(run).contract
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline(version))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(run / "artefact", weight_name="pytorch_lora_weights.safetensors")
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        rescale_betas_zero_snr=version == 2,
+    )
+    num_steps = 4 if contract.grid.sampler == "deterministic" else 1
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    return num_steps, pipe(
+        PROMPTS, num_inference_steps=num_steps, guidance_scale=1, latents=noise, height=64,
+        width=64, output_type="np",
+    ).images  # fmt: skip
+
+
+QUICK = {("cd", 2), ("multi-boundary-cd", 2)}
+MATRIX = [
+    pytest.param(method, version, marks=() if (method, version) in QUICK else pytest.mark.slow)
+    for version in (1, 2)
+    for method in ("ct", "cd", "multi-boundary-ct", "multi-boundary-cd")
+]
+
+
+@pytest.mark.parametrize(("method", "version"), MATRIX)
+def test_each_family_is_distilled_by_each_method_and_painted_by_stock_diffusers(
+    tmp_path, method, version
+):
+    steps = 6 if (method, version) in QUICK else 20
+    distill_run(tiny_config(method, version, steps=steps), tmp_path / "run")
+    num_steps, theirs = stock_pictures(tmp_path / "run", version)
+    ours = FewStepPipeline.from_pretrained(tmp_path / "run")(PROMPTS, seed=3, num_steps=num_steps)
+    difference = np.abs(np.stack([np.asarray(picture.image) for picture in ours]) / 255 - theirs)
+    assert difference.max() <= 2 / 255
 
 
 @pytest.mark.parametrize("method", ["ct", "multi-boundary-ct"])
@@ -140,7 +186,7 @@ def test_every_method_is_trained_saved_and_sampled(tmp_path, method):
     distill_run(tiny_config(method, steps=2), tmp_path / method)
     pipeline = FewStepPipeline.from_pretrained(tmp_path / method)
     assert pipeline.contract.guidance_scale == 1.0, "training from data knows no guidance"
-    assert pipeline("a star")[0].size == (64, 64)
+    assert pipeline("a star")[0].image.size == (64, 64)
 
 
 def test_full_fine_tuning_goes_the_same_way(tmp_path):
@@ -148,14 +194,23 @@ def test_full_fine_tuning_goes_the_same_way(tmp_path):
     distill_run(config, tmp_path / "full")
     pipeline = FewStepPipeline.from_pretrained(tmp_path / "full")
     assert pipeline.contract.adapter == {"preset": "full"}
-    assert pipeline("a star")[0].size == (64, 64)
+    assert pipeline("a star")[0].image.size == (64, 64)
 
 
-def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path):
-    distill_run(tiny_config(checkpointing=True), tmp_path / "run")
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path, kind):
+    distill_run(tiny_config(checkpointing=kind), tmp_path / "run")
     mine, theirs = weights(tmp_path / "run"), weights(finished)
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_weights(finished, tmp_path):
+    distill_run(tiny_config(compile=True), tmp_path / "run")
+    mine, theirs = weights(tmp_path / "run"), weights(finished)
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
 def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_path):
@@ -169,18 +224,71 @@ def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_p
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
     for dtype in (torch.float32, torch.bfloat16):
         pipeline = FewStepPipeline.from_pretrained(tmp_path / "run", dtype=dtype)
-        assert pipeline("a star")[0].size == (64, 64)
+        assert pipeline("a star")[0].image.size == (64, 64)
 
 
-def test_previews_are_drawn_from_step_0(tmp_path):
-    distill_run(tiny_config(steps=2, preview_every=2), tmp_path / "run")
-    drawn = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
+def events(run):
+    """Yield every value in a run's TensorBoard files: records of length, check, content, check."""
+    for path in sorted((run / "tensorboard").rglob("events.*")):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += 16 + length
+            for value in event.summary.value:
+                yield event.step, value
+
+
+def test_previews_and_curves_are_drawn_from_step_0(tmp_path):
+    run = tmp_path / "run"
+    distill_run(tiny_config(steps=2, preview_every=2), run)
+    drawn = sorted(path.name for path in (run / "previews").iterdir())
     assert drawn == ["00000000.png", "00000002.png"]
+    told = list(events(run))
+    losses = {step: value.simple_value for step, value in told if value.tag == "train/loss"}
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert losses == {entry["step"]: pytest.approx(entry["loss"]) for entry in logged}
+    with Image.open(run / "previews" / "00000002.png") as picture:
+        sizes = [(step, value.image.width, value.image.height)
+                 for step, value in told if value.tag.startswith("preview")]  # fmt: skip
+        assert sizes == [(0, *picture.size), (2, *picture.size)]
+
+
+class Poison(Listener):
+    """Break a weight after some steps, as a cosmic ray or a bad learning rate would."""
+
+    def on_start(self, shop, first_step):
+        self.shop = shop
+
+    def on_step(self, result):
+        if result.step == 3:
+            next(iter(self.shop.weights.trained.values())).data.fill_(float("nan"))
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint_and_continues_from_it(finished, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match=r"diverged at step 4: the loss is nan"):
+        distill_run(tiny_config(), run, Poison())
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
+
+
+def test_a_half_written_checkpoint_folder_is_passed_over(finished, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill_run(tiny_config(), run, StopAfter(3, signal.SIGTERM))
+    half = run / "checkpoints" / "00000004"
+    half.mkdir()
+    shutil.copy(run / "checkpoints" / "00000003" / "trained.safetensors", half)
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
 
 
 def test_the_settings_are_kept_with_the_run(finished):
     kept, given = load_config(finished / "config.toml"), tiny_config()
-    assert (kept.model, kept.adapter, kept.train) == (given.model, given.adapter, given.train)
+    assert kept.model == replace(given.model, precision="fp32"), "auto is resolved, for a CPU"
+    assert (kept.adapter, kept.train) == (given.adapter, given.train)
 
 
 def test_the_defaults_of_method_and_model_are_kept_too(finished):
@@ -226,7 +334,7 @@ def test_harmless_settings_may_change(finished):
     [
         (
             replace(tiny_config(), model=replace(tiny_config().model, precision="fp16")),
-            "train with 'bf16' or 'fp32'",
+            "'fp16', in which a CPU does not train: use 'fp32', 'bf16' or 'auto'",
         ),
         (
             replace(tiny_config("ct"), teacher=TeacherSettings(guidance_scale=4.0)),
@@ -260,6 +368,24 @@ def test_bad_settings_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         distill_run(config, run)
     assert not run.exists()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch, tracker):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = rf"'{tracker}', which is not installed: pip install 'fewstep\[{tracker}\]'"
+    with pytest.raises(UserError, match=message):
+        distill_run(tiny_config(trackers=(tracker,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**6)
+    )
+    with pytest.raises(OSError, match=r"has 1 MB left and 2\d MB are needed; make room"):
+        distill_run(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):

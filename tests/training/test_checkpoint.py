@@ -2,10 +2,12 @@
 
 import errno
 import json
+import shutil
 from io import FileIO
 
 import pytest
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from fewstep import files
 from fewstep.errors import UserError
@@ -69,6 +71,30 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, toy, monkeypatch
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
     assert checkpoints.load_last() == 1
+
+
+@pytest.mark.parametrize("name", ["trained", "averaged", "optimizer"])
+def test_a_checkpoint_truncated_in_the_middle_is_named(tmp_path, toy, name):
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=2)
+    next(toy.steps(SETTINGS))
+    for step in (1, 2):
+        checkpoints.save(step)
+    path = tmp_path / "00000002" / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"00000002 is damaged.*delete this folder to continue"):
+        checkpoints.load_last()
+    shutil.rmtree(path.parent)
+    assert checkpoints.load_last() == 1
+
+
+def test_the_scale_of_the_loss_is_kept(tmp_path, toy):
+    scaler = GradScaler("cpu", init_scale=2.0**5)
+    next(toy.steps(SETTINGS, scaler=scaler))
+    Checkpoints(tmp_path, toy.weights, toy.optimizer, 1, scaler).save(1)
+    again = GradScaler("cpu")
+    Checkpoints(tmp_path, toy.weights, toy.optimizer, 1, again).load_last()
+    assert again.state_dict() == scaler.state_dict()
+    assert again.get_scale() == 2.0**5
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):

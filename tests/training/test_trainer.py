@@ -5,19 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from fewstep.config import TrainSettings
 from fewstep.diffusion.prediction import from_epsilon
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, ConsistencyTraining, Denoisers
 from fewstep.training.trainer import (
-    TrainingDivergedError,
     Weights,
     by_quarter,
     learning_rate,
     train,
     update_average,
 )
+from fewstep.training.watch import EXPLODED, WINDOW, TrainingDivergedError
 
 SETTINGS = TrainSettings(steps=4, batch_size=8, warmup=0, decay="constant", learning_rate=1e-2)
 
@@ -43,12 +44,12 @@ class Toy:
         rows = [torch.randn(3, generator=generator("data", i)) for i in samples]
         return Batch(torch.stack(rows), {})
 
-    def steps(self, settings, first_step=0):
+    def steps(self, settings, first_step=0, scaler=None):
         nets = Denoisers(self.denoise, self.denoise, self.denoise)
         method = ConsistencyTraining(distance="squared-error")
         return train(
             method, nets, self.weights, self.schedule, self.optimizer, self.batch_at, settings,
-            first_step,
+            first_step, scaler,
         )  # fmt: skip
 
 
@@ -84,6 +85,63 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(toy):
     with pytest.raises(TrainingDivergedError, match=r"diverged at step 2: the loss is nan"):
         next(broken)
     assert torch.equal(toy.network.weight, before)
+
+
+def test_a_broken_loss_is_told_with_its_noise_and_what_was_before(toy):
+    batch_at = toy.batch_at
+    toy.batch_at = lambda samples: (
+        batch_at(samples) if samples[0] < 16 else Batch(torch.full((8, 3), float("inf")), {})
+    )
+    with pytest.raises(TrainingDivergedError, match=r"step 3.*quarter of timesteps; before it was"):
+        list(toy.steps(SETTINGS))
+
+
+def test_an_exploding_loss_stops(toy):
+    batch_at, settings = toy.batch_at, replace(SETTINGS, steps=4 * WINDOW)
+    grown = 10 * EXPLODED  # the loss is its square
+
+    def growing(samples):
+        x_0 = batch_at(samples).x_0
+        return Batch(x_0 * (grown if samples[0] >= 8 * 2 * WINDOW else 1), {})
+
+    toy.batch_at, steps = growing, []
+    with pytest.raises(TrainingDivergedError, match=r"the loss explodes: the mean of 25 steps was"):
+        steps.extend(toy.steps(replace(settings, learning_rate=1e-6)))
+
+
+def test_a_scaled_loss_gives_the_weights_of_a_plain_one(schedule, toy):
+    list(toy.steps(SETTINGS))
+    scaled = Toy(schedule)
+    results = list(scaled.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0**10)))
+    assert {result.loss_scale for result in results} == {2.0**10}
+    torch.testing.assert_close(scaled.network.weight, toy.network.weight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_lowered(toy):
+    factors = iter((float("inf"), 1.0))
+    toy.network.weight.register_hook(lambda grad: grad * next(factors))
+    before = toy.network.weight.detach().clone()
+    steps = toy.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0**10))
+    left_out = next(steps)
+    assert (left_out.grad_norm, left_out.loss_scale) == (None, 2.0**9)
+    assert torch.equal(toy.network.weight, before)
+    taken = next(steps)
+    assert (taken.grad_norm > 0, taken.loss_scale) == (True, 2.0**9)
+    assert not torch.equal(toy.network.weight, before)
+
+
+def test_a_gradient_that_overflows_at_every_scale_stops(toy):
+    toy.network.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(TrainingDivergedError, match="overflows fp16 at every scale"):
+        list(toy.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0)))
+
+
+def test_a_gradient_that_is_not_finite_stops_and_names_the_weights(toy):
+    toy.network.weight.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(
+        TrainingDivergedError, match=r"gradient of 1 of 2 weights is not finite, first weight"
+    ):
+        next(toy.steps(SETTINGS))
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():

@@ -1,0 +1,71 @@
+"""Stopping a training that went wrong, with what is known about why."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fewstep.errors import UserError
+
+WINDOW = 25
+EXPLODED = 100.0
+"""How many times the lowest mean loss of WINDOW steps the mean of the last WINDOW may be."""
+
+QUARTERS = ("the cleanest", "the second", "the third", "the noisiest")
+
+
+class TrainingDivergedError(UserError):
+    """The loss or its gradient is not finite, or explodes; the message says where and what next."""
+
+
+@dataclass
+class Watch:
+    """Looks at every step before its weights change."""
+
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    lowest: float = math.inf
+
+    def check_loss(self, step: int, loss: float, by_noise: Sequence[float | None]) -> None:
+        """Refuse a loss that is not finite, or that has exploded.
+
+        Raises:
+            TrainingDivergedError: naming the noise levels at fault.
+        """
+        if not math.isfinite(loss):
+            broken = [QUARTERS[i] for i, mean in enumerate(by_noise)
+                      if mean is not None and not math.isfinite(mean)]  # fmt: skip
+            raise diverged(step, f"the loss is {loss}, in {' and '.join(broken)} quarter of "
+                                 f"timesteps; before it was {self._told()}")  # fmt: skip
+        self.last.append(loss)
+        if len(self.last) == WINDOW:
+            mean = sum(self.last) / WINDOW
+            if mean > EXPLODED * self.lowest:
+                raise diverged(step, f"the loss explodes: the mean of {WINDOW} steps was "
+                                     f"{self.lowest:.4g} and is {mean:.4g}")  # fmt: skip
+            self.lowest = min(self.lowest, mean)
+
+    def check_gradient(self, step: int, trained: Mapping[str, nn.Parameter]) -> None:
+        """Refuse a gradient that is not finite.
+
+        Raises:
+            TrainingDivergedError: naming the weights at fault.
+        """
+        broken = [name for name, weight in trained.items()
+                  if weight.grad is not None and not weight.grad.isfinite().all()]  # fmt: skip
+        if broken:
+            count = f"{len(broken)} of {len(trained)} weights"
+            told = f"the gradient of {count} is not finite, first {broken[0]}"
+            raise diverged(step, f"{told}; the loss was {self._told()}")
+
+    def _told(self) -> str:
+        return ", ".join(f"{loss:.4g}" for loss in [*self.last][-3:]) or "not seen yet"
+
+
+def diverged(step: int, what: str) -> TrainingDivergedError:
+    return TrainingDivergedError(
+        f"training diverged at step {step + 1}: {what}; the checkpoints before it are whole. Lower "
+        "train.learning_rate or train.max_grad_norm, set model.precision to 'bf16' or 'fp32', or "
+        "check the data for broken pictures"
+    )

@@ -1,0 +1,53 @@
+"""What is said of the published models is what they are: sizes and token numbers are known."""
+
+import pytest
+
+from fewstep.models.adapters import lora_roles
+from fewstep.models.architectures import ARCHITECTURES, architecture_folder
+from fewstep.models.loading import load_skeleton
+from fewstep.models.tokenizer import write_clip_tokenizer
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def size(network):
+    return sum(weight.numel() for weight in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "text", "resolution", "prediction"),
+    [
+        ("sd15", 859_520_964, 123_060_480, 512, "epsilon"),
+        ("sd21-base", 865_910_724, 340_387_840, 512, "epsilon"),
+        ("sd21", 865_910_724, 340_387_840, 768, "v_prediction"),
+    ],
+)
+def test_the_shipped_architectures_have_the_published_sizes(
+    name, unet, text, resolution, prediction
+):
+    family = load_skeleton(ARCHITECTURES[name].hub_ids[0])
+    assert size(family.network) == unet
+    assert [size(part) for part in family.codec_parts] == [83_653_863, text]
+    assert family.default_resolution == resolution
+    assert family.scheduler_config["prediction_type"] == prediction
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions", "modules"), [("attention", 12.75, 128), ("all", 67.25, 278)]
+)
+def test_loras_have_the_published_sizes(preset, millions, modules):
+    roles = lora_roles(load_skeleton(SD15), preset, rank=64, alpha=64.0)
+    assert sum(w.numel() for w in roles.trained.values()) / 1e6 == pytest.approx(millions, abs=5e-3)
+    assert len(roles.trained) == 2 * modules
+
+
+def test_prompts_have_the_token_numbers_that_clip_gave_them(tmp_path):
+    tokenizer = write_clip_tokenizer(tmp_path)
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert (len(tokenizer), tokenizer.model_max_length) == (49408, 77)
+
+
+def test_sd_2_pads_with_the_first_token(tmp_path):
+    with architecture_folder("sd21") as folder:
+        tokenizer = type(write_clip_tokenizer(tmp_path)).from_pretrained(folder / "tokenizer")
+    assert tokenizer("a", padding="max_length").input_ids[3:] == [0] * 74

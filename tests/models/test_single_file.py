@@ -1,0 +1,106 @@
+"""A checkpoint file gives the model that a folder of it gives, offline, or says what it lacks."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fewstep.models.base import ModelError
+from fewstep.models.ldm import ldm_weights
+from fewstep.models.loading import load_model
+from fewstep.models.single_file import FIRST_CONV, PROMPT_KEY, configs_of, recognise
+from tests.tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def checkpoint(request, tmp_path_factory):
+    """A tiny SD 1 and a tiny SD 2 in one file, and the folder that they come from."""
+    folder = tiny_pipeline(request.param)
+    family = load_model(folder)
+    weights = ldm_weights(family, family.network)
+    if request.param == 2:  # every published file of SD 2 has it, and nothing uses it
+        weights["cond_stage_model.model.text_projection"] = torch.zeros(16, 16)
+    path = tmp_path_factory.mktemp("files") / "model.safetensors"
+    save_file(weights, path)
+    return path, folder
+
+
+def weights_of(family):
+    for part in (family.network, *family.codec_parts):
+        yield from part.state_dict().items()
+
+
+def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
+    path, folder = checkpoint
+    mine, theirs = load_model(path, config=str(folder)), load_model(folder)
+    pairs = zip(weights_of(mine), weights_of(theirs), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    assert mine.fingerprint == theirs.fingerprint
+    assert mine.schedule.digest == theirs.schedule.digest
+    text = mine.encode_prompts(["a red heart"])["text"]
+    assert torch.equal(text, theirs.encode_prompts(["a red heart"])["text"])
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("vae", "first_stage_model."),
+        ("unet", "model.diffusion_model.out"),
+        ("text_encoder", "cond_stage"),
+    ],
+)
+def test_a_file_without_a_part_is_refused(checkpoint, tmp_path, part, key):
+    path, folder = checkpoint
+    kept = {name: w for name, w in load_file(path).items() if not name.startswith(key)}
+    save_file(kept, tmp_path / "part.safetensors")
+    with pytest.raises(ModelError, match=rf"cannot load the {part}.*missing"):
+        load_model(tmp_path / "part.safetensors", config=str(folder))
+
+
+def test_a_truncated_file_is_refused(checkpoint, tmp_path):
+    path, _ = checkpoint
+    content = path.read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=r"half.safetensors: it is damaged or was not copied"):
+        load_model(tmp_path / "half.safetensors")
+
+
+def test_a_pickled_file_is_loaded_only_when_asked_for(checkpoint, tmp_path):
+    path, folder = checkpoint
+    pickled = tmp_path / "model.ckpt"
+    torch.save({"state_dict": load_file(path)}, pickled)
+    with pytest.raises(ModelError, match=r"pickled.*set model.allow_pickle = true"):
+        load_model(pickled, config=str(folder))
+    family = load_model(pickled, config=str(folder), allow_pickle=True)
+    assert family.fingerprint == load_model(folder).fingerprint
+
+
+def test_the_architecture_is_told_from_the_weights():
+    def shapes(width, channels=4):
+        return {FIRST_CONV: (320, channels, 3, 3), PROMPT_KEY: (320, width)}
+
+    assert recognise("a", shapes(768), {}) == "sd15"
+    v = {"modelspec.architecture": "stable-diffusion-v2-768-v"}
+    assert recognise("a", shapes(1024), v) == "sd21"
+    assert recognise("a", shapes(1024), {"modelspec.prediction_type": "epsilon"}) == "sd21-base"
+    with pytest.raises(ModelError, match=r"model.config = 'sd21' .*or 'sd21-base'"):
+        recognise("a", shapes(1024), {})
+    with pytest.raises(ModelError, match="9 channels, as inpainting"):
+        recognise("a", shapes(768, channels=9), {})
+    with pytest.raises(ModelError, match="no checkpoint of Stable Diffusion 1 or 2"):
+        recognise("a", {"conditioner.embedders.0": (1,)}, {})
+
+
+def test_a_files_architecture_ships_with_us(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    others = {"first_stage_model.a": torch.zeros(1), "cond_stage_model.a": torch.zeros(1)}
+    first = {FIRST_CONV: torch.zeros(320, 4, 3, 3), PROMPT_KEY: torch.zeros(320, 768)}
+    save_file(first | others, path)
+    with configs_of(path, None, allow_pickle=False) as configs:
+        assert '"cross_attention_dim": 768' in (configs / "unet" / "config.json").read_text()
+    with pytest.raises(ModelError, match=r"model.config is 'sd3'; it has to be sd15, sd21-base"):
+        load_model(path, config="sd3")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelError, match="there is no such file"):
+        load_model(tmp_path / "no.safetensors")

@@ -1,0 +1,84 @@
+"""The doctor names what does not fit, and says plainly whether a machine can train."""
+
+import importlib
+from collections import namedtuple
+
+import pytest
+import torch
+from packaging.version import Version
+
+from fewstep.run import doctor
+from fewstep.run.doctor import Finding, disks, examine, imports, pairs, verdict, versions
+from fewstep.run.precision import precision_for
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that other versions are installed."""
+
+    def pretend(**others):
+        real = importlib.metadata.version
+        told = {name.replace("_", "-"): version for name, version in others.items()} | others
+        monkeypatch.setattr(doctor, "installed", lambda name: Version(told.get(name) or real(name)))
+
+    return pretend
+
+
+def test_this_machine_is_well(tmp_path):
+    findings = examine(tmp_path)
+    assert [finding.what for finding in findings if finding.verdict == "bad"] == []
+    assert verdict(findings).startswith("ready")
+    assert {"Python", "torch", "processor", "disk for runs"} <= {found.what for found in findings}
+
+
+@pytest.mark.parametrize(
+    ("others", "bad"),
+    [
+        ({"diffusers": "0.30.3", "transformers": "5.1.0"}, "diffusers"),
+        ({"torch": "2.4.1", "diffusers": "0.42.1"}, "torch"),
+        ({"transformers": "4.57.0", "huggingface_hub": "2.0.0"}, "transformers"),
+    ],
+)
+def test_a_known_bad_pair_is_named(installed, others, bad):
+    installed(**others)
+    (finding,) = [found for found in pairs() if found.verdict == "bad"]
+    assert finding.what == bad
+    assert all(version in finding.told for version in others.values())
+    assert verdict([finding]).startswith(f"not ready: mend {bad}")
+
+
+def test_the_tested_bundles_are_no_bad_pairs(installed):
+    installed(torch="2.4.1", diffusers="0.30.3", transformers="4.44.2", peft="0.9.0",
+              huggingface_hub="0.24.6")  # fmt: skip
+    assert [finding.verdict for finding in pairs()] == ["slow"], "PEFT before 0.14"
+
+
+def test_a_version_below_the_floor_is_named(installed):
+    installed(safetensors="0.3.0")
+    (finding,) = [f for f in versions() if (f.what, f.verdict) == ("safetensors", "bad")]
+    assert finding.told.startswith("0.3.0; fewstep needs >=0.4.4")
+
+
+def test_a_library_that_cannot_be_imported_is_told_in_its_own_words(monkeypatch):
+    def broken(name):
+        if name == "peft":
+            raise RuntimeError("no such operator:\n torchvision::nms")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    assert list(imports()) == [Finding("import peft", "no such operator: torchvision::nms", "bad")]
+
+
+def test_a_full_disk_is_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(10**9)
+    )
+    first, *_ = disks(tmp_path / "not yet there")
+    assert (first.verdict, "1 GB free" in first.told) == ("slow", True)
+    assert verdict([first]) == "ready, with limits: disk for runs"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_precision_is_chosen_by_compute_capability(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision_for("auto", "cuda") == precision
+    assert precision_for("auto", "cpu") == "fp32"

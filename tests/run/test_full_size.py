@@ -1,0 +1,36 @@
+"""Stable Diffusion 1.5 at full size goes the whole way on a CPU, in the memory that was planned."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep.run.plan import plan_run
+from tests.run.full_size import config
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "tests.run.full_size", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_sd15_is_loaded_cached_trained_saved_and_sampled_within_16_gb(tmp_path):
+    checkpoint, pictures = tmp_path / "sd15.safetensors", tmp_path / "pictures"
+    pictures.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(pictures / "one.png")
+    (pictures / "one.txt").write_text("a lighthouse")
+    in_a_process("write", checkpoint)
+    planned = plan_run(config(checkpoint, pictures), on_cpu=True)
+    told = in_a_process("train", checkpoint, pictures, tmp_path / "run")
+    assert (told["steps"], told["size"]) == (2, [256, 256])
+    assert told["peak_with_sampling"] < 16e9
+    assert planned.cost.bytes == pytest.approx(told["peak"], rel=0.15)

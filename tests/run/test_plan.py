@@ -1,0 +1,145 @@
+"""What a plan says is what the models are, what a step does and what a card holds."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewstep.config import AdapterSettings, Config, ModelSettings, TrainSettings, load_config
+from fewstep.errors import UserError
+from fewstep.methods import METHODS
+from fewstep.run.cost import LiveBytes, total
+from fewstep.run.plan import CARDS, Plan, advice, as_json, plan_run, smaller
+from fewstep.run.workshop import Workshop
+from tests.tiny import tiny_config
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sd15-*.toml"))
+SD15 = ModelSettings(base="stable-diffusion-v1-5/stable-diffusion-v1-5", precision="fp16")
+MIB = 2**20
+
+
+def sd15(method="multi-boundary-cd", rank=64, **train):
+    return Config(
+        method={"name": method},
+        model=SD15,
+        adapter=AdapterSettings(rank=rank),
+        train=TrainSettings(**{"batch_size": 1} | train),
+    )
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_run(sd15())
+
+
+def test_parameters_and_static_memory_are_exact(plan):
+    assert (plan.trained_parameters, plan.trained_modules) == (67_252_224, 278)
+    assert plan.cost.weights == 2 * 859_520_964
+    assert plan.cost.gradients == 4 * plan.trained_parameters
+    assert plan.cost.adapters == plan.cost.optimizer == 2 * plan.cost.gradients
+
+
+def test_operations_are_those_of_four_forwards_and_a_backward(plan):
+    assert plan.cost.flops / 1e12 == pytest.approx(4.57, rel=0.03)
+
+
+def test_activations_are_those_counted_elsewhere(plan):
+    assert plan.cost.activations / MIB == pytest.approx(931, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tflop", "mib"), [("selective", 4.90, 333), ("full", 5.35, 155)])
+def test_checkpointing_trades_memory_for_operations(kind, tflop, mib):
+    cost = plan_run(sd15(checkpointing=kind)).cost
+    assert cost.flops / 1e12 == pytest.approx(tflop, rel=0.03)
+    assert cost.activations / MIB == pytest.approx(mib, rel=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_each_recipe_fits_its_card_with_each_method(tmp_path, recipe, name):
+    card = {"sd15-t4": "T4", "sd15-24gb": "RTX 4090", "sd15-h100": "H100"}[recipe.stem]
+    text = recipe.read_text().replace('name = "multi-boundary-cd"', f'name = "{name}"')
+    if not METHODS[name]().has_teacher:
+        text = "\n".join(li for li in text.splitlines() if not li.startswith("guidance_scale"))
+    (tmp_path / recipe.name).write_text(text)
+    config = load_config(tmp_path / recipe.name)
+    assert config.method["name"] == name
+    assert plan_run(config).fits(next(c for c in CARDS if c.name == card))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_value_of_a_recipe_has_its_reason(recipe):
+    plain = {"base", "seed", "save_every", "keep_last", "preview_every"}
+    lines = [line for line in recipe.read_text().splitlines() if " = " in line]
+    assert all("#" in line for line in lines if line.split(" = ")[0] not in plain)
+    tomllib.loads(recipe.read_text())
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpointing):
+    config = tiny_config(checkpointing=checkpointing, batch_size=4)
+    planned = plan_run(config, on_cpu=True)
+    shop = Workshop(config, tmp_path / "run")
+    cache, method = shop.cache(), shop.named_method[1]
+    known = [*shop.network.parameters(), *shop.family.vae.parameters()]
+    from fewstep.diffusion.random import Draw
+
+    nets, batch = shop.denoisers(cache), cache.batch_at(range(4))
+    draw = Draw.keyed(0, range(4))
+    with LiveBytes(known) as live, FlopCounterMode(display=False) as flops:
+        method.loss(nets, batch, shop.family.schedule, draw).loss.mean().backward()
+    assert planned.cost.flops == pytest.approx(flops.get_total_flops(), rel=0.01)
+    assert planned.cost.gradients == total(w.grad for w in shop.weights.trained.values())
+    assert planned.cost.moving == pytest.approx(live.peak, rel=0.1)
+
+
+def test_live_bytes_fall_when_tensors_are_freed():
+    with LiveBytes() as live:
+        one = torch.empty(1000)
+        two = one + 1
+        assert live.now == 8000
+        view = two[:10]
+        del one, two
+        assert live.now == 4000, "a view keeps its storage"
+        del view
+    assert (live.now, live.peak) == (0, 8000)
+
+
+def test_a_run_that_does_not_fit_is_told_what_to_change(plan, monkeypatch):
+    config, card = sd15(batch_size=8), CARDS[0]
+    sizes = {("none", 8): 20, ("selective", 8): 18, ("full", 8): 15.5, ("full", 4): 13}
+
+    def planned(asked, **settings):
+        size = sizes[asked.train.checkpointing, asked.train.batch_size] * 2**30
+        moving = int(size) - plan.cost.standing
+        return replace(plan, cost=replace(plan.cost, moving=moving))
+
+    monkeypatch.setattr("fewstep.run.plan.plan_run", planned)
+    told = advice(config, planned(config), card)
+    assert told == (
+        "does not fit a T4; it does with train.checkpointing = full, train.batch_size = 4, "
+        "train.accumulate = 2"
+    )
+
+
+def test_smaller_runs_have_the_same_effective_batch():
+    for _, config in smaller(sd15(batch_size=8)):
+        assert config.train.batch_size * config.train.accumulate == 8
+
+
+def test_programs_can_read_a_plan(plan: Plan):
+    entries = json.loads(as_json(sd15(), plan))
+    assert entries["trained_parameters"] == 67_252_224
+    assert entries["cards"]["T4"]["fits"] is True
+    assert entries["verdict"] == "fits a T4"
+
+
+def test_a_bad_setting_is_refused_by_the_plan_too():
+    with pytest.raises(UserError, match="use 40, 48 or 52"):
+        plan_run(replace(sd15(), method={"name": "multi-boundary-cd", "num_solver_steps": 50}))
