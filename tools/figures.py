@@ -86,11 +86,37 @@ def verified(name: str) -> str:
     return _markdown(table.columns, table.rows)
 
 
+def speed(name: str) -> str:
+    """A table of designs: how fast, how much memory, beside the first."""
+    results = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    rate = results["matmul_flops_per_second"]
+    lines = []
+    for row in results["rows"]:
+        head = [row["design"], str(row["batch_size"])]
+        if "failed" in row:
+            lines.append([*head, row["failed"], "–", "–", "–"])
+            continue
+        ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
+        memory = (f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes"))
+        times = "{value:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
+        lines.append([*head, times, f"{row['flops_per_second'] / rate:.0%}", *memory])
+    columns = ["design", "batch", "times as fast", "share of the matmul rate",
+               "memory whatever the batch", "at most"]  # fmt: skip
+    work = results["work"]
+    note = f"{work['model']}, {work['resolution']} px, {work['precision']}, {results['machine']}."
+    return f"{_markdown(columns, lines)}\n{note}\n"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
     "teacher-attributes": teacher_attributes,
     "openness": openness,
+    "train-step": partial(speed, "train_step.json"),
+    "train-step-sd15": partial(speed, "train_step_sd15.json"),
+    "train-step-gpu": partial(speed, "train_step_gpu.json"),
+    "sampling": partial(speed, "sampling.json"),
+    "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }
 

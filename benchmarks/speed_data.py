@@ -1,0 +1,76 @@
+"""Whether a step's time and memory depend on the size of the data set: 1,000 to 100,000 pairs.
+
+    python -m benchmarks.speed_data -o benchmarks/results/speed_data.json
+
+Latents are noise, in a cache such as `fewstep prepare` fills; the default model is the tiny one, so
+that reading weighs as much as it can.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed_own import Fewstep
+from benchmarks.speed_table import arguments, measure, serve
+from benchmarks.speed_work import PROMPTS, Setting
+from fewstep.data.encoding import fill_cache
+from fewstep.data.latent_cache import open_cache
+from fewstep.diffusion.random import generator
+
+DESIGNS = {f"{num:,} pairs": num for num in (1_000, 10_000, 100_000)}
+
+
+@dataclass(frozen=True)
+class NoisePairs:
+    """Captions of pictures that are not there."""
+
+    num: int
+    identity: str = "noise"
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return (self.num,)
+
+    def __len__(self) -> int:
+        return self.num
+
+    def name(self, number: int) -> str:
+        return f"pair {number}"
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        return (PROMPTS[number % len(PROMPTS)],)
+
+
+def cache_of(setting: Setting, num: int) -> Path:
+    return Path(setting.folder) / f"cache-{num}"
+
+
+def write_caches(setting: Setting) -> None:
+    """Fill a cache of each size with noise."""
+    encode_prompts = setting.family().encode_prompts
+    std = torch.full((1, *setting.latent_shape), 0.1)
+
+    def encode(numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        random = generator("speed", "pairs", numbers[0])
+        for _ in numbers:
+            yield torch.randn(std.shape, generator=random), std
+
+    for num in DESIGNS.values():
+        fill_cache(cache_of(setting, num), NoisePairs(num), encode, encode_prompts, 0.0)
+
+
+def work(pipe: Connection, name: str, setting: Setting) -> None:
+    """Train from a cache of this size."""
+    setting.begin()
+    design = Fewstep(setting, open_cache(cache_of(setting, DESIGNS[name]), seed=0))
+    serve(pipe, setting, name, design.step, {}, design.static_bytes)
+
+
+if __name__ == "__main__":
+    asked = arguments(__doc__, list(DESIGNS), batch_sizes=[2], steps=20)
+    path = measure(asked, work, asked.designs or list(DESIGNS), prepare=write_caches)
+    print(f"wrote {path} and its plot")

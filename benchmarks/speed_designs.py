@@ -1,0 +1,181 @@
+"""The designs that are timed: the reference recipe, the rungs of the ladder, and fewstep itself.
+
+A rung is fewstep's own training loop in which parts are replaced by the reference's way of doing
+things, so that the difference between two rungs is what one lever gives.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from benchmarks.speed_levers import MergedCopy, StudentFirst, guided_by_two_calls, twin, under
+from benchmarks.speed_own import Fewstep, NoiseBatches, workshop
+from benchmarks.speed_reference import Flags, Reference
+from benchmarks.speed_work import PROMPTS, Setting, Work, fill_lora
+from fewstep.diffusion.guidance import guided
+from fewstep.methods import Batch, Denoisers
+from fewstep.methods.cd import ConsistencyDistillation
+from fewstep.models.checkpointing import Checkpointing, set_checkpointing
+from fewstep.training.trainer import train
+from fewstep.types import Conditioning
+
+
+@dataclass(frozen=True)
+class Levers:
+    """What the rungs of the ladder differ in; without any, the parts work as the reference's."""
+
+    cached: bool = False
+    one_network: bool = False
+    half_base: bool = False
+    one_batch: bool = False
+    teacher_first: bool = False
+    bare_teacher: bool = False
+    channels_last: bool = False
+    fused_optimizer: bool = False
+    checkpointing: Checkpointing = "none"
+    merged_target: bool = False
+    compiled: Literal["no", "blocks", "whole"] = "no"
+
+
+class Rung(Fewstep):
+    """fewstep's loop with its parts put together as the levers say."""
+
+    def __init__(self, setting: Setting, levers: Levers) -> None:
+        self.setting, self.levers = setting, levers
+        self.shop = workshop(setting, setting.precision if levers.half_base else "fp32")
+        family, settings = self.shop.family, self.shop.config.train
+        network = family.network
+        if levers.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plain = self.plain_network(network)
+        self.copy = deepcopy(network) if levers.merged_target else None
+        roles = self.shop.roles
+        fill_lora(roles.trained)
+        fill_lora(roles.averaged)
+        network.train()
+        set_checkpointing(network, levers.checkpointing)
+        self.networks = [n for n in (network, self.plain, self.copy) if n is not None]
+        for each in self.networks:
+            compile_as(levers.compiled, each)
+        if not levers.cached:
+            self.networks += family.codec_parts
+            for part in family.codec_parts:
+                part.to(setting.half)
+        self.method = (ConsistencyDistillation if levers.teacher_first else StudentFirst)(
+            setting.num_solver_steps
+        )
+        self.batches = NoiseBatches.of(self.shop)
+        self.pictures = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
+        self.optimizer = torch.optim.AdamW(
+            roles.trained.values(), lr=setting.learning_rate, fused=levers.fused_optimizer
+        )
+        self.steps = train(
+            self.method, self.denoisers(self.batches.uncond), self.shop.weights, family.schedule,
+            self.optimizer, self.batch_at, settings, scaler=self.shop.scaler,
+        )  # fmt: skip
+
+    def plain_network(self, network: nn.Module) -> nn.Module | None:
+        """Return the network that teaches, where it is not the one that learns."""
+        if not self.levers.one_network:
+            return deepcopy(network).to(self.setting.half)
+        return twin(network) if self.levers.bare_teacher else None
+
+    def batch_at(self, samples: Sequence[int]) -> Batch:
+        if self.levers.cached:
+            read = self.batches.read(samples)
+            cond = {name: rows.to(self.setting.device) for name, rows in read.cond.items()}
+            return Batch(read.x_0.to(self.setting.device), cond)
+        family, size = self.shop.family, len(samples)
+        with self.setting.autocast():
+            mean, std = family.encode_pictures(self.pictures[:size])
+            cond = family.encode_prompts((PROMPTS * size)[:size])
+        return Batch((mean + std * torch.randn_like(mean)).float(), cond)
+
+    def denoisers(self, uncond: Conditioning) -> Denoisers:
+        family, roles, setting = self.shop.family, self.shop.roles, self.setting
+        teacher = family.denoiser(self.plain) if self.plain else roles.teacher
+        target = roles.student
+        if self.copy is not None:
+            target = MergedCopy(self.copy, roles, 1.0, family.denoiser(self.copy))
+        guide = guided if self.levers.one_batch else guided_by_two_calls
+        context = nullcontext if self.levers.half_base else setting.autocast
+        uncond = {name: row.to(setting.device) for name, row in uncond.items()}
+        return Denoisers(
+            student=under(context, roles.student),
+            target=under(context, target),
+            teacher=guide(under(context, teacher), uncond, setting.guidance_scale),
+        )
+
+
+def compile_as(how: str, network: nn.Module) -> None:
+    """Compile a network in place, whole or each of its transformer blocks."""
+    if how == "whole":
+        network.compile()
+    elif how == "blocks":
+        for block in network.modules():
+            if type(block).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
+                block.compile()
+
+
+def ladder() -> dict[str, Levers]:
+    """Return the rungs, each with all levers of those before it."""
+    steps = {
+        "levers off": {},
+        "cached latents": {"cached": True},
+        "one network": {"one_network": True},
+        "half-precision base": {"half_base": True},
+        "teacher in one batch": {"one_batch": True},
+        "teacher first": {"teacher_first": True},
+        "bare teacher": {"bare_teacher": True},
+        "fused optimizer": {"fused_optimizer": True},
+        "channels last": {"channels_last": True},
+        "compiled blocks": {"compiled": "blocks"},
+        "compiled whole": {"compiled": "whole"},
+    }
+    rungs, held = {}, Levers()
+    for name, lever in steps.items():
+        held = replace(held, **lever)
+        rungs[name] = held
+    before = rungs["channels last"]
+    return rungs | {
+        "merged target": replace(before, merged_target=True),
+        "full checkpointing": replace(before, checkpointing="full"),
+        "selective checkpointing": replace(before, checkpointing="selective"),
+    }
+
+
+REFERENCES = {
+    "reference": Flags(),
+    "reference, checkpointing": Flags(gradient_checkpointing=True),
+    "reference, fp32 teacher": Flags(cast_teacher_unet=False),
+}
+LADDER = ladder()
+OWN: dict[str, dict[str, object]] = {
+    "fewstep": {},
+    "fewstep, full checkpointing": {"checkpointing": "full"},
+    "fewstep, selective checkpointing": {"checkpointing": "selective"},
+    "fewstep, compiled": {"compile": True},
+}
+DESIGNS = [*REFERENCES, *LADDER, *OWN]
+"""The names of all designs; the first is what the others are compared with."""
+HALF = {"reference, fp32 teacher", "half-precision base"}
+"""The designs that are others only where there is a half precision."""
+
+
+def build(name: str, setting: Setting) -> Work:
+    """Return a design by its name, ready to step."""
+    if name in REFERENCES:
+        return Reference(setting, REFERENCES[name])
+    if name in LADDER:
+        return Rung(setting, LADDER[name])
+    return Fewstep(setting, **OWN[name])
+
+
+def described(name: str) -> dict[str, object]:
+    """Return what decides a design: the reference's flags, a rung's levers, or settings."""
+    return OWN[name] if name in OWN else asdict((REFERENCES | LADDER)[name])

@@ -1,0 +1,96 @@
+"""The pieces that a rung of the ladder puts in the place of fewstep's own."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fewstep.diffusion.grid import knots
+from fewstep.diffusion.guidance import guided
+from fewstep.diffusion.prediction import Prediction
+from fewstep.diffusion.random import Draw
+from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
+from fewstep.diffusion.solvers import SOLVERS, ddim
+from fewstep.methods import Batch, Denoisers
+from fewstep.methods.base import LossOutput, measure
+from fewstep.methods.cd import ConsistencyDistillation
+from fewstep.models.adapters import Roles
+from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+
+
+class StudentFirst(ConsistencyDistillation):
+    """Consistency distillation that keeps the student's activations while the teacher works."""
+
+    def loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
+        end = torch.full_like(t, CLEAN)
+        x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
+        pred = ddim(nets.student, x_t, t, end, batch.cond)
+        with torch.no_grad():
+            x_s = SOLVERS[self.solver](nets.teacher, x_t, t, s, batch.cond)
+            target = ddim(nets.target, x_s, s, end, batch.cond)
+        return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
+
+
+def guided_by_two_calls(
+    denoiser: Denoiser[Prediction], uncond: Conditioning, guidance_scale: float
+) -> Denoiser[Prediction]:
+    """Return `guided`, but with one call a prompt instead of one on a doubled batch."""
+
+    def twice(x: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        halves = [
+            denoiser(x_half, t_half, {name: rows.chunk(2)[i] for name, rows in cond.items()})
+            for i, (x_half, t_half) in enumerate(zip(x.chunk(2), t.chunk(2), strict=True))
+        ]
+        x_0, eps = (torch.cat([getattr(half, n) for half in halves]) for n in ("x_0", "eps"))
+        return Prediction(x_0, eps, halves[0].schedule)
+
+    return guided(twice, uncond, guidance_scale)
+
+
+def under(
+    context: Callable[[], AbstractContextManager], denoiser: Denoiser[Prediction]
+) -> Denoiser[Prediction]:
+    """Return the denoiser called inside a fresh context."""
+
+    def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        with context():
+            return denoiser(x_t, t, cond)
+
+    return denoise
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """Return a second network on the same weights, which stays plain when the first is adapted."""
+    with torch.device("meta"):
+        other = type(network).from_config(network.config)  # type: ignore[attr-defined]
+    other.load_state_dict(network.state_dict(), assign=True)
+    return other.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class MergedCopy:
+    """A plain copy of the network that is given the student's merged weights before it is asked."""
+
+    plain: nn.Module
+    roles: Roles
+    scale: float
+    denoiser: Denoiser[Prediction]
+
+    def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        with torch.no_grad():
+            self.refresh()
+            return self.denoiser(x_t, t, cond)
+
+    def refresh(self) -> None:
+        """Write base + scale * B A into the copy."""
+        copies, layers = dict(self.plain.named_modules()), dict(self.roles.network.named_modules())
+        for name in (n.removesuffix(".lora_A.weight") for n in self.roles.trained if "_A." in n):
+            down, up = (self.roles.trained[f"{name}.lora_{part}.weight"] for part in "AB")
+            base, merged = layers[name].base_layer.weight, copies[name].weight
+            update = up.flatten(1).to(base.dtype) @ down.flatten(1).to(base.dtype)
+            torch.add(base, update.view_as(base), alpha=self.scale, out=merged.data)

@@ -1,0 +1,99 @@
+"""Models for timing: the real classes with random weights, since these do not change the cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from fewstep.bundled.vocabulary import save_tokenizer
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Size:
+    """The configurations of a model's networks, and the side of its pictures in pixels."""
+
+    resolution: int
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text: Mapping[str, Any]
+
+
+SIZES = {
+    "tiny": Size(
+        64,
+        {
+            "sample_size": 8,
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+        },
+        {"block_out_channels": (16, 16, 32, 32), "norm_num_groups": 8},
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 2},
+    ),
+    "sd15": Size(
+        512,
+        {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+        {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512},
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+         "num_attention_heads": 12},
+    ),
+}  # fmt: skip
+"""`sd15` has Stable Diffusion 1.5's published configuration, but for a smaller vocabulary."""
+
+
+def save_pipeline(name: str, folder: Path) -> Path:
+    """Write a pipeline of this size, in fp32, with weights that no training gave it."""
+    size = SIZES[name]
+    words = save_tokenizer(folder / "tokenizer", TOKENS)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = CLIPTextConfig(
+            max_position_embeddings=TOKENS,
+            vocab_size=len(words),
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            **size.text,
+        )
+        pipeline = StableDiffusionPipeline(
+            vae=AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                latent_channels=4,
+                **size.vae,
+            ),
+            text_encoder=CLIPTextModel(text),
+            tokenizer=words,
+            unet=UNet2DConditionModel(**size.unet),
+            scheduler=DDIMScheduler(**SCHEDULER),
+            safety_checker=None,  # type: ignore[arg-type]
+            feature_extractor=None,  # type: ignore[arg-type]
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return folder

@@ -1,0 +1,126 @@
+"""fewstep's own training on the work of a setting, from its settings alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed_work import PROMPTS, Probe, Setting, fill_lora, tensor_bytes
+from fewstep.config import (
+    AdapterSettings,
+    Config,
+    DataSettings,
+    ModelSettings,
+    TeacherSettings,
+    TrainSettings,
+)
+from fewstep.data.latent_cache import LatentCache
+from fewstep.diffusion.random import Draw, generator
+from fewstep.methods import Batch, Denoisers
+from fewstep.run.distill import steps_of
+from fewstep.run.workshop import Workshop
+from fewstep.types import Conditioning, Timesteps
+
+NUM_CACHED = 64
+
+
+def workshop(setting: Setting, precision: str, method: str = "cd", **train: object) -> Workshop:
+    """Return the parts of a run on this setting's work."""
+    config = Config(
+        method={"name": method, "num_solver_steps": setting.num_solver_steps},
+        model=ModelSettings(base=setting.folder, precision=precision),  # type: ignore[arg-type]
+        teacher=TeacherSettings(setting.guidance_scale),
+        adapter=AdapterSettings("all", setting.rank),
+        data=DataSettings(num_pairs=NUM_CACHED, resolution=setting.resolution),
+        train=TrainSettings(
+            steps=10**9, batch_size=setting.batch_size, learning_rate=setting.learning_rate,
+            warmup=0, decay="constant", **train,  # type: ignore[arg-type]
+        ),
+    )  # fmt: skip
+    return Workshop(config, Path(setting.folder), setting.device)
+
+
+@dataclass(frozen=True)
+class NoiseBatches:
+    """Latents without pictures, in memory: what a cache holds does not change what a step costs."""
+
+    mean: Tensor
+    uncond: Conditioning
+    cond: Conditioning
+
+    @classmethod
+    def of(cls, shop: Workshop) -> "NoiseBatches":
+        shape = (NUM_CACHED, *shop.family.latent_shape(shop.resolution))
+        texts = (shop.family.encode_prompts(prompts) for prompts in ([""], PROMPTS))
+        uncond, cond = ({name: row.cpu() for name, row in text.items()} for text in texts)
+        return cls(torch.randn(shape, generator=generator("speed", "latents")), uncond, cond)
+
+    def __len__(self) -> int:
+        return NUM_CACHED
+
+    @property
+    def reader(self) -> Callable[[Sequence[int]], Batch]:
+        return self.read
+
+    def batch(self, read: Batch) -> Batch:
+        return read
+
+    def read(self, samples: Sequence[int]) -> Batch:
+        """Return the samples with these numbers in the run, in order."""
+        rows = [sample % NUM_CACHED for sample in samples]
+        texts = [sample % len(PROMPTS) for sample in samples]
+        return Batch(self.mean[rows], {name: row[texts] for name, row in self.cond.items()})
+
+
+@dataclass(frozen=True)
+class ProbeDraw(Draw):
+    """The draws of a probe: its noise, and its timesteps on the solver's grid."""
+
+    probe: Probe | None = None
+
+    def noise_like(self, x: Tensor) -> Tensor:
+        assert self.probe is not None
+        return self.probe.noise
+
+    def neighbours(self, knots: Sequence[int]) -> tuple[Timesteps, Timesteps]:
+        assert self.probe is not None
+        grid = torch.tensor(knots, device=self.probe.index.device)
+        return grid[self.probe.index + 1], grid[self.probe.index]
+
+
+class Fewstep:
+    """fewstep as it trains, from its settings alone."""
+
+    def __init__(
+        self, setting: Setting, batches: LatentCache | None = None, **train: object
+    ) -> None:
+        self.shop = workshop(setting, setting.precision, **train)
+        self.batches = batches or NoiseBatches.of(self.shop)
+        self.method = self.shop.named_method[1]
+        self.networks = [self.shop.family.network]
+        self.optimizer = self.shop.optimizer
+        fill_lora(self.shop.roles.trained)
+        fill_lora(self.shop.roles.averaged)
+        self.steps = steps_of(self.shop, self.batches, 0)
+
+    def step(self) -> None:
+        next(self.steps)
+
+    def denoisers(self, uncond: Conditioning) -> Denoisers:
+        """Return the roles of a step with this unconditional prompt."""
+        return self.shop.denoisers(replace(self.batches, uncond=uncond))
+
+    def gradients(self, probe: Probe) -> dict[str, Tensor]:
+        nets = self.denoisers({"text": probe.uncond})
+        batch = Batch(probe.latents, {"text": probe.text})
+        schedule = self.shop.family.schedule
+        self.method.loss(nets, batch, schedule, ProbeDraw((), probe=probe)).loss.mean().backward()
+        trained = self.shop.roles.trained
+        gradients = {n: w.grad.clone() for n, w in trained.items() if w.grad is not None}
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradients
+
+    def static_bytes(self) -> int:
+        return tensor_bytes(self.networks, self.optimizer, self.shop.roles.trained)

@@ -1,0 +1,149 @@
+"""How fast pictures are made: fewstep beside diffusers' own pipeline with the same LoRA.
+
+    python -m benchmarks.speed_sampling --model tiny -o benchmarks/results/sampling.json
+    python -m benchmarks.speed_sampling --model sd15 --device cuda --precision fp16 \\
+        -o benchmarks/results/sampling_gpu.json
+
+From prompts to pictures, text encoder and decoder included. Every design is timed in turns with the
+first one, after it was seen to make the same pictures from the same noise.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor, nn
+
+from benchmarks.speed_own import workshop
+from benchmarks.speed_table import arguments, measure, serve
+from benchmarks.speed_work import PROMPTS, Setting, fill_lora, network_bytes
+from fewstep.diffusion.random import Draw
+from fewstep.run.artefact import write_artefact
+from fewstep.sampling.pipeline import FewStepPipeline
+
+STEPS, TEACHER_STEPS = 4, 50
+ARTEFACT = "artefact"
+Paint = Callable[[], Tensor]
+"""Returns pictures as uint8 [batch, H, W, 3]."""
+
+
+def diffusers_pipeline(
+    setting: Setting, lora: bool, fused: bool = False
+) -> StableDiffusionPipeline:
+    """Return the stock pipeline on plain DDIM steps, with the student's LoRA on it or in it."""
+    pipe = StableDiffusionPipeline.from_pretrained(setting.folder, torch_dtype=setting.half)
+    config = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
+    pipe.set_progress_bar_config(disable=True)
+    if lora:
+        pipe.load_lora_weights(Path(setting.folder) / ARTEFACT)
+    if fused:
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+    return pipe.to(setting.device)
+
+
+def by_diffusers(
+    setting: Setting,
+    *,
+    lora: bool = True,
+    fused: bool = False,
+    steps: int = STEPS,
+    guidance_scale: float = 1.0,
+) -> tuple[Paint, list[nn.Module]]:
+    pipe = diffusers_pipeline(setting, lora, fused)
+    prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
+    like = torch.empty(setting.batch_size, *setting.latent_shape)
+    noise = Draw.keyed(0, range(len(prompts)), purpose="paint").noise_like(like)
+
+    def paint() -> Tensor:
+        pictures = pipe(
+            prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
+            latents=noise.to(setting.device, setting.half), output_type="np",
+            height=setting.resolution, width=setting.resolution,
+        ).images  # fmt: skip
+        return torch.from_numpy((pictures * 255).round()).to(torch.uint8)
+
+    return paint, [pipe.unet, pipe.vae, pipe.text_encoder]
+
+
+def by_fewstep(
+    setting: Setting,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    half_decoder: bool = False,
+    tiny_decoder: bool = False,
+) -> tuple[Paint, list[nn.Module]]:
+    pipeline = FewStepPipeline.from_pretrained(
+        Path(setting.folder) / ARTEFACT, device=setting.device, dtype=setting.half
+    )
+    painter = pipeline.painter(STEPS)
+    family, network = pipeline.student
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        network.compile()
+    prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
+    decode = painter.decode
+    if tiny_decoder:
+        tiny = AutoencoderTiny().to(setting.device, setting.half).eval()
+
+        def decode(latents: Tensor) -> Tensor:
+            pictures = tiny.decode(latents.to(setting.half)).sample.float() / 2 + 0.5
+            return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def paint() -> Tensor:
+        latents = painter.latents(prompts, 0, setting.resolution)
+        with setting.autocast() if half_decoder else nullcontext():
+            return decode(latents)
+
+    return paint, [network, *([tiny] if tiny_decoder else family.codec_parts)]
+
+
+DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
+    "diffusers, LoRA": by_diffusers,
+    "diffusers, LoRA fused": lambda setting: by_diffusers(setting, fused=True),
+    "fewstep": by_fewstep,
+    "fewstep, channels last": lambda setting: by_fewstep(setting, channels_last=True),
+    "fewstep, half decoder": lambda setting: by_fewstep(
+        setting, channels_last=True, half_decoder=True
+    ),
+    "fewstep, compiled": lambda setting: by_fewstep(
+        setting, channels_last=True, half_decoder=True, compiled=True
+    ),
+    "fewstep, tiny decoder": lambda setting: by_fewstep(
+        setting, channels_last=True, tiny_decoder=True
+    ),
+    "diffusers, teacher": lambda setting: by_diffusers(
+        setting, lora=False, steps=TEACHER_STEPS, guidance_scale=setting.guidance_scale
+    ),
+}
+"""The first is what the others are compared with."""
+OTHER_PICTURES = {"diffusers, teacher", "fewstep, tiny decoder"}
+"""What does not make the pictures of the first; the tiny decoder's weights are random."""
+
+
+def work(pipe: Connection, name: str, setting: Setting) -> None:
+    """Build a design and paint; its outcome is the pictures."""
+    setting.begin()
+    paint, networks = DESIGNS[name](setting)
+    pictures = {} if name in OTHER_PICTURES else {"pictures": paint()}
+    serve(pipe, setting, name, paint, pictures, lambda: network_bytes(networks))
+
+
+def write_student(setting: Setting) -> None:
+    """Write an artefact whose LoRA is noise, as `fewstep distill` writes one."""
+    shop = workshop(setting, "fp32", "multi-boundary-cd")
+    fill_lora(shop.weights.averaged)
+    write_artefact(shop)
+
+
+if __name__ == "__main__":
+    asked = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
+    path = measure(asked, work, asked.designs or list(DESIGNS), prepare=write_student)
+    print(f"wrote {path} and its plot")

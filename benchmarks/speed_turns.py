@@ -1,0 +1,180 @@
+"""Timing side by side: designs in processes of their own take turns, A B A B.
+
+One works at a time; a process of its own gives each an allocator and a peak of its own.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from fewstep.errors import UserError
+
+RESAMPLES = 2000
+
+
+@contextmanager
+def started(worker: Callable[..., None], *args: object) -> Iterator["Remote"]:
+    """Start a worker in a fresh process, and end it afterwards.
+
+    It first tells what it is; then it answers each number of steps with the seconds of each, and 0
+    with the most bytes that it has used.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=answering, args=(worker, theirs, *args), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Remote(ours)
+    finally:
+        ours.close()
+        process.join(timeout=60)
+        if process.is_alive():
+            process.kill()
+
+
+def answering(worker: Callable[..., None], pipe: Connection, *args: object) -> None:
+    """Run a worker; what goes wrong in it is told to the one who waits."""
+    try:
+        worker(pipe, *args)
+    except (EOFError, BrokenPipeError):
+        pass  # the work is done
+    except Exception as error:  # any failure of a design is a row of the results
+        pipe.send(Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a design could not be timed, such as too little memory."""
+
+    reason: str
+
+
+class WorkFailed(UserError):
+    """A design that cannot run on this machine; the message is the worker's own."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A worker, seen from the process that times."""
+
+    pipe: Connection
+
+    def told(self) -> Any:
+        """Wait for the worker's next word."""
+        try:
+            word = self.pipe.recv()
+        except EOFError as error:
+            raise WorkFailed("the process ended, most likely for want of memory") from error
+        if isinstance(word, Failed):
+            raise WorkFailed(word.reason)
+        return word
+
+    def seconds(self, count: int) -> list[float]:
+        """Let the worker take `count` steps and return the seconds of each."""
+        self.pipe.send(count)
+        return self.told()
+
+    def peak(self) -> int:
+        """Return the most memory that the worker has used."""
+        self.pipe.send(0)
+        return self.told()
+
+
+def in_turns(a: Remote, b: Remote, rounds: int, count: int) -> tuple[list[float], list[float]]:
+    """Return the median seconds of both in each round; who begins changes from round to round."""
+    ours, theirs = [], []
+    for number in range(rounds):
+        for remote, seconds in [(a, ours), (b, theirs)][:: 1 if number % 2 == 0 else -1]:
+            seconds.append(float(np.median(remote.seconds(count))))
+    return ours, theirs
+
+
+def median(values: ArrayLike, seed: int = 0) -> dict[str, float]:
+    """Return the median with its 95 % bootstrap interval.
+
+    >>> median([2.0, 2.0, 2.0])
+    {'value': 2.0, 'low': 2.0, 'high': 2.0, 'n': 3}
+    """
+    numbers = np.asarray(values, np.float64)
+    chosen = np.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
+    low, high = np.percentile(np.median(numbers[chosen], axis=1), (2.5, 97.5))
+    return {
+        "value": float(np.median(numbers)), "low": float(low), "high": float(high),
+        "n": len(numbers),
+    }  # fmt: skip
+
+
+def timed(step: Callable[[], object], count: int, device: str) -> list[float]:
+    """Return the seconds of each of `count` steps, the device's work included."""
+    seconds = []
+    for _ in range(count):
+        clock = time.perf_counter()
+        step()
+        synchronise(device)
+        seconds.append(time.perf_counter() - clock)
+    return seconds
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(device: str) -> int:
+    """Return the most memory used so far: of the GPU's allocator, else of the process.
+
+    A process's mapped files, such as libraries and caches, are left out.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
+    return (int(kilobytes["VmHWM"]) - int(kilobytes["RssFile"])) * 1024
+
+
+def flops_of(step: Callable[[], object]) -> int:
+    """Return the floating-point operations of one step's convolutions, products and attention."""
+    cpu = torch.ops.aten  # not among the counter's own
+    mapping = {
+        cpu._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+        cpu._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward_flops(
+    grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def matmul_rate(device: str, dtype: torch.dtype, side: int = 8192, seconds: float = 1.0) -> float:
+    """Return the most FLOP/s that a large matrix product reaches here: what a share is taken of."""
+    side = side if device == "cuda" else min(side, 1024)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    timed(lambda: a @ b, 3, device)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, *timed(lambda: a @ b, 5, device))
+    return 2 * side**3 / best

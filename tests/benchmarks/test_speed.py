@@ -1,0 +1,200 @@
+"""The timed designs do the same work, and what is said of their cost is right."""
+
+import json
+import multiprocessing
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from benchmarks import speed, speed_data, speed_sampling, speed_turns
+from benchmarks.speed_designs import DESIGNS, LADDER, Levers, build
+from benchmarks.speed_models import SIZES, save_pipeline
+from benchmarks.speed_table import arguments, measure, rows_of
+from benchmarks.speed_turns import WorkFailed, flops_of, in_turns, median
+from benchmarks.speed_work import Probe, Setting, network_bytes
+
+OTHERS = [name for name in DESIGNS[1:] if "compiled" not in name]
+QUICK = ["levers off", "merged target", "fewstep"]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = save_pipeline("tiny", tmp_path_factory.mktemp("model"))
+    return Setting("tiny", str(folder), batch_size=2, rank=2)
+
+
+@pytest.fixture
+def forking(monkeypatch):
+    """Workers that need not load everything again; beside a GPU they have to."""
+    if not torch.cuda.is_available():
+        fork = multiprocessing.get_context("fork")
+        monkeypatch.setattr(speed_turns, "get_context", lambda kind: fork)
+
+
+def gradient(name, setting):
+    design = build(name, setting)
+    gradients = design.gradients(Probe.of(setting))
+    design.step()
+    return torch.cat([gradients[n].flatten() for n in sorted(gradients)]), design
+
+
+@pytest.mark.parametrize(
+    "names", [QUICK, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_the_designs_compute_the_gradient_of_the_reference(setting, names):
+    expected, reference = gradient("reference", setting)
+    bare = sum(weight.numel() for weight in reference.teacher.parameters()) * 4
+    assert expected.norm() > 1e-4
+    for name in names:
+        found, design = gradient(name, setting)
+        assert (found - expected).norm() < 1e-3 * expected.norm(), name
+        assert design.static_bytes() > bare, name
+    ours = build("fewstep", setting)
+    ours.step()
+    assert reference.static_bytes() - ours.static_bytes() > bare  # a network and a codec less
+
+
+def test_each_rung_adds_to_the_one_before():
+    aside = ("merged target", "full checkpointing", "selective checkpointing")
+    rungs = [rung for name, rung in LADDER.items() if name not in aside]
+    assert rungs[0] == Levers()
+    on = [{k for k, v in vars(rung).items() if v not in (False, "no", "none")} for rung in rungs]
+    assert all(before <= after for before, after in pairwise(on))
+
+
+def test_operations_are_counted_by_the_formulas_forward_and_backward():
+    x = torch.randn(3, 5, requires_grad=True)
+    linear = nn.Linear(5, 7)
+    assert flops_of(lambda: linear(x)) == 2 * 3 * 5 * 7
+    assert flops_of(lambda: linear(x).sum().backward()) == 3 * (2 * 3 * 5 * 7)
+    q = torch.randn(2, 4, 16, 8)
+    attend = nn.functional.scaled_dot_product_attention
+    assert flops_of(lambda: attend(q, q, q)) == 2 * (2 * 4 * 16 * 16 * 8) * 2
+
+
+def test_a_forward_pass_of_stable_diffusion_has_the_operations_that_are_known_of_it():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SIZES["sd15"].unet)
+        inputs = torch.empty(1, 4, 64, 64), torch.empty(1), torch.empty(1, 77, 768)
+    assert sum(weight.numel() for weight in unet.parameters()) == 859_520_964
+    assert flops_of(lambda: unet(*inputs)) == pytest.approx(803e9, rel=0.01)
+
+
+def test_shared_weights_count_once():
+    one = nn.Linear(4, 4, bias=False)
+    other = nn.Linear(4, 4, bias=False)
+    assert network_bytes([one, one, other], torch.zeros(2)) == 2 * 64 + 8
+
+
+def test_turns_alternate_and_each_round_changes_who_begins():
+    order = []
+
+    class Told:
+        def __init__(self, name, seconds):
+            self.name, self.each = name, seconds
+
+        def seconds(self, count):
+            order.append(self.name)
+            return [self.each] * count
+
+    ours, theirs = in_turns(Told("a", 1.0), Told("b", 2.0), rounds=3, count=2)  # type: ignore[arg-type]
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert (ours, theirs) == ([1.0] * 3, [2.0] * 3)
+
+
+def test_a_medians_interval_covers_it_in_19_of_20_samples():
+    generator = torch.Generator().manual_seed(0)
+    hits = 0
+    for _ in range(200):
+        found = median(torch.randn(25, generator=generator).numpy())
+        hits += found["low"] <= 0 <= found["high"]
+    assert 0.88 < hits / 200 < 0.995
+
+
+def broken(pipe, name, setting):
+    raise MemoryError("no room")
+
+
+def sleeping(pipe, name, setting):
+    outcome = {"x": torch.ones(3) * (2 if name == "wrong" else 1)}
+    from benchmarks.speed_table import serve
+
+    serve(pipe, setting, name, lambda: torch.ones(8, 8) @ torch.ones(8, 8), outcome, lambda: 64)
+
+
+def test_a_design_that_fails_or_does_other_work_is_a_row_that_says_so(setting, forking):
+    rows = rows_of(sleeping, ["base", "wrong", "right"], setting, rounds=2, steps=1)
+    assert [row["design"] for row in rows] == ["base", "wrong", "right"]
+    assert "off by 100.0%" in rows[1]["failed"]
+    assert rows[2]["disagreement"] == 0
+    assert rows[2]["flops"] == 2 * 8**3
+    with pytest.raises(WorkFailed, match="MemoryError: no room"):
+        rows_of(broken, ["base"], setting, rounds=1, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (["--device", "cuda"], "no GPU"),
+        (["--memory-cap", "15"], "add --device cuda"),
+        (["--rounds", "0"], "1 or more"),
+        (["--resolution", "100"], "multiple of 64"),
+        (["--designs", "mine"], "invalid choice"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(bad, words, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["speed", "-o", "x.json", *bad])
+    with pytest.raises(SystemExit):
+        arguments("", DESIGNS, [1], 1)
+    assert words in capsys.readouterr().err
+
+
+def run(monkeypatch, out, work, designs, *more, **kwargs):
+    argv = ["speed.py", "--rank", "2", "--rounds", "2", "--steps", "1", "--batch-sizes", "1"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--threads", "1", "-o", str(out), *more])
+    measure(arguments("", designs, [1], 1), work, designs, **kwargs)
+    return json.loads(out.read_text())
+
+
+def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch, forking):
+    out = tmp_path / "step.json"
+    results = run(monkeypatch, out, speed.work, ["reference", "fewstep"])
+    reference, ours = results["rows"]
+    assert ours["flops"] < reference["flops"]
+    assert ours["static_bytes"] < reference["static_bytes"] <= reference["peak_bytes"]
+    assert ours["speed_up"]["low"] <= ours["speed_up"]["value"] <= ours["speed_up"]["high"]
+    assert "speed_up" not in reference
+    assert out.with_suffix(".png").stat().st_size > 5000
+    assert "folder" not in results["work"]
+
+
+def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch, forking):
+    designs = ["diffusers, LoRA", "diffusers, LoRA fused", "fewstep", "fewstep, tiny decoder",
+               "diffusers, teacher"]  # fmt: skip
+    results = run(
+        monkeypatch, tmp_path / "s.json", speed_sampling.work, designs,
+        prepare=speed_sampling.write_student,
+    )  # fmt: skip
+    by_name = {row["design"]: row for row in results["rows"]}
+    assert not any("failed" in row for row in results["rows"])
+    assert by_name["fewstep"]["disagreement"] < 1e-3
+    assert by_name["diffusers, teacher"]["disagreement"] is None
+    assert by_name["diffusers, teacher"]["flops"] > 10 * by_name["fewstep"]["flops"]
+    assert by_name["fewstep"]["flops"] < by_name["diffusers, LoRA"]["flops"]
+
+
+def test_a_step_reads_caches_of_any_size(tmp_path, monkeypatch, forking):
+    monkeypatch.setattr(speed_data, "DESIGNS", {"3 pairs": 3, "9 pairs": 9})
+    designs = list(speed_data.DESIGNS)
+    results = run(
+        monkeypatch, tmp_path / "d.json", speed_data.work, designs, prepare=speed_data.write_caches
+    )
+    few, more = results["rows"]
+    assert few["flops"] == more["flops"] > 0
+    assert more["disagreement"] is None
+    assert few["peak_bytes"] > few["static_bytes"]
