@@ -1,0 +1,192 @@
+"""Two processes are one with twice the batch; stopped or killed, they continue to the bit."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewstep.config import DataSettings, SettingError, load_config, to_toml
+from fewstep.errors import Interrupted
+from fewstep.run.distill import distill_run
+from fewstep.run.prepare import prepare_data
+from fewstep.training.processes import Processes
+from fewstep.training.trainer import micro_batches
+from tests.data.samples import shards
+from tests.run.test_distill import StopAfter, same
+from tests.run.together import run_together
+from tests.tiny import tiny_config
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shards(tmp_path_factory.mktemp("data") / "shards", (5, 7))
+
+
+def config_for(folder: Path, batch_size: int, processes: int, **data):
+    settings = DataSettings(path=str(folder), resolution=64, flip=True, caption_dropout=0.2,
+                            shuffle_buffer=4, **data)  # fmt: skip
+    config = tiny_config(
+        steps=4, batch_size=batch_size, accumulate=2, processes=processes, target="ema"
+    )
+    return replace(config, data=settings)
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    last = max((run / "checkpoints").iterdir())
+    return {
+        f"{name}/{key}": value
+        for name in ("trained", "averaged", "optimizer")
+        for key, value in load_file(last / f"{name}.safetensors").items()
+    }
+
+
+def close(one, other) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def two(config, run: Path, listener=None) -> list[int | None]:
+    """Distil in two processes; a process that was asked to stop leaves with the signal's code."""
+
+    def work(rank: int) -> None:
+        try:
+            distill_run(config, run, listener)
+        except Interrupted as stop:
+            os._exit(stop.exit_code)
+
+    return run_together(2, work)
+
+
+@pytest.fixture(scope="module")
+def together(folder, tmp_path_factory):
+    """A run of two processes, never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "two"
+    assert two(config_for(folder, 1, 2), run) == [0, 0]
+    return run
+
+
+def test_two_processes_reach_the_weights_of_one_with_the_same_batch(folder, together, tmp_path):
+    assert load_config(together / "config.toml").train.processes == 2
+    distill_run(config_for(folder, 2, 1), tmp_path / "one")
+    close(state(together), state(tmp_path / "one"))
+    logs = [
+        [json.loads(line) for line in (run / "metrics.jsonl").open()]
+        for run in (together, tmp_path / "one")
+    ]
+    assert [entry["step"] for entry in logs[0]] == [1, 2, 3, 4], "the first alone writes"
+    for mine, theirs in zip(*logs, strict=True):
+        for key in ("loss", "grad_norm", "loss_by_noise"):
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"streaming": True, "workers": 2}], ids=["cache", "streaming"]
+)
+def test_stopped_and_resumed_two_processes_are_exact_to_the_bit(folder, together, tmp_path, data):
+    config, run = config_for(folder, 1, 2, **data), tmp_path / "stopped"
+    whole = together
+    if data:
+        whole = tmp_path / "whole"
+        assert two(config, whole) == [0, 0]
+    assert two(config, run, StopAfter(1, 15)) == [143, 143]
+    assert not (run / "artefact").exists()
+    assert two(config, run) == [0, 0]
+    assert same(state(whole), state(run))
+
+
+def test_another_number_of_processes_continues_with_the_same_samples_a_step(
+    folder, together, tmp_path
+):
+    run = tmp_path / "run"
+    assert two(config_for(folder, 1, 2), run, StopAfter(2, 15)) == [143, 143]
+    with pytest.raises(SettingError, match=r"samples a step .* = 4 there, 2 here"):
+        distill_run(config_for(folder, 1, 1), run)
+    assert distill_run(config_for(folder, 2, 1), run) == 4
+    close(state(together), state(run))
+
+
+def test_two_processes_prepare_the_cache_of_one(folder, tmp_path):
+    config = config_for(folder, 1, 2, cache=str(tmp_path / "two"))
+    assert run_together(2, lambda rank: prepare_data(config, tmp_path / "r") and None) == [0, 0]
+    alone = config_for(folder, 1, 1, cache=str(tmp_path / "one"))
+    whole = prepare_data(alone, tmp_path / "r").folder
+    for path in whole.glob("*.safetensors"):
+        other = load_file(tmp_path / "two" / whole.name / path.name)
+        assert same(load_file(path), other)
+
+
+def test_a_number_of_processes_that_did_not_start_is_refused(folder, tmp_path):
+    with pytest.raises(SettingError, match=r"train.processes is 2, and 1 started: start them by"):
+        distill_run(config_for(folder, 1, 2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_processes_divide_what_one_would_take():
+    train = tiny_config(batch_size=3, accumulate=2).train
+    whole = replace(train, batch_size=6)
+    for step in (0, 5):
+        shares = [list(micro_batches(step, train, Processes(rank, 2))) for rank in range(2)]
+        for micro, samples in enumerate(micro_batches(step, whole)):
+            assert [*shares[0][micro], *shares[1][micro]] == list(samples)
+
+
+def test_the_processes_agree(tmp_path):
+    def work(rank: int) -> None:
+        processes = Processes.started("cpu")
+        assert (processes.rank, processes.count) == (rank, 2)
+        assert processes.any(15 * rank) == 15
+        assert processes.gather(torch.tensor([rank])).tolist() == [0, 1]
+        weight = torch.nn.Parameter(torch.zeros(2, 3))
+        weight.grad = torch.full((2, 3), float(rank))
+        processes.average_gradients([weight, torch.nn.Parameter(torch.zeros(1))])
+        assert weight.grad.unique().item() == 0.5
+
+    assert run_together(2, work) == [0, 0]
+
+
+@pytest.mark.slow
+def test_killed_under_torchrun_it_continues_to_the_bit(folder, together, tmp_path):
+    run, config = tmp_path / "killed", tmp_path / "config.toml"
+    config.write_text(to_toml(config_for(folder, 1, 2)))
+    command = [*TORCHRUN, "-m", "fewstep", "distill", str(config), "--run", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        log = run / "metrics.jsonl"
+        while process.poll() is None:
+            if log.exists() and len(log.read_text().splitlines()) > 2:
+                os.killpg(process.pid, 9)
+            time.sleep(0.01)
+    subprocess.run(command, check=True, capture_output=True)
+    assert same(state(together), state(run))
+
+
+@pytest.mark.slow
+def test_a_failing_process_stops_all(folder, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(config_for(folder, 1, 2)))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from fewstep.config import load_config\n"
+        "from fewstep.run import distill\n"
+        "def fail(shop, batches, first_step):\n"
+        "    raise SystemExit(7)\n"
+        "distill.follow = fail\n"
+        f"distill.distill_run(load_config({str(config)!r}), Path({str(tmp_path / 'run')!r}))\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert "exitcode  : 7" in done.stderr
+    assert not (tmp_path / "run" / "artefact").exists()
+    assert time.monotonic() - start < 600
