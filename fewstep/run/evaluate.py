@@ -2,11 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,6 +13,7 @@ from fewstep.evaluation.provenance import commit, machine
 from fewstep.evaluation.results import Results, load, save
 from fewstep.evaluation.terminal import summary, unmeasured
 from fewstep.files import check_writable
+from fewstep.models.loading import default_device
 from fewstep.run.compare import save_comparison
 from fewstep.run.consistency import self_consistency
 from fewstep.run.contestants import Contestant, Field
@@ -27,10 +25,10 @@ from fewstep.run.paint import check_words
 from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
 from fewstep.run.tasks import Task, open_task
+from fewstep.training.processes import Processes, is_first_process
 
 NUM_SHOWN = 8
 STUDENT_STEPS = (1, 2, 4, 8)
-PATIENCE = timedelta(days=7)  # of a process that waits for the others
 
 
 def evaluate_sources(
@@ -46,12 +44,12 @@ def evaluate_sources(
     """Measure every source and its teacher; write and return `out/results.json`.
 
     Pictures and what judges say of them are kept in `out`, so that an interrupted evaluation
-    continues. Processes that accelerate launches share the painting.
+    continues. Processes that torchrun or accelerate starts share the painting.
 
     Raises:
         UserError: if a source, the protocol, its data or the number of prompts cannot be used.
     """
-    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    processes = Processes.started(default_device())
     field = Field.open(sources)
     check_distinct(field)
     task = open_task(protocol, num_prompts, prompt_file, data, field.resolution)
@@ -59,16 +57,19 @@ def evaluate_sources(
     judges = Judges.of(task, out / "features", weights)
     gallery = Gallery(out / "pictures", task.prompts, field.resolution, side=task.protocol.side)
     contestants = line_up(field, student_steps)
-    check_writable(out, needed_bytes(gallery, len(contestants)))
+    if processes.is_first:
+        check_writable(out, needed_bytes(gallery, len(contestants)))
 
-    with progress_bar() as bar:
-        starts = gallery.starts[processes.process_index :: processes.num_processes]
+    bar = progress_bar()
+    bar.disable = not processes.is_first
+    with bar:
+        starts = gallery.starts[processes.rank :: processes.count]
         paint_share(contestants, gallery, judges, starts, bar)
-        processes.wait_for_everyone()
-        if processes.is_main_process:
+        processes.wait()
+        if processes.is_first:
             measured = measure(contestants, field, gallery, judges, bar)
             write_results(measured, field, gallery, judges, out)
-    processes.wait_for_everyone()
+    processes.wait()
     return out / "results.json"
 
 
@@ -167,6 +168,8 @@ def write_results(
 
 def print_results(path: Path) -> None:
     """Show results in the terminal: the table, and how much faster the best student is."""
+    if not is_first_process():
+        return
     console, results = Console(), load(path)
     console.print(summary(results))
     for line in unmeasured(results):

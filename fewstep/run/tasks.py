@@ -10,7 +10,6 @@ from PIL import Image
 from fewstep.bundled.captions import describe
 from fewstep.bundled.scenes import render, sample_scene
 from fewstep.errors import UserError
-from fewstep.evaluation.extractors import identity_of
 from fewstep.evaluation.grid import Pictures
 from fewstep.evaluation.protocols import PROTOCOLS, Protocol
 from fewstep.run.gallery import BATCH
@@ -124,7 +123,7 @@ def coco(
         )
     found = read_coco(files[protocol.captions])
     num = protocol.num_prompts if num_prompts is None else num_prompts
-    prompts = drawn(found.captions, protocol.num_prompts or 0)
+    prompts = drawn(found.texts, protocol.num_prompts or 0)
     prompts = enough(prompts, num, data)
 
     def real() -> Iterator[Pictures]:
@@ -132,7 +131,7 @@ def coco(
             paths = (found.folder / file for file in found.files[first : first + BATCH])
             yield np.stack([middle(decode(path.read_bytes()), side) for path in paths])
 
-    identity = f"{identity_of(files[protocol.captions])} {found.folder} {side}"
+    identity = f"{found.identity} {side}"
     return Task(name, protocol, prompts, Real(identity, real))
 
 

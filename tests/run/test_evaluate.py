@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +24,7 @@ from fewstep.run.observing import Measured, observe
 from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
 from fewstep.run.tasks import Real, Task, coco, drawn, open_task
+from tests.run.together import run_together
 from tests.tiny import tiny_config
 
 PROMPTS = ["a star", "two red rings", "a heart"]
@@ -56,7 +55,7 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
                                 prompt_file=prompt_file, weights=no_weights)  # fmt: skip
 
     results = load(run())
-    by_name = {(row.method, row.steps): row.metrics for row in results.rows}
+    by_name = {(row.method, row.calls): row.metrics for row in results.rows}
     student = by_name["multi-boundary-cd", 4]
     assert {"same_noise_rmse", "latent_std_ratio", "self_consistency"} <= student.keys()
     assert student["same_noise_rmse"].n == len(PROMPTS)
@@ -64,7 +63,7 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     assert "step_agreement" in by_name["ct", 1]
     assert "same_noise_rmse" not in by_name["ct", 4], "fresh noise leaves nothing to compare"
     assert "same_noise_rmse_unguided" in by_name["ct", 1]
-    assert "same_noise_rmse" not in by_name["teacher", 50]
+    assert "same_noise_rmse" not in by_name["teacher", 100]
     assert "needs 100 prompts or more, not 3" in results.unavailable["latent_frechet"]
     assert "clip-vit-large-patch14" in results.unavailable["clip_score"]
     assert "3 prompts of the user's; teacher's guidance 4" in results.protocol
@@ -99,14 +98,16 @@ def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp
 
 
 @pytest.mark.slow
-def test_accelerate_launches_several_processes(runs, tmp_path, prompt_file, no_weights):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "-m", "fewstep", "evaluate", str(runs / "multi-boundary-cd"),
-               "--protocol", "prompts",
-               "--prompts", str(prompt_file), "--weights", str(no_weights),
-               "-o", str(tmp_path / "out")]  # fmt: skip
-    subprocess.run(command, check=True, timeout=600)
-    assert len(load(tmp_path / "out" / "results.json").rows) == 5
+def test_several_processes_evaluate_together(runs, tmp_path, prompt_file, no_weights, monkeypatch):
+    monkeypatch.setattr(gallery, "BATCH", 1)
+
+    def work(rank):
+        evaluate_sources([str(runs / "multi-boundary-cd")], "prompts", tmp_path / "out",
+                         prompt_file=prompt_file, weights=no_weights)  # fmt: skip
+
+    assert run_together(2, work) == [0, 0]
+    results = load(tmp_path / "out" / "results.json")
+    assert [row.steps for row in results.rows] == [50, 8, 4, 50, 4]
 
 
 def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
