@@ -1,8 +1,9 @@
 """From a name, a folder, a Hub id or a checkpoint file to a model of a known family."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,20 @@ from fewstep.models.single_file import PICKLED, check_config, configs_of
 from fewstep.models.stable_diffusion import StableDiffusion
 from fewstep.models.stable_diffusion_parts import read_file, read_folder, skeleton
 
-MODELS: dict[str, type[StableDiffusion]] = {"StableDiffusionPipeline": StableDiffusion}
+
+@dataclass(frozen=True)
+class Reader:
+    """How the models of a family are read, with and without weights, and put together."""
+
+    folder: Callable[..., Any]
+    file: Callable[..., Any]
+    skeleton: Callable[..., Any]
+    put_together: Callable[..., ModelFamily]
+
+
+MODELS = {
+    "StableDiffusionPipeline": Reader(read_folder, read_file, skeleton, StableDiffusion.of),
+}
 """Model families by the pipeline class that a model's `model_index.json` names."""
 
 
@@ -49,13 +63,13 @@ def load_model(
     with _quietly():
         if path.is_file():
             with configs_of(path, config, allow_pickle) as configs:
-                kind, _ = _family(configs, None)
-                parts = read_file(path, configs)
+                reader, _ = _reader(configs, None)
+                parts = reader.file(path, configs)
         else:
             _refuse_missing_file(path)
-            kind, revision = _family(source, revision)
-            parts = read_folder(source, revision, variant, allow_pickle)
-        return kind.of(parts, base, dtype=dtype, device=device, revision=revision)
+            reader, revision = _reader(source, revision)
+            parts = reader.folder(source, revision, variant, allow_pickle)
+        return reader.put_together(parts, base, dtype=dtype, device=device, revision=revision)
 
 
 def load_skeleton(
@@ -80,12 +94,14 @@ def load_skeleton(
             source = stack.enter_context(configs_of(path, config, allow_pickle))
         elif not path.exists() and (name := config or known_architecture(str(base))):
             source = stack.enter_context(architecture_folder(name))
-        kind, revision = _family(source, revision)
-        return kind.of(skeleton(source, revision), base, dtype=dtype, device="meta")
+        _refuse_missing_file(Path(source))
+        reader, revision = _reader(source, revision)
+        parts = reader.skeleton(source, revision)
+        return reader.put_together(parts, base, dtype=dtype, device="meta")
 
 
-def _family(source: str | Path, revision: str | None) -> tuple[type[StableDiffusion], str | None]:
-    """Return the family, and of a Hub id the commit that it is read at."""
+def _reader(source: str | Path, revision: str | None) -> tuple[Reader, str | None]:
+    """Return the family's reader, and of a Hub id the commit that it is read at."""
     index, commit = _model_index(source, revision)
     name = index.get("_class_name")
     if name not in MODELS:

@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_separate_copies(family, inputs, name, checkpoin
     plain = family.denoiser(copy)
     target = family.denoiser(deepcopy(copy))
     nets = Denoisers(plain, target, guided(teacher, uncond, 4.0))
-    gradients(method, nets, batch, family)
+    gradients(method, nets, batch, family, accumulate)
 
     set_checkpointing(roles.network.train(), checkpointing)
     nets = Denoisers(roles.student, roles.student, guided(roles.teacher, uncond, 4.0))
