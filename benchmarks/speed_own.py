@@ -96,6 +96,7 @@ class Fewstep:
     def __init__(
         self, setting: Setting, batches: LatentCache | None = None, **train: object
     ) -> None:
+        self.setting = setting
         self.shop = workshop(setting, setting.precision, **train)
         self.batches = batches or NoiseBatches.of(self.shop)
         self.method = self.shop.named_method[1]
@@ -116,7 +117,8 @@ class Fewstep:
         nets = self.denoisers({"text": probe.uncond})
         batch = Batch(probe.latents, {"text": probe.text})
         schedule = self.shop.family.schedule
-        self.method.loss(nets, batch, schedule, ProbeDraw((), probe=probe)).loss.mean().backward()
+        loss = self.method.loss(nets, batch, schedule, ProbeDraw((), probe=probe)).loss.mean()
+        (self.setting.probe_scale * loss).backward()
         trained = self.shop.roles.trained
         gradients = {n: w.grad.clone() for n, w in trained.items() if w.grad is not None}
         self.optimizer.zero_grad(set_to_none=True)

@@ -131,7 +131,8 @@ class Reference:
     def gradients(self, probe: Probe) -> dict[str, Tensor]:
         """Return the loss's gradient in the adapter at a probe."""
         uncond, self.uncond = self.uncond, probe.uncond.expand_as(probe.text)
-        self.loss(probe.latents, probe.text, probe.index, probe.noise).backward()
+        loss = self.loss(probe.latents, probe.text, probe.index, probe.noise)
+        (self.setting.probe_scale * loss).backward()
         self.uncond = uncond
         gradients = {n: w.grad.clone() for n, w in self.trained().items() if w.grad is not None}
         self.optimizer.zero_grad(set_to_none=True)

@@ -48,6 +48,11 @@ class Setting:
         """The dtype of frozen weights; with precision fp32 there is no half precision at all."""
         return DTYPES[self.precision]
 
+    @property
+    def probe_scale(self) -> float:
+        """What a probe's loss is multiplied with, so that fp16 holds its gradient."""
+        return 2.0**14 if self.precision == "fp16" else 1.0
+
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device, self.half, enabled=self.precision != "fp32")
 

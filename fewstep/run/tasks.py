@@ -63,7 +63,9 @@ def open_task(
         prompts = gather_prompts([], prompt_file)
         return Task(name, protocol, enough(prompts, num_prompts, prompt_file), None)
     num = protocol.num_prompts if num_prompts is None else num_prompts
-    return Task(name, protocol, held_out_prompts(num or 0), Real("renderings", renderings))
+    return Task(
+        name, protocol, held_out_prompts(num or 0), Real(f"{NUM_REFERENCES} renderings", renderings)
+    )
 
 
 def enough(prompts: list[str], wanted: int | None, source: Path) -> list[str]:

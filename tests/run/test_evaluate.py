@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fewstep.bundled.scenes import render, sample_scene
+from fewstep.config import ModelSettings
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
-from fewstep.run import evaluate, gallery
+from fewstep.run import consistency, evaluate, gallery, tasks
 from fewstep.run.contestants import Field
 from fewstep.run.distill import distill_run
 from fewstep.run.evaluate import evaluate_sources, paint_share
@@ -23,7 +25,7 @@ from fewstep.run.lineup import check_distinct, is_shown, line_up, others_of
 from fewstep.run.observing import Measured, observe
 from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
-from fewstep.run.tasks import Real, Task, coco, drawn, open_task
+from fewstep.run.tasks import PROMPT_SEED, Real, Task, coco, drawn, held_out_prompts, open_task
 from tests.run.together import run_together
 from tests.tiny import tiny_config
 
@@ -180,8 +182,10 @@ def made(contestants, kept, rng):
         for first in kept.starts:
             n = len(kept.numbers(first))
             save_file({
-                "pictures": torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 3), np.uint8)),
-                "latents": torch.from_numpy(rng.normal(size=(n, 4, 8, 8)).astype(np.float32)),
+                "pictures": torch.from_numpy(
+                    rng.integers(0, 256, (n, kept.resolution, kept.resolution, 3), np.uint8)
+                ),
+                "latents": torch.from_numpy(rng.normal(size=(n, 4, 16, 16)).astype(np.float32)),
                 "seconds": torch.ones(1, dtype=torch.float64),
                 "memory": torch.full((1,), 3e9, dtype=torch.float64),
             }, kept.path(contestant, first))  # fmt: skip
@@ -203,7 +207,7 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     rng = np.random.default_rng(0)
     field = Field.open([str(runs)])
     contestants = line_up(field, (1,))
-    kept = Gallery(tmp_path / "pictures", [f"a star {i}" for i in range(120)], 64)
+    kept = Gallery(tmp_path / "pictures", [f"a star {i}" for i in range(120)], 8)
     made(contestants, kept, rng)
     real = Real("r", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
     task = Task("bundled", PROTOCOLS["bundled"], kept.prompts, real)
@@ -234,6 +238,36 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     expected = np.sqrt(((own - true) ** 2).reshape(50, -1).mean(1))
     assert np.allclose(measured[4].values["latent_rmse"][50:100], expected)
     assert not measured[1].features, "only the teacher's are kept"
+
+
+def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "NUM_REFERENCES", 100)
+    monkeypatch.setattr(consistency, "NUM_PROMPTS", 2)
+    run, out = tmp_path / "run", tmp_path / "out"
+    distill_run(replace(tiny_config(steps=1), model=ModelSettings()), run)
+    field = Field.open([str(run)])
+    kept = Gallery(out / "pictures", held_out_prompts(100), field.resolution)
+    rngs = (np.random.default_rng([PROMPT_SEED, i]) for i in range(100))
+    right = torch.from_numpy(np.stack([render(sample_scene(rng)) for rng in rngs]))
+    made(line_up(field, evaluate.STUDENT_STEPS), kept, np.random.default_rng(0))
+    for contestant in (field.teacher(), field.student(field.students[0])):
+        shown = right if contestant.method == "teacher" else right.roll(1, 0)
+        for first in kept.starts:
+            tensors = load_file(kept.path(contestant, first))
+            pictures = shown[first : first + gallery.BATCH].contiguous()
+            save_file(tensors | {"pictures": pictures}, kept.path(contestant, first))
+
+    rows = load(evaluate_sources([str(run)], "bundled", out, 100)).rows
+    teacher, student = rows[0].metrics, rows[-1].metrics
+    assert teacher["prompt_accuracy"].value > 0.9
+    assert student["prompt_accuracy"].value < 0.5
+    assert student["prompt_accuracy_difference"].value == pytest.approx(
+        student["prompt_accuracy"].value - teacher["prompt_accuracy"].value
+    )
+    assert student["frechet"].value == pytest.approx(teacher["frechet"].value, rel=1e-4)
+    assert rows[1].metrics["frechet"].value > 2 * teacher["frechet"].value
+    assert "prompt_accuracy.shape" in student
+    assert student["self_consistency"].n == 2
 
 
 def test_several_trainings_of_a_method_are_pooled_into_one_row(runs):
