@@ -63,13 +63,15 @@ class Rung(Fewstep):
         for each in self.networks:
             compile_as(levers.compiled, each)
         if not levers.cached:
-            self.networks += family.codec_parts
             for part in family.codec_parts:
                 part.to(setting.half)
         self.method = (ConsistencyDistillation if levers.teacher_first else StudentFirst)(
             setting.num_solver_steps
         )
         self.batches = NoiseBatches.of(self.shop)
+        if levers.cached:
+            self.shop.park_codec()
+        self.networks += self.codec() if levers.cached else family.codec_parts
         self.pictures = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
         self.optimizer = torch.optim.AdamW(
             roles.trained.values(), lr=setting.learning_rate, fused=levers.fused_optimizer

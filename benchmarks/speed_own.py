@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.speed_work import PROMPTS, Probe, Setting, fill_lora, tensor_bytes
 from fewstep.config import (
@@ -100,7 +100,8 @@ class Fewstep:
         self.shop = workshop(setting, setting.precision, **train)
         self.batches = batches or NoiseBatches.of(self.shop)
         self.method = self.shop.named_method[1]
-        self.networks = [self.shop.family.network]
+        self.shop.park_codec()
+        self.networks = [self.shop.family.network, *self.codec()]
         self.optimizer = self.shop.optimizer
         fill_lora(self.shop.roles.trained)
         fill_lora(self.shop.roles.averaged)
@@ -108,6 +109,10 @@ class Fewstep:
 
     def step(self) -> None:
         next(self.steps)
+
+    def codec(self) -> Sequence[nn.Module]:
+        """Return autoencoder and text encoder where they take memory: a GPU is freed of them."""
+        return () if self.shop.on_gpu else self.shop.family.codec_parts
 
     def denoisers(self, uncond: Conditioning) -> Denoisers:
         """Return the roles of a step with this unconditional prompt."""

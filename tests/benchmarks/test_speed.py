@@ -55,7 +55,7 @@ def test_the_designs_compute_the_gradient_of_the_reference(setting, names):
         assert design.static_bytes() > bare, name
     ours = build("fewstep", setting)
     ours.step()
-    assert reference.static_bytes() - ours.static_bytes() > bare  # a network and a codec less
+    assert reference.static_bytes() - ours.static_bytes() > 0.8 * bare  # a network less
 
 
 def test_each_rung_adds_to_the_one_before():
