@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.config import AdapterSettings, Config, ModelSettings, TrainSettings, load_config
+from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.run.cost import LiveBytes, total
@@ -86,11 +87,9 @@ def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpo
     config = tiny_config(checkpointing=checkpointing, batch_size=4)
     planned = plan_run(config, on_cpu=True)
     shop = Workshop(config, tmp_path / "run")
-    cache, method = shop.cache(), shop.named_method[1]
+    batches, method = shop.batches(lambda total: lambda count: None), shop.named_method[1]
     known = [*shop.network.parameters(), *shop.family.vae.parameters()]
-    from fewstep.diffusion.random import Draw
-
-    nets, batch = shop.denoisers(cache), cache.batch_at(range(4))
+    nets, batch = shop.denoisers(batches), batches.batch(batches.reader(range(4)))
     draw = Draw.keyed(0, range(4))
     with LiveBytes(known) as live, FlopCounterMode(display=False) as flops:
         method.loss(nets, batch, shop.family.schedule, draw).loss.mean().backward()
