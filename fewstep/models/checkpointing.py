@@ -2,6 +2,7 @@
 
 # diffusers hands out its networks without types
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false
 
 from typing import Literal
 
