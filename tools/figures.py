@@ -107,6 +107,27 @@ def speed(name: str) -> str:
     return f"{_markdown(columns, lines)}\n{note}\n"
 
 
+def reading() -> str:
+    """What reading a batch costs, over the number of pairs, beside a training step."""
+    results = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))
+    step = results["step_seconds"]["value"]
+    lines = []
+    for row in results["rows"]:
+        low, value, high = (row["batch_seconds"][end] for end in ("low", "value", "high"))
+        times = f"{1e3 * value:.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})"
+        sizes = (f"{row[k] / 1e6:,.0f} MB" for k in ("bytes_on_disk", "bytes_opened", "bytes_read"))
+        lines.append([f"{row['pairs']:,}", times, f"{value / step:.1%}", *sizes])
+    columns = ["pairs", f"reading {results['batch']}", "of a training step", "on the disk",
+               "memory when opened", "after reading"]  # fmt: skip
+    n = results["rows"][0]["batch_seconds"]["n"]
+    note = (
+        f"Processor time, median and middle 90 % of {n} batches; a training step of the bundled "
+        f"teacher, the smallest model, takes {step:.2f} s. {results['machine']}."
+    )
+    picture = "![Time and memory of reading, over the number of pairs](images/reading.png)"
+    return f"{picture}\n\n{_markdown(columns, lines)}\n{note}\n"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
@@ -116,6 +137,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "train-step-sd15": partial(speed, "train_step_sd15.json"),
     "train-step-gpu": partial(speed, "train_step_gpu.json"),
     "sampling": partial(speed, "sampling.json"),
+    "reading": reading,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }

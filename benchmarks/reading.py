@@ -1,0 +1,176 @@
+"""What reading costs: time a batch and memory, over caches of 1,000 to 100,000 pairs.
+
+    python -m benchmarks.reading -o benchmarks/results/data.json
+
+The latents and texts are random and of the bundled teacher's shapes; the cache is written and read
+by the code that training uses. Beside it stands a training step of the bundled teacher, the
+smallest model there is. Times are of the processor, so that other work on the machine does not
+count. The picture is drawn beside the documentation's others.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fewstep.config import load_config
+from fewstep.data.encoding import Encoded, fill_cache
+from fewstep.data.latent_cache import open_cache
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.files import write_file
+from fewstep.run.distill import steps_of
+from fewstep.run.workshop import Workshop
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "configs" / "bundled-multi-boundary.toml"
+PICTURE = ROOT / "docs" / "images" / "reading.png"
+BATCH, BATCHES, STEPS = 32, 100, 3
+LATENT, TEXT = (1, 4, 16, 16), (24, 96)
+
+
+@dataclass(frozen=True)
+class Invented:
+    """Pairs with nothing behind them: each fourth caption is another."""
+
+    count: int
+
+    @property
+    def identity(self) -> str:
+        return f"invented {self.count}"
+
+    @property
+    def parts(self) -> Sequence[int]:
+        return (self.count,)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, number: int) -> str:
+        return f"pair {number}"
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        return (f"caption {number // 4}",)
+
+
+def encode_pairs(numbers: Sequence[int]) -> Iterator[Encoded]:
+    for _ in numbers:
+        yield torch.randn(LATENT), torch.rand(LATENT)
+
+
+def encode_prompts(prompts: Sequence[str]) -> dict[str, Tensor]:
+    return {"text": torch.randn(len(prompts), *TEXT)}
+
+
+def reading(count: int) -> dict[str, Any]:
+    """Write a cache of `count` pairs, and read batches of it in the order of a run."""
+    with TemporaryDirectory() as folder:
+        apart(lambda: fill_cache(Path(folder), Invented(count), encode_pairs, encode_prompts, 0.0))
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        return {"pairs": count, "bytes_on_disk": size} | apart(lambda: read_batches(Path(folder)))
+
+
+def read_batches(folder: Path) -> dict[str, Any]:
+    """Return seconds a batch, and what the process grew by while it read."""
+    before = psutil.Process().memory_info().rss
+    cache = open_cache(folder, seed=0)
+    cache.read(range(BATCH))  # the order of the epoch is made here
+    opened = psutil.Process().memory_info().rss
+    seconds = [
+        timed(lambda n=n: cache.read(range(n * BATCH, (n + 1) * BATCH))) for n in range(1, BATCHES)
+    ]
+    return {
+        "batch_seconds": interval(seconds),
+        "bytes_opened": opened - before,
+        "bytes_read": psutil.Process().memory_info().rss - before,
+    }
+
+
+def training_step() -> dict[str, Any]:
+    """Return the seconds of an optimiser step of the bundled recipe."""
+    config = load_config(RECIPE, [f"data.num_pairs={2 * BATCH}", "train.preview_every=0"])
+    with TemporaryDirectory() as folder:
+        config = replace(config, train=replace(config.train, batch_size=BATCH))
+        shop = Workshop(config, Path(folder) / "run")
+        steps = steps_of(shop, shop.batches(lambda total: lambda count: None), 0)
+        next(steps)
+        return interval([timed(lambda: next(steps)) for _ in range(STEPS)])
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def interval(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return the median and the middle 90 %."""
+    low, value, high = np.quantile(seconds, [0.05, 0.5, 0.95]).tolist()
+    return {"value": value, "low": low, "high": high, "n": len(seconds)}
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """Do the work in a process of its own, whose memory nothing else has filled."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=lambda: results.put(work()))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"the measuring process ended with {process.exitcode}")
+    return results.get()
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw time and memory over the number of pairs."""
+    rows = results["rows"]
+    pairs = [row["pairs"] for row in rows]
+    figure = Figure(figsize=(9, 3.4), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    times = [[1e3 * row["batch_seconds"][end] for row in rows] for end in ("low", "value", "high")]
+    left.fill_between(pairs, times[0], times[2], color="#2f6fb0", alpha=0.2, linewidth=0)
+    left.plot(pairs, times[1], "o-", color="#2f6fb0", label=f"reading a batch of {BATCH}")
+    left.axhline(1e3 * results["step_seconds"]["value"], color="#22303c", linestyle="--",
+                 label="a training step of the bundled teacher")  # fmt: skip
+    left.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="ms of processor time")
+    left.legend(frameon=False, fontsize=8, loc="center left")
+    for key, label, colour in (("bytes_on_disk", "cache on the disk", "#8a97a3"),
+                               ("bytes_read", "memory while reading", "#2f8f6b")):  # fmt: skip
+        right.plot(pairs, [row[key] / 1e6 for row in rows], "o-", color=colour, label=label)
+    right.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="MB")
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {
+        "command": f"python -m benchmarks.reading -o benchmarks/results/{asked.out.name}",
+        "commit": commit(),
+        "machine": machine(),
+        "batch": BATCH,
+        "step_seconds": apart(training_step),
+        "rows": [reading(count) for count in asked.pairs],
+    }
+    write_file(asked.out, json.dumps(results, indent=2) + "\n")
+    draw(results, PICTURE)
+
+
+if __name__ == "__main__":
+    main()
