@@ -15,14 +15,8 @@ from fewstep.errors import UserError
 from fewstep.files import sha256_of, write_file
 from fewstep.publishing.card import Card, write_card
 from fewstep.publishing.comfyui import workflow
-from fewstep.publishing.formats import (
-    modules,
-    rank,
-    write_diffusers_lora,
-    write_kohya_lora,
-    write_peft_lora,
-)
-from fewstep.publishing.readers import usage_hint
+from fewstep.publishing.formats import write_diffusers_lora, write_kohya_lora, write_peft_lora
+from fewstep.publishing.header import Header
 from fewstep.sampling.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
 from fewstep.sampling.stock import scheduler_config
 
@@ -32,12 +26,6 @@ SKIPPED = ("scheduler", "optimizer", "checkpoint")
 """Words in a file's name for which diffusers passes it by."""
 TAKEN_FOR_LCM = "lcm"
 """A word in a file's name for which some programs choose another sampler."""
-
-KNOWN_BASES = {
-    768: ("sd_v1", "False", "stable-diffusion-v1", "SD1"),
-    1024: ("sd_v2", "True", "stable-diffusion-v2", "SD2"),
-}
-"""By the width of the text encoder: kohya's version and v2, modelspec's architecture, A1111's."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +58,8 @@ class Artefact:
         else:
             write_diffusers_lora(folder, self.weights)
             write_peft_lora(folder, self.weights)
-            write_kohya_lora(folder / f"{self.name}.safetensors", self.weights, self.header)
-            write_file(folder / f"{self.name}.json", self.sidecar)
+            write_kohya_lora(folder / f"{self.name}.safetensors", self.weights, self.header.kohya())
+            write_file(folder / f"{self.name}.json", self.header.sidecar())
         if self.preview:
             write_file(folder / f"{self.name}.png", self.preview)
         config = json.dumps(scheduler_config(self.contract), indent=2, sort_keys=True) + "\n"
@@ -89,48 +77,9 @@ class Artefact:
         return f"{self.name}-fused.safetensors" if is_full else f"{self.name}.safetensors"
 
     @property
-    def header(self) -> dict[str, str]:
-        """The kohya file's metadata, as strings, without paths and prompts."""
-        contract, size = self.contract, str(rank(self.weights))
-        told = {
-            "ss_output_name": self.name,  # A1111 calls the LoRA so in prompts
-            "ss_network_module": "networks.lora",
-            "ss_network_dim": size,
-            "ss_network_alpha": size,
-            "ss_seed": str(contract.train.get("seed", "")),
-            "ss_steps": str(contract.train.get("steps", "")),
-            "modelspec.sai_model_spec": "1.0.1",
-            "modelspec.title": self.name,
-            "modelspec.prediction_type": contract.schedule.prediction_type.split("_")[0],
-            "modelspec.usage_hint": usage_hint(contract),
-        }
-        if any(weight.dim() == 4 and weight.shape[-1] > 1 for weight in self.weights.values()):
-            told["ss_network_args"] = json.dumps({"conv_dim": size, "conv_alpha": size})
-        if base := self._base:
-            version, is_v2, architecture, _ = base
-            told |= {
-                "ss_base_model_version": version,
-                "ss_v2": is_v2,
-                "modelspec.architecture": f"{architecture}/lora",
-            }
-        if self.card.license:
-            told["modelspec.license"] = self.card.license
-        return {key: value for key, value in told.items() if value}
-
-    @property
-    def sidecar(self) -> str:
-        """What A1111 shows of the LoRA, and fills in."""
-        told = {"notes": usage_hint(self.contract), "preferred weight": 1.0}
-        if self._base:
-            told["sd version"] = self._base[3]
-        return json.dumps(told, indent=2) + "\n"
-
-    @property
-    def _base(self) -> tuple[str, str, str, str] | None:
-        """What the base model is called, by the width of the prompts that its attention reads."""
-        keys = (m for m in modules(self.weights) if m.endswith(".attn2.to_k"))
-        width = next((self.weights[f"{m}.lora_A.weight"].shape[1] for m in keys), 0)
-        return KNOWN_BASES.get(width)
+    def header(self) -> Header:
+        """What its files say of themselves."""
+        return Header(self.name, self.contract, self.weights, self.card.license)
 
 
 def check_name(name: str) -> None:

@@ -1,6 +1,7 @@
 """A run becomes an artefact that paints the same pictures, and says where it comes from."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def test_an_export_paints_the_same_picture_and_keeps_the_name(run, tmp_path):
     assert np.array_equal(picture(run), picture(tmp_path / "out"))
     told = export_artefact(str(tmp_path / "out"), tmp_path / "again", Export())
     assert "4 steps, CFG 1" in told
-    assert (tmp_path / "again" / "fewstep-my-run.safetensors").exists()
+    for name in ("fewstep-my-run.safetensors", "fewstep-my-run.png"):
+        assert (tmp_path / "again" / name).exists()
     first, second = (read_artefact(tmp_path / name)[0] for name in ("out", "again"))
     assert first.grid == second.grid
 
@@ -144,15 +146,26 @@ def test_a_wish_that_cannot_be_met_is_refused_and_writes_nothing(run, tmp_path, 
 def test_a_folder_that_holds_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to-grandma.txt").write_text("dear")
-    with pytest.raises(UserError, match="holds something else than an artefact"):
+    with pytest.raises(UserError, match=r"holds to-grandma.txt, which is no part of an artefact"):
         export_artefact(str(run), tmp_path / "letters", Export())
     assert [p.name for p in (tmp_path / "letters").iterdir()] == ["to-grandma.txt"]
+
+
+def test_an_export_is_replaced_unless_somebody_put_something_beside_it(run, tmp_path):
+    for _ in range(2):
+        export_artefact(str(run), tmp_path / "out", Export())
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes.txt"):
+        export_artefact(str(run), tmp_path / "out", Export())
+    assert (tmp_path / "out" / "notes.txt").exists()
 
 
 def test_a_whole_network_is_exported_without_lora_files(tmp_path):
     config = replace(tiny_config(steps=1), adapter=None)
     distill_run(config, tmp_path / "full")
-    export_artefact(str(tmp_path / "full"), tmp_path / "out", Export())
+    export_artefact(str(tmp_path / "full"), tmp_path / "out", Export(checkpoint=True))
+    assert (tmp_path / "out" / "fused" / "fewstep-full-fused.safetensors").exists()
+    shutil.rmtree(tmp_path / "out" / "fused")
     names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
     assert names == {
         "fewstep.json", "README.md", "comfyui.json", "scheduler/scheduler_config.json",

@@ -4,14 +4,18 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 
 from fewstep.errors import UserError
+from fewstep.methods import METHODS
 from fewstep.publishing.artefact import check_name
 from fewstep.publishing.card import Card, Figures, write_card
 from fewstep.publishing.comfyui import workflow
+from fewstep.publishing.header import Header
 from fewstep.publishing.readers import recipes
+from fewstep.sampling.contract import Contract
 from fewstep.sampling.stock import comfyui_starts
 from tests.artefacts import tiny_artefact, tiny_contract, tiny_student
 from tools.use_it_in import ROOT, pages
@@ -121,6 +125,29 @@ def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
     assert header["modelspec.usage_hint"].startswith("4 steps, CFG 1 (none)")
     assert "lora_adapter_metadata" not in header
     assert not [value for value in header.values() if re.search(r"[/\\]\w+[/\\]", value)]
+
+
+@pytest.mark.parametrize(
+    ("width", "prediction", "told"),
+    [
+        (768, "epsilon", ("sd_v1", "False", "stable-diffusion-v1/lora", "SD1")),
+        (1024, "epsilon", ("sd_v2", "True", "stable-diffusion-v2-512/lora", "SD2")),
+        (1024, "v_prediction", ("sd_v2_v", "True", "stable-diffusion-v2-768-v/lora", "SD2")),
+    ],
+)
+def test_the_header_says_which_stable_diffusion_it_is_for(config, width, prediction, told):
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    lora = {
+        f"{name}.lora_A.weight": torch.ones(2, width),
+        f"{name}.lora_B.weight": torch.ones(8, 2),
+    }
+    contract = Contract.of("cd", METHODS["cd"](), 8.0, config | {"prediction_type": prediction})
+    header = Header("a-student", contract, lora)
+    names = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
+    version = json.loads(header.sidecar())["sd version"]
+    assert (*(header.kohya()[name] for name in names), version) == told
+    unet = Header("a-student", contract, {f"{name}.weight": torch.ones(8, width)})
+    assert unet.modelspec()["modelspec.architecture"] == told[2].removesuffix("/lora")
 
 
 @pytest.mark.parametrize(
