@@ -95,11 +95,10 @@ the folder. The token is that of `hf auth login` or of `HF_TOKEN`.
 
 ## Is it so?
 
-`benchmarks/results/load_matrix.json` is the committed table of
-`python benchmarks/load_matrix.py`: each file through each reader that can run without a display,
+`python benchmarks/load_matrix.py` puts each file through each reader that can run without a display,
 in today's versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha unlike the
-rank, in fp32 and fp16, and a wrong file that has to fail. Sampling is tested in diffusers' own
-pipelines. ComfyUI, A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests hold
+rank, in fp32 and fp16, with a wrong file that has to fail, and writes
+`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. ComfyUI, A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests hold
 the names in the files against Stable Diffusion's layout, and the timesteps against their rules.
 """
 

@@ -1,0 +1,102 @@
+"""Every LoRA file gives every reader the UNet that was trained, and a wrong file does not."""
+
+import json
+
+import pytest
+from load_matrix import DTYPES, TOLERANCE, write_files
+from load_matrix_reader import READERS, error
+from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from fewstep.models.adapters import PRESETS, merge_lora
+from fewstep.models.ldm import renamed, unet_names
+from fewstep.publishing.formats import PEFT_CONFIG, PEFT_FILE, folded, kohya_name, modules
+from fewstep.sampling.contract import LORA_FILE
+
+NUM_MODULES = {"attention": 128, "transformer": 192, "all": 278}
+CASES = [(preset, name) for preset in PRESETS for name in DTYPES]
+
+
+def lora(preset):
+    """Return what PEFT trained, folded, and the answer that it leads to."""
+    weights, truth = trained(tuple(PRESETS[preset]))
+    return folded(weights, ALPHA / RANK), truth
+
+
+@pytest.fixture(scope="module", params=CASES, ids=", ".join)
+def case(request, tmp_path_factory):
+    preset, name = request.param
+    weights, truth = lora(preset)
+    folder = tmp_path_factory.mktemp("files") / preset
+    write_files(folder, {n: w.to(DTYPES[name]) for n, w in weights.items()}, truth)
+    return folder, truth, TOLERANCE[name]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_gets_the_unet_that_was_trained(case, reader):
+    folder, _, tolerance = case
+    assert error(reader, folder) <= tolerance
+
+
+def test_the_pipelines_own_way_gets_it_too(case):
+    folder, truth, tolerance = case
+    weights = {n.removeprefix("unet."): w for n, w in load_file(folder / LORA_FILE).items()}
+    assert (answer(merge_lora(thin_unet(), weights)) - truth).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_lora_that_the_readers_are_held_against_changes_much(preset):
+    assert (lora(preset)[1] - answer(thin_unet())).abs().max() > 0.1
+
+
+def not_folded(weights):
+    return {n: w / (ALPHA / RANK) if ".lora_B." in n else w for n, w in weights.items()}
+
+
+def without_a_module(weights):
+    lost = modules(weights)[40]
+    return {n: w for n, w in weights.items() if not n.startswith(f"{lost}.")}
+
+
+@pytest.mark.parametrize("damage", [not_folded, without_a_module])
+def test_a_wrong_file_is_seen_by_every_reader(tmp_path, damage):
+    weights, truth = lora("all")
+    write_files(tmp_path / "wrong", damage(weights), truth)
+    for reader in READERS:
+        assert error(reader, tmp_path / "wrong") > 1e-3, reader
+
+
+def test_a_kohya_file_with_the_alpha_of_training_is_seen(tmp_path):
+    write_files(tmp_path / "wrong", *lora("all"))
+    path = tmp_path / "wrong" / "student.safetensors"
+    save_file({n: w * 2 if n.endswith(".alpha") else w for n, w in load_file(path).items()}, path)
+    assert error("diffusers, kohya file", tmp_path / "wrong") > 1e-3
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_key_of_a_kohya_file_is_a_module_of_ldm_and_none_is_left_over(tmp_path, preset):
+    write_files(tmp_path / "files", *lora(preset))
+    unet = thin_unet()
+    table = {kohya_name(n): renamed(n, unet_names(unet.config)) for n, _ in unet.named_modules()}
+    keys = load_file(tmp_path / "files" / "student.safetensors").keys()
+    found = {key.partition(".")[0] for key in keys}
+    assert len(found) == NUM_MODULES[preset] == len(keys) / 3
+    places = {table[key] for key in found}
+    assert len(places) == len(found)
+    assert {place.split(".")[0] for place in places} == {
+        "input_blocks", "middle_block", "output_blocks"
+    }  # fmt: skip
+
+
+def test_the_headers_hold_what_the_readers_allow(tmp_path):
+    weights, truth = lora("attention")
+    write_files(tmp_path / "files", weights, truth)
+    with safe_open(tmp_path / "files" / "student.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "ss_output_name": "student"}
+    for name in (LORA_FILE, PEFT_FILE):
+        with safe_open(tmp_path / "files" / name, "pt") as file:
+            assert file.metadata() == {"format": "pt"}, "adapter metadata breaks some versions"
+    config = json.loads((tmp_path / "files" / PEFT_CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"]) == (RANK, RANK)
+    assert config["target_modules"] == modules(weights)
