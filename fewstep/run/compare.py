@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save
 
+from fewstep.evaluation import METRICS
 from fewstep.evaluation.grid import grid, png
 from fewstep.evaluation.labels import counted, method_title
 from fewstep.evaluation.provenance import commit, machine
@@ -33,7 +34,8 @@ def compare_sources(
 ) -> Path:
     """Paint by the teacher at 50 steps, the teacher at 4, and each student; return the grid.
 
-    Also writes `out/results.json` with network calls and seconds, for any teacher.
+    Also writes `out/results.json` with network calls, seconds and distances to the teacher's
+    pictures, for any teacher.
 
     Raises:
         UserError: if a source cannot be used, or there is no prompt.
@@ -54,17 +56,28 @@ def compare_sources(
             command=" ".join(["fewstep", *sys.argv[1:]]),
             commit=commit(),
             machine=machine(),
-            rows=tuple(_cost(contestant, own) for contestant, own in made.items()),
+            rows=tuple(
+                _row(contestant, own, made[contestants[0]]) for contestant, own in made.items()
+            ),
         ),
         out / "results.json",
     )
     return save_comparison(out, prompts, {c: own.pictures for c, own in made.items()})
 
 
-def _cost(contestant: Contestant, made: Made) -> Row:
+def _row(contestant: Contestant, made: Made, teacher: Made) -> Row:
+    """Return what a picture costs, and where its noise decides it how far it is from the teacher's.
+
+    One picture alone has no interval, and so no distance.
+    """
+    metrics = {"seconds_per_image": made.seconds_per_image}
+    if contestant.keeps_noise and made is not teacher and len(made.pictures) > 1:
+        metrics["same_noise_rmse"] = METRICS["same_noise_rmse"].measure(
+            made.pictures, teacher.pictures
+        )
     return Row(
         contestant.source, contestant.method, contestant.steps, contestant.calls, contestant.seed,
-        {"seconds_per_image": made.seconds_per_image},
+        metrics,
     )  # fmt: skip
 
 

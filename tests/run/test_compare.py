@@ -49,6 +49,8 @@ def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tm
     rows = load(tmp_path / "results.json").rows
     assert [row.calls for row in rows] == [100, 8, 4, 4]
     assert all(row.metrics["seconds_per_image"].value > 0 for row in rows)
+    compared = ["same_noise_rmse" in row.metrics for row in rows]
+    assert compared == [False, True, False, True], "not the teacher itself, nor under fresh noise"
     html = write_report([tmp_path, runs / "ct"], tmp_path / "report.html").read_text()
     assert "two red rings" in html
 
