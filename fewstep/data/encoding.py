@@ -1,7 +1,7 @@
 """Fill a latent cache: shard by shard, by any number of processes, from where it was left."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ EncodePairs = Callable[[Sequence[int]], Iterable[Encoded | PictureError]]
 """Encode the pairs with these numbers; one that cannot be used gives its error instead."""
 
 EncodePrompts = Callable[[Sequence[str]], Conditioning]
+Start = Callable[[int], Callable[[int], None]]
+"""What shows the work: it is told the total, and gives what is told of each part done."""
 
 
 @dataclass(frozen=True)
@@ -41,46 +43,63 @@ class Share:
         return range(self.rank, count, self.world_size)
 
 
+WHOLE = Share()
+
+
 def fill_cache(
     folder: Path,
     pairs: Captioned,
     encode_pairs: EncodePairs,
     encode_prompts: EncodePrompts,
     max_skipped: float,
-    share: Share = Share(),
-    advance: Callable[[int], None] = lambda count: None,
+    share: Share = WHOLE,
+    start: Start = lambda total: lambda count: None,
 ) -> None:
     """Encode every pair and every distinct caption that the folder does not hold yet.
 
-    `advance` is told how many more pairs are done.
+    `start` is told how many pairs are this process's, and gives what is told of those done.
 
     Raises:
         DataError: if more than the share `max_skipped` of the pictures cannot be used, or latents
             are not finite.
     """
-    if (folder / INDEX).is_file():
-        advance(len(pairs))
+    shards = [range(n, min(n + SHARD, len(pairs))) for n in range(0, len(pairs), SHARD)]
+    own = share.of(len(shards))
+    advance = start(sum(len(shards[number]) for number in own))
+    if _is_filled(folder, len(shards)):
+        advance(sum(len(shards[number]) for number in own))
         return
     limit, skipped = max_skipped * len(pairs), []
-    for number in share.of(-(-len(pairs) // SHARD)):
+    for number in own:
         path = shard_file(folder, "latents", number)
-        numbers = range(number * SHARD, min((number + 1) * SHARD, len(pairs)))
         if path.exists():
-            advance(len(numbers))
+            advance(len(shards[number]))
         else:
-            check = partial(_check_skipped, limit=limit, before=skipped)
-            _write_latents(path, numbers, pairs, encode_pairs, check, advance)
+            check = partial(check_skipped, limit=limit, before=skipped)
+            _write_latents(path, shards[number], pairs, encode_pairs, check, advance)
         skipped += _about(path)["skipped"]
     share.wait()
-    shards = [_about(shard_file(folder, "latents", n)) for n in range(-(-len(pairs) // SHARD))]
-    _check_skipped([reason for shard in shards for reason in shard["skipped"]], limit)
-    distinct = sorted({caption for shard in shards for row in shard["captions"] for caption in row})
-    texts = ["", *(caption for caption in distinct if caption)]
+    written = [_about(shard_file(folder, "latents", number)) for number in range(len(shards))]
+    check_skipped([reason for shard in written for reason in shard["skipped"]], limit)
+    captions = {caption for shard in written for row in shard["captions"] for caption in row}
+    texts = ["", *sorted(captions - {""})]
     _write_texts(folder, texts, encode_prompts, share)
     share.wait()
     if share.rank == 0:
-        _write_index(folder, shards, texts)
+        _write_index(folder, written, texts)
     share.wait()
+
+
+def _is_filled(folder: Path, num_shards: int) -> bool:
+    """Return whether the index is there, and every file that it speaks of."""
+    if not (folder / INDEX).is_file():
+        return False
+    counts = {"latents": num_shards, "text": -(-_about(folder / INDEX)["texts"] // SHARD)}
+    return all(
+        shard_file(folder, what, number).is_file()
+        for what, count in counts.items()
+        for number in range(count)
+    )
 
 
 def _write_latents(
@@ -121,12 +140,18 @@ def _check_finite(encoded: Encoded, name: str) -> None:
         )
 
 
-def _check_skipped(reasons: Sequence[str], limit: float, before: Sequence[str] = ()) -> None:
-    if len(before) + len(reasons) > limit:
+def check_skipped(reasons: Collection[str], limit: float, before: Sequence[str] = ()) -> None:
+    """Stop where more pictures are left out than the limit allows.
+
+    Raises:
+        DataError: with their number and the last reason.
+    """
+    skipped = [*before, *reasons]
+    if len(skipped) > limit:
         raise DataError(
-            f"{len(before) + len(reasons)} pictures cannot be used, and data.max_skipped allows "
-            f"{int(limit)}; the last is {reasons[-1]}. fewstep data check lists them all: mend or "
-            "remove them, or raise data.max_skipped"
+            f"{len(skipped)} pictures cannot be used, and data.max_skipped allows {int(limit)}; "
+            f"the last is {skipped[-1]}. fewstep data check lists them all: mend or remove them, "
+            "or raise data.max_skipped"
         )
 
 
@@ -164,8 +189,8 @@ def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Seque
     first = shard_file(folder, "latents", columns["shard"][0])
     with safe_open(first, "pt") as file:
         views = file.get_slice(next(iter(file.keys()))).get_shape()[1]
-    about = json.dumps({"sizes": sizes, "num_views": views, "skipped": len(skipped)})
-    write_file(folder / INDEX, save(tensors, {"about": about}))
+    about = {"sizes": sizes, "num_views": views, "skipped": len(skipped), "texts": len(texts)}
+    write_file(folder / INDEX, save(tensors, {"about": json.dumps(about)}))
 
 
 def _running_sums(lengths: Iterable[int]) -> Iterator[int]:

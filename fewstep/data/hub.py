@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ class Rows:
         return f"{self.where} row {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
-        value = self.table[self.caption][number]
+        value = self._texts[number][self.caption]
         values = value if isinstance(value, list) else [value]
         return tuple(checked(text, self.name(number)) for text in values or [None])
 
     def read(self, number: int) -> bytes:
         image = self.table[number][self.image]
         return image["bytes"] or Path(image["path"]).read_bytes()
+
+    @cached_property
+    def _texts(self) -> Any:
+        """The captions without the pictures, which would be read from the disk with them."""
+        return self.table.select_columns([self.caption])
 
     def pick(self, numbers: Sequence[int]) -> "Rows":
         return Rows(self.table.select(list(numbers)), self.image, self.caption, self.where)
@@ -75,7 +81,10 @@ def read_dataset(
             )
     if image not in images:
         raise DataError(f"data.image_column is {image!r}, which holds no pictures")
-    return Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
+    rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
+    for number in range(len(rows)):
+        rows.captions(number)  # a caption that is none is an error now, not after hours
+    return rows
 
 
 def _loaded(path: str, split: str) -> Any:
@@ -83,7 +92,8 @@ def _loaded(path: str, split: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data.path is {path!r}, a dataset; install what reads it: pip install 'fewstep[data]'"
+            f"data.path is {path!r}: no such folder of pictures is here; to read it as a dataset "
+            "install what it takes: pip install 'fewstep[data]'"
         ) from error
     datasets.disable_progress_bars()
     folder = Path(path)
@@ -93,7 +103,7 @@ def _loaded(path: str, split: str) -> Any:
         if found := _parquet(folder):
             return datasets.load_dataset("parquet", data_files=found, split="train")
         loaded = datasets.load_from_disk(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"cannot load data.path = {path!r}: it is no folder or file here, and as a dataset it "

@@ -90,9 +90,12 @@ def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) ->
         asked, result = next(results)
         if list(asked) != list(samples):
             raise RuntimeError(f"samples {samples} were asked for, and {asked} were read ahead")
-        if isinstance(result, UserError):
-            raise result
-        return result
+        try:
+            if isinstance(result, UserError):
+                raise result
+            return result
+        finally:
+            del result  # a raised error would keep this frame, and with it the processes, alive
 
     return next_read
 

@@ -24,10 +24,13 @@ BUNDLED_PAIRS, COCO_PAIRS = 4096, 5000
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 
 
-def open_data(data: DataSettings, resolution: int, divisor: int = 8) -> Pairs | Prompts:
+def open_data(
+    data: DataSettings, resolution: int, divisor: int = 8, index: Path | None = None
+) -> Pairs | Prompts:
     """Return the pairs, or the bare prompts, that the table [data] asks for.
 
-    `divisor` is what the sides of a bucket are multiples of.
+    `divisor` is what the sides of a bucket are multiples of; the folder `index` keeps what was
+    found in tar shards, so that they are looked through once.
 
     Raises:
         DataError: if the path is nothing that is known, or what lies there cannot be used.
@@ -36,14 +39,14 @@ def open_data(data: DataSettings, resolution: int, divisor: int = 8) -> Pairs | 
         return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
     if data.path.endswith(".txt"):
         return read_prompts(Path(data.path), data.num_pairs, data.seed)
-    source, usual = open_source(data)
+    source, usual = open_source(data, index)
     source = subset(source, data.num_pairs or usual, data.seed)
     buckets = buckets_of(resolution, divisor) if data.buckets else ()
     framing = Framing(resolution, data.crop, data.max_upscale, buckets, data.seed)
     return PicturePairs(source, framing, data.captions == "all")
 
 
-def open_source(data: DataSettings) -> tuple[Source, int | None]:
+def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, int | None]:
     """Return the whole of what lies at `data.path`, and how many pairs are usually taken of it.
 
     Raises:
@@ -56,9 +59,9 @@ def open_source(data: DataSettings) -> tuple[Source, int | None]:
     if path.suffix in (".jsonl", ".csv"):
         return read_metadata(path, pictures), None
     if path.is_dir():
-        return _open_folder(path, data), None
+        return _open_folder(path, data, index), None
     if path.suffix == ".tar" or ":" in data.path:
-        return read_shards(find_shards(data.path)), None
+        return read_shards(find_shards(data.path), index), None
     if not path.exists() and HUB_ID.fullmatch(data.path):
         return read_dataset(data.path, data.split, data.image_column, data.caption_column), None
     raise DataError(
@@ -67,12 +70,12 @@ def open_source(data: DataSettings) -> tuple[Source, int | None]:
     )
 
 
-def _open_folder(folder: Path, data: DataSettings) -> Source:
+def _open_folder(folder: Path, data: DataSettings, index: Path | None) -> Source:
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if tables:
         return read_metadata(tables[0], Path(data.pictures) if data.pictures else None)
     if shards := find_shards(str(folder)):
-        return read_shards(shards)
+        return read_shards(shards, index)
     if is_saved_dataset(folder):
         return read_dataset(str(folder), data.split, data.image_column, data.caption_column)
     return read_folder(folder)

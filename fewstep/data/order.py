@@ -20,7 +20,7 @@ class Order(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shuffled:
     """Every epoch shows every pair once, in an order of its own.
 
@@ -51,7 +51,7 @@ class Shuffled:
     def _in_shuffled_parts(self, epoch: int, place: int) -> int:
         if self.length <= self.buffer:
             return place
-        ends, starts = _laid_out(self.parts, self.seed, epoch)
+        ends, starts = _laid_out(self, epoch)
         part = int(torch.searchsorted(ends, place, right=True))
         return int(starts[part]) + place - (int(ends[part - 1]) if part else 0)
 
@@ -105,9 +105,9 @@ def _shuffle(seed: int, what: str, epoch: int, number: int, length: int) -> Tens
 
 
 @lru_cache(maxsize=2)
-def _laid_out(parts: tuple[int, ...], seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+def _laid_out(order: Shuffled, epoch: int) -> tuple[Tensor, Tensor]:
     """Return where each part ends in the epoch, and with which pair it starts."""
-    sizes = torch.tensor(parts)
-    chosen = _shuffle(seed, "parts", epoch, 0, len(parts))
+    sizes = torch.tensor(order.parts)
+    chosen = _shuffle(order.seed, "parts", epoch, 0, len(sizes))
     starts = sizes.cumsum(0) - sizes
     return sizes[chosen].cumsum(0), starts[chosen]

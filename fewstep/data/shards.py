@@ -11,7 +11,9 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from fewstep.data.errors import DataError
 from fewstep.data.folder import CAPTION_SUFFIXES
 from fewstep.data.pictures import SUFFIXES
 from fewstep.data.source import digest
+from fewstep.files import write_file
 
 PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -93,22 +96,37 @@ def _expanded(pattern: str) -> Iterator[str]:
         )
 
 
-def read_shards(files: Sequence[Path]) -> Shards:
-    """Look through the headers of every shard.
+def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
+    """Look through the headers of every shard, or read in the folder `index` what they hold.
 
     Raises:
         DataError: if one is damaged or unsafe, or a picture has no caption.
     """
-    rows = [row for number, file in enumerate(files) for row in _rows(number, file)]
-    if not rows:
+    rows = [_indexed(file, index) for file in files]
+    number = np.repeat(np.arange(len(files)), [len(part) for part in rows])
+    if not len(number):
         raise DataError(
             f"{files[0]} and the others hold no picture with a caption: a pair is key.jpg, .png or "
             ".webp with key.txt"
         )
-    return Shards(tuple(files), np.array(rows, dtype=np.int64))
+    return Shards(tuple(files), np.column_stack([number, np.concatenate(rows)]))
 
 
-def _rows(number: int, file: Path) -> list[tuple[int, int, int, int, int]]:
+def _indexed(file: Path, index: Path | None) -> np.ndarray:
+    """Return offset and size of each picture and caption, [pairs, 4]."""
+    stat = file.stat()
+    key = digest([f"{file.name} {stat.st_size} {stat.st_mtime_ns}"])[:16]
+    if index is not None and (path := index / f"{key}.npy").is_file():
+        return np.load(path, allow_pickle=False)
+    rows = np.array(_rows(file), dtype=np.int64).reshape(-1, 4)
+    if index is not None:
+        content = BytesIO()
+        np.save(content, rows)
+        write_file(index / f"{key}.npy", content.getvalue())
+    return rows
+
+
+def _rows(file: Path) -> list[tuple[int, int, int, int]]:
     pictures: dict[str, tuple[int, int]] = {}
     captions: dict[str, tuple[int, int]] = {}
     for member in _members(file):
@@ -122,7 +140,7 @@ def _rows(number: int, file: Path) -> list[tuple[int, int, int, int, int]]:
     for key in pictures:
         if key not in captions:
             raise DataError(f"{file}: {key} has no caption; add {key}.txt to the shard")
-    return [(number, *place, *captions[key]) for key, place in pictures.items()]
+    return [(*place, *captions[key]) for key, place in pictures.items()]
 
 
 def _members(file: Path) -> Iterator[tarfile.TarInfo]:
@@ -166,5 +184,5 @@ def _read(file: Path, offset: int, size: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _opened(file: Path):
+def _opened(file: Path) -> IO[bytes]:
     return open(file, "rb", buffering=0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.choice import Choice
-from fewstep.data.encoding import Encoded, EncodePrompts
+from fewstep.data.encoding import Encoded, EncodePrompts, check_skipped
 from fewstep.data.errors import DataError, PictureError
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order
@@ -46,7 +46,7 @@ class Stream:
     caption_dropout: float = 0.0
     max_skipped: float = 0.0
     tell: Callable[[str], None] = lambda reason: None
-    skipped: set[str] = field(default_factory=set)
+    skipped: dict[str, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -83,14 +83,9 @@ class Stream:
     def _count(self, skipped: Sequence[str]) -> None:
         for reason in skipped:
             if reason not in self.skipped:
-                self.skipped.add(reason)
+                self.skipped[reason] = None
                 self.tell(reason)
-        if len(self.skipped) > self.max_skipped * len(self):
-            raise DataError(
-                f"{len(self.skipped)} pictures cannot be used, and data.max_skipped = "
-                f"{self.max_skipped:g} allows {int(self.max_skipped * len(self))}: "
-                f"{next(iter(self.skipped))}. Mend or remove them, or raise data.max_skipped"
-            )
+        check_skipped(self.skipped, self.max_skipped * len(self))
 
 
 def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:

@@ -1,11 +1,11 @@
 """`fewstep prepare` and `fewstep data check`: look at data, and encode them before training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.config import Config, DataSettings
 from fewstep.data.check import Findings, check_source
+from fewstep.data.encoding import Start
 from fewstep.data.framing import Framing
 from fewstep.data.opening import open_source, subset
 from fewstep.data.prompts import read_prompts
@@ -33,7 +33,7 @@ class Prepared:
 def prepare_data(
     config: Config,
     run: Path,
-    start: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+    start: Start = lambda total: lambda count: None,
     device: str | None = None,
 ) -> Prepared:
     """Encode the data of a config for the run `run` and those beside it, from where it was left.
@@ -56,7 +56,7 @@ def prepare_data(
 
 def check_data(
     data: DataSettings,
-    start: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+    start: Start = lambda total: lambda count: None,
 ) -> Findings:
     """Look at the data that the table [data] names; all of them where it gives no number.
 

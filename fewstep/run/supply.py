@@ -7,13 +7,14 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fewstep.config import DataSettings, SettingError
-from fewstep.data.encoding import Encoded, Share, fill_cache
+from fewstep.data.encoding import WHOLE, Encoded, Share, Start, fill_cache
 from fewstep.data.errors import PictureError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.latent_cache import LatentCache, open_cache
-from fewstep.data.loader import Batches
+from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.opening import open_data
 from fewstep.data.order import ordered
 from fewstep.data.pairs import Pairs
@@ -23,6 +24,7 @@ from fewstep.diffusion.random import generator
 from fewstep.files import check_writable
 from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.sampling.painter import teacher_painter
+from fewstep.types import Conditioning
 
 FORMAT = 1
 """Of the cache; another one is encoded anew."""
@@ -45,7 +47,8 @@ class Supply:
     @cached_property
     def pairs(self) -> Pairs | Prompts:
         self.family.latent_shape(self.resolution)  # before pictures are looked for
-        return open_data(self.settings, self.resolution, self.family.picture_divisor)
+        index = self.root / "shards"
+        return open_data(self.settings, self.resolution, self.family.picture_divisor, index)
 
     @property
     def num_views(self) -> int:
@@ -95,12 +98,13 @@ class Supply:
         shape = self.family.latent_shape(self.resolution)
         latents = 2 * self.num_views * torch.Size(shape).numel() * 4
         text = sum(row.numel() * row.element_size() for row in self._empty.values())
+        texts = len(self.pairs)
+        if self.settings.captions == "all":
+            texts = sum(len(self.pairs.captions(number)) for number in range(len(self.pairs)))
         there = sum(file.stat().st_size for file in self.cache_folder.glob("*.safetensors"))
-        return max(0, len(self.pairs) * (latents + text) - there)
+        return max(0, len(self.pairs) * latents + texts * text - there)
 
-    def fill(
-        self, share: Share | None = None, advance: Callable[[int], None] = lambda count: None
-    ) -> None:
+    def fill(self, share: Share = WHOLE, start: Start = lambda total: lambda count: None) -> None:
         """Encode what is not encoded yet."""
         fill_cache(
             self.cache_folder,
@@ -108,8 +112,8 @@ class Supply:
             self._painted if isinstance(self.pairs, Prompts) else self._encoded,
             self.family.encode_prompts,
             self.settings.max_skipped,
-            share or Share(),
-            advance,
+            share,
+            start,
         )
 
     def cache(self, seed: int, group: int) -> LatentCache:
@@ -146,14 +150,16 @@ class Supply:
         return self.stream(seed, tell) if self.settings.streaming else self.cache(seed, group)
 
     @cached_property
-    def _empty(self):
+    def _empty(self) -> Conditioning:
         return self.family.encode_prompts([""])
 
     def _encoded(self, numbers: Sequence[int]) -> Iterator[Encoded | PictureError]:
         assert not isinstance(self.pairs, Prompts)
-        for number in numbers:
+        one_by_one = [(number,) for number in numbers]
+        read = read_ahead(partial(_picture, self.pairs), one_by_one, self.settings.workers)
+        for number in one_by_one:
             try:
-                views = views_of(self.pairs.picture(number), self.num_views)
+                views = views_of(read(number), self.num_views)
             except PictureError as error:
                 yield error
             else:
@@ -169,3 +175,8 @@ class Supply:
             prompts = [self.pairs.captions(number)[0] for number in own]
             for latents in painter.latents(prompts, seed, self.resolution, own).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
+
+
+def _picture(pairs: Pairs, numbers: Sequence[int]) -> Tensor:
+    """Decode one picture, in a loader process where there are any."""
+    return pairs.picture(numbers[0])

@@ -1,7 +1,7 @@
 """From settings to the parts of one run, each built when it is first asked for."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,7 +12,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from fewstep.config import AdapterSettings, Config, Precision, SettingError, from_tables
-from fewstep.data.encoding import Share
+from fewstep.data.encoding import Share, Start
 from fewstep.data.loader import Batches
 from fewstep.data.pairs import Pairs
 from fewstep.data.prompts import Prompts
@@ -129,19 +129,16 @@ class Workshop:
     def pairs(self) -> Pairs | Prompts:
         return self.supply.pairs
 
-    def prepare(self, start: Callable[[int], Callable[[int], None]]) -> list[str]:
-        """Encode what is not encoded yet, each process its share; return what a user should know.
-
-        `start` is told how many pairs there are to encode, and gives what is told of each.
-        """
+    def prepare(self, start: Start) -> list[str]:
+        """Encode what is not encoded yet, each process its share; return what is to be known."""
         processes = self.processes
         notes = self.supply.claim() if processes.is_first else []
         processes.wait()
         share = Share(processes.rank, processes.count, processes.wait)
-        self.supply.fill(share, start(len(share.of(len(self.pairs)))))
+        self.supply.fill(share, start)
         return notes
 
-    def batches(self, start: Callable[[int], Callable[[int], None]]) -> Batches:
+    def batches(self, start: Start) -> Batches:
         """Return what training reads; a cache is filled first."""
         if not self.config.data.streaming:
             for note in self.prepare(start):

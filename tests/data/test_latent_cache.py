@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fewstep.config import DataSettings
 from fewstep.data import encoding, latent_cache
-from fewstep.data.encoding import Share
+from fewstep.data.encoding import WHOLE, Share
 from fewstep.data.errors import DataError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.latent_cache import open_cache
@@ -51,7 +51,7 @@ def supply(pictures, family, tmp_path):
     return make
 
 
-def filled(supply: Supply, share: Share | None = None) -> Path:
+def filled(supply: Supply, share: Share = WHOLE) -> Path:
     supply.claim()
     supply.fill(share)
     return supply.cache_folder
@@ -59,7 +59,7 @@ def filled(supply: Supply, share: Share | None = None) -> Path:
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {
-        f"{path.name}/{name}": value
+        f"{path.name}/{name}": value.clone()  # a loaded file is mapped, and may change below
         for path in sorted(folder.glob("*.safetensors"))
         for name, value in load_file(path).items()
     }
@@ -170,7 +170,7 @@ def test_interrupted_anywhere_it_continues_to_the_same_cache(supply, tmp_path):
         for path in sorted(folder.glob("*-*.safetensors"))[kept:]:
             path.unlink()
         told = []
-        supply().fill(advance=told.append)
+        supply().fill(start=lambda total, told=told: told.append)
         assert sum(told) == COUNT
         assert same(whole, tensors(folder))
 
@@ -181,7 +181,10 @@ def test_several_processes_make_the_same_cache(supply):
     made.claim()
     counts = [[], [], []]
     shares = [
-        Thread(target=made.fill, args=(Share(rank, 3, barrier.wait), counts[rank].append))
+        Thread(
+            target=made.fill,
+            args=(Share(rank, 3, barrier.wait), lambda total, rank=rank: counts[rank].append),
+        )
         for rank in range(3)
     ]
     for share in shares:
@@ -192,9 +195,10 @@ def test_several_processes_make_the_same_cache(supply):
     assert same(whole, tensors(made.cache_folder))
 
 
-def test_a_broken_picture_is_skipped_counted_and_listed(supply, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_is_skipped_counted_and_listed(supply, tmp_path, workers):
     path = coco(tmp_path / "coco", COUNT, broken=(2, 5))
-    made = supply(path=str(path), max_skipped=0.3)
+    made = supply(path=str(path), max_skipped=0.3, workers=workers)
     folder = filled(made)
     assert len(made.cache(0, 1)) == COUNT - 2
     listed = (folder / "skipped.txt").read_text().splitlines()
@@ -216,7 +220,7 @@ def test_a_stream_replaces_a_broken_picture_tells_it_once_and_stops_at_the_limit
         assert batch.x_0.isfinite().all()
     assert len(told) == 2
     few = supply(path=str(path), max_skipped=0.2).stream(0, told.append)
-    with pytest.raises(DataError, match=r"data.max_skipped = 0.2 allows 1"):
+    with pytest.raises(DataError, match=r"2 pictures cannot be used, .*max_skipped allows 1"):
         few.batch(few.reader(range(COUNT)))
 
 
@@ -312,11 +316,14 @@ def test_prompts_alone_are_painted_by_the_teacher(supply, family, tmp_path):
 
 def test_a_shard_that_is_not_whole_is_noticed(supply):
     folder = filled(supply())
-    path = folder / "latents-000001.safetensors"
+    path, whole = folder / "latents-000001.safetensors", tensors(folder)
     path.write_bytes(path.read_bytes()[:-10])
     tensor_file.cache_clear()
     with pytest.raises(DataError, match=r"latents-000001.* is not whole; delete it and run"):
         supply().cache(0, 1).read(range(COUNT))
+    path.unlink()
+    supply().fill()
+    assert same(whole, tensors(folder)), "only what is missing is made again"
     (folder / "index.safetensors").unlink()
     with pytest.raises(DataError, match="not filled to its end; run fewstep prepare"):
         open_cache(folder, 0)

@@ -103,6 +103,18 @@ def test_shards_are_read_where_they_lie(tmp_path):
     ]
 
 
+def test_shards_are_looked_through_once(tmp_path, monkeypatch):
+    folder, index = shards(tmp_path / "s", (3, 2)), tmp_path / "index"
+    first = read_shards(find_shards(str(folder)), index)
+    monkeypatch.setattr(tarfile, "open", None)
+    again = read_shards(find_shards(str(folder)), index)
+    assert again.places.tolist() == first.places.tolist()
+    assert again.identity == first.identity
+    monkeypatch.undo()
+    shards(folder, (3, 3))
+    assert len(read_shards(find_shards(str(folder)), index)) == 6, "a changed shard is looked at"
+
+
 def test_prompts_alone_begin_again_where_more_pairs_are_asked_for(tmp_path):
     (tmp_path / "p.txt").write_text("a cat\n\n a dog \n")
     assert opened(tmp_path / "p.txt").prompts == ("a cat", "a dog")
@@ -271,6 +283,7 @@ def test_a_saved_dataset_and_parquet_are_read(tmp_path):
         assert captions(pairs) == [(f"picture {i}",) for i in range(3)]
         assert pairs.source.read(1) == content(noise(1))
         assert len(subset(pairs.source, 2, 0)) == 2
+        assert opened(tmp_path / path).identity == pairs.identity
     with pytest.raises(DataError, match=r"data.split is 'test'.*has train"):
         opened(tmp_path / "saved", split="test")
     with pytest.raises(DataError, match=r"has the columns image, caption; set data.caption_column"):
