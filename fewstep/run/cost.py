@@ -5,14 +5,14 @@ device know shapes and no values.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -87,20 +87,20 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention as devices compute it, without the matrix of scores that the meta device makes."""
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Compute attention as devices do, without the matrix of scores that the meta device makes."""
+    plain = functional.scaled_dot_product_attention
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            fused = torch.ops.aten._scaled_dot_product_efficient_attention
-            return fused(*args[:3], None, torch.is_grad_enabled())[0]
-        return func(*args, **(kwargs or {}))
+    def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(query, key, value, None, torch.is_grad_enabled())[0]
+
+    functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
 
 
 class Levels(NoiseSchedule):
@@ -128,13 +128,11 @@ def step_cost(shop: Workshop) -> StepCost:
     standing = (*family.network.parameters(), *shop.network.parameters(), *roles.averaged.values())
     known = {id(weight): weight for weight in standing}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
-    with LiveBytes(known) as live, FlopCounterMode(display=False) as flops, FusedAttention():
+    with LiveBytes(known) as live, FlopCounterMode(display=False) as flops, fused_attention():
         for micro in range(micro_batches):
             samples = range(micro * train.batch_size, (micro + 1) * train.batch_size)
             draw = Draw.keyed(train.seed, samples, "meta")
-            loss = method.loss(nets, batch, schedule, draw).loss.mean()
-            torch.autograd.backward(loss)  # loss.backward() would recompute outside the modes
-            del loss
+            method.loss(nets, batch, schedule, draw).loss.mean().backward()
 
     trained, averaged = roles.trained.values(), roles.averaged.values()
     gradients, everything = total(trained), total(known)
@@ -160,7 +158,7 @@ def decode_bytes(shop: Workshop) -> int:
     family = shop.family
     parts = [weight for part in family.codec_parts for weight in part.parameters()]
     latents = torch.empty(1, *family.latent_shape(shop.resolution), device="meta")
-    with LiveBytes(parts) as live, FusedAttention():
+    with LiveBytes(parts) as live, fused_attention():
         family.decode(latents)
     return total(parts) + live.peak
 

@@ -146,7 +146,7 @@ def test_a_callers_autocast_leaves_no_gradient_out(inputs):
     roles = lora_roles(family, "all", RANK, ALPHA)
     disturb(roles)
     nets = Denoisers(roles.student, roles.student, roles.teacher)
-    method = METHODS["cd"](distance="squared-error")
+    method = METHODS["multi-boundary-cd"](distance="squared-error")
     gradients(method, nets, Batch(x, cond), family)
     expected = {name: weight.grad.clone() for name, weight in roles.trained.items()}
     for weight in roles.trained.values():

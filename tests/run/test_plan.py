@@ -93,7 +93,8 @@ def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpo
     draw = Draw.keyed(0, range(4))
     with LiveBytes(known) as live, FlopCounterMode(display=False) as flops:
         method.loss(nets, batch, shop.family.schedule, draw).loss.mean().backward()
-    assert planned.cost.flops == pytest.approx(flops.get_total_flops(), rel=0.01)
+    counted = flops.get_total_flops()  # without attention, whose kernel on processors is not known
+    assert counted < planned.cost.flops < 1.2 * counted
     assert planned.cost.gradients == total(w.grad for w in shop.weights.trained.values())
     assert planned.cost.moving == pytest.approx(live.peak, rel=0.1)
 
