@@ -14,7 +14,7 @@ from fewstep.models.ldm import renamed, unet_names
 from fewstep.publishing.formats import PEFT_CONFIG, PEFT_FILE, folded, kohya_name, modules
 from fewstep.sampling.contract import LORA_FILE
 
-NUM_MODULES = {"attention": 128, "transformer": 192, "all": 278}
+NUM_MODULES = {"attention": 128, "transformer": 192, "all": 277}
 CASES = [(preset, name) for preset in PRESETS for name in DTYPES]
 
 
