@@ -4,6 +4,9 @@ A rung is fewstep's own training loop in which parts are replaced by the referen
 things, so that the difference between two rungs is what one lever gives.
 """
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy

@@ -1,5 +1,8 @@
 """The pieces that a rung of the ladder puts in the place of fewstep's own."""
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Models for timing: the real classes with random weights, since these do not change the cost."""
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

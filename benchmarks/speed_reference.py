@@ -7,6 +7,9 @@ loss read by the host in every step. Its data loading is left out, in its favour
 Source: huggingface/diffusers, examples/consistency_distillation/train_lcm_distill_lora_sd_wds.py.
 """
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from copy import deepcopy
 from dataclasses import dataclass
 

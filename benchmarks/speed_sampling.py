@@ -8,6 +8,9 @@ From prompts to pictures, text encoder and decoder included. Every design is tim
 first one, after it was seen to make the same pictures from the same noise.
 """
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection

@@ -4,6 +4,9 @@ The preparation of pictures is our own: image processors of libraries change wit
 installed, and the same network then sees other pixels.
 """
 
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

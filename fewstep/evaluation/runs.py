@@ -50,7 +50,7 @@ class TrainingRun:
             raise UserError(f"{config} is damaged: {error}") from error
         log = read_log(folder / "metrics.jsonl")
         curves = tuple(
-            tuple((step, part[q]) for step, (_, part) in log.items() if part[q] is not None)
+            tuple((step, loss) for step, (_, part) in log.items() if (loss := part[q]) is not None)
             for q in range(QUARTERS)
         )
         losses = tuple(loss for loss, _ in log.values())
