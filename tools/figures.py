@@ -50,6 +50,22 @@ def teacher() -> str:
     return f"{table}\nFrom n = {n:,} prompts a cell on, by `python benchmarks/teacher.py`.\n"
 
 
+def teacher_line() -> str:
+    """How good the teacher is, in a sentence."""
+    entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
+    held_back = next(row for row in entries if row["prompts"] == "held-back")
+    scale = held_back["guidance_scale"]
+    seen = [r for r in entries if (r["prompts"], r["guidance_scale"]) == ("seen", scale)]
+    best = [row for row in seen if row["steps"] == 50][-1]
+    few = next(row for row in seen if row["steps"] == 4)
+    told = "{value:.1%} (95 %: {low:.1%} to {high:.1%}, n = {n:,})"
+    many, four = (told.format(**r["metrics"]["prompt_accuracy"]) for r in (best, few))
+    return (
+        f"The teacher paints {many} of held-out prompts right in 50 steps of guidance {scale:g}, "
+        f"and\n{four} in 4 plain ones.\n"
+    )
+
+
 def teacher_attributes() -> str:
     """The teacher's best row by what is claimed, for combinations that training showed or not."""
     entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
@@ -131,6 +147,7 @@ def reading() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
+    "teacher-line": teacher_line,
     "teacher-attributes": teacher_attributes,
     "openness": openness,
     "train-step": partial(speed, "train_step.json"),

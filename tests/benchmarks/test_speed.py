@@ -1,7 +1,6 @@
 """The timed designs do the same work, and what is said of their cost is right."""
 
 import json
-import multiprocessing
 import sys
 from itertools import pairwise
 
@@ -10,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from benchmarks import speed, speed_data, speed_sampling, speed_turns
+from benchmarks import speed, speed_data, speed_sampling
 from benchmarks.speed_designs import DESIGNS, LADDER, Levers, build
 from benchmarks.speed_models import SIZES, save_pipeline
 from benchmarks.speed_table import arguments, measure, rows_of
@@ -25,14 +24,6 @@ QUICK = ["levers off", "merged target", "fewstep"]
 def setting(tmp_path_factory):
     folder = save_pipeline("tiny", tmp_path_factory.mktemp("model"))
     return Setting("tiny", str(folder), batch_size=2, rank=2)
-
-
-@pytest.fixture
-def forking(monkeypatch):
-    """Workers that need not load everything again; beside a GPU they have to."""
-    if not torch.cuda.is_available():
-        fork = multiprocessing.get_context("fork")
-        monkeypatch.setattr(speed_turns, "get_context", lambda kind: fork)
 
 
 def gradient(name, setting):
@@ -126,7 +117,8 @@ def sleeping(pipe, name, setting):
     serve(pipe, setting, name, lambda: torch.ones(8, 8) @ torch.ones(8, 8), outcome, lambda: 64)
 
 
-def test_a_design_that_fails_or_does_other_work_is_a_row_that_says_so(setting, forking):
+@pytest.mark.slow
+def test_a_design_that_fails_or_does_other_work_is_a_row_that_says_so(setting):
     rows = rows_of(sleeping, ["base", "wrong", "right"], setting, rounds=2, steps=1)
     assert [row["design"] for row in rows] == ["base", "wrong", "right"]
     assert "off by 100.0%" in rows[1]["failed"]
@@ -161,7 +153,8 @@ def run(monkeypatch, out, work, designs, *more, **kwargs):
     return json.loads(out.read_text())
 
 
-def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch, forking):
+@pytest.mark.slow
+def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch):
     out = tmp_path / "step.json"
     results = run(monkeypatch, out, speed.work, ["reference", "fewstep"])
     reference, ours = results["rows"]
@@ -173,7 +166,8 @@ def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch, forkin
     assert "folder" not in results["work"]
 
 
-def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch, forking):
+@pytest.mark.slow
+def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch):
     designs = ["diffusers, LoRA", "diffusers, LoRA fused", "fewstep", "fewstep, tiny decoder",
                "diffusers, teacher"]  # fmt: skip
     results = run(
@@ -188,7 +182,8 @@ def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch, fork
     assert by_name["fewstep"]["flops"] < by_name["diffusers, LoRA"]["flops"]
 
 
-def test_a_step_reads_caches_of_any_size(tmp_path, monkeypatch, forking):
+@pytest.mark.slow
+def test_a_step_reads_caches_of_any_size(tmp_path, monkeypatch):
     monkeypatch.setattr(speed_data, "DESIGNS", {"3 pairs": 3, "9 pairs": 9})
     designs = list(speed_data.DESIGNS)
     results = run(

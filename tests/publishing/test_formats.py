@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from load_matrix import DTYPES, TOLERANCE, write_files
+from load_matrix import DTYPES, RESULTS, TOLERANCE, WRONG, write_files
 from load_matrix_reader import READERS, error
 from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
 from safetensors import safe_open
@@ -100,3 +100,14 @@ def test_the_headers_hold_what_the_readers_allow(tmp_path):
     config = json.loads((tmp_path / "files" / PEFT_CONFIG).read_text())
     assert (config["r"], config["lora_alpha"]) == (RANK, RANK)
     assert config["target_modules"] == modules(weights)
+
+
+def test_the_committed_matrix_is_whole_and_everything_in_it_loads():
+    rows = json.loads(RESULTS.read_text())["rows"]
+    assert all(row["loads"] == row["should_load"] for row in rows)
+    assert {row["case"] for row in rows} == {*(", ".join(case) for case in CASES), WRONG}
+    for case in {row["case"] for row in rows}:
+        told = [(row["file"], row["reader"]) for row in rows if row["case"] == case]
+        assert {name for name, _ in told} == {"diffusers file", "kohya file", "PEFT files"}
+        assert {"diffusers 0.30.3", "PEFT 0.8.2"} <= {reader for _, reader in told}
+        assert len(told) == 2 * len(READERS), "two environments"

@@ -99,15 +99,15 @@ def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def evaluated(rank, source, out, prompt_file, weights):
+    gallery.BATCH = 1
+    evaluate_sources([source], "prompts", out, prompt_file=prompt_file, weights=weights)
+
+
 @pytest.mark.slow
-def test_several_processes_evaluate_together(runs, tmp_path, prompt_file, no_weights, monkeypatch):
-    monkeypatch.setattr(gallery, "BATCH", 1)
-
-    def work(rank):
-        evaluate_sources([str(runs / "multi-boundary-cd")], "prompts", tmp_path / "out",
-                         prompt_file=prompt_file, weights=no_weights)  # fmt: skip
-
-    assert run_together(2, work) == [0, 0]
+def test_several_processes_evaluate_together(runs, tmp_path, prompt_file, no_weights):
+    told = (str(runs / "multi-boundary-cd"), tmp_path / "out", prompt_file, no_weights)
+    assert run_together(2, evaluated, *told) == [0, 0]
     results = load(tmp_path / "out" / "results.json")
     assert [row.steps for row in results.rows] == [50, 8, 4, 50, 4]
 

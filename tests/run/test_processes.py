@@ -63,14 +63,14 @@ def close(one, other) -> None:
 
 def two(config, run: Path, listener=None) -> list[int | None]:
     """Distil in two processes; a process that was asked to stop leaves with the signal's code."""
+    return run_together(2, distilled, config, run, listener)
 
-    def work(rank: int) -> None:
-        try:
-            distill_run(config, run, listener)
-        except Interrupted as stop:
-            os._exit(stop.exit_code)
 
-    return run_together(2, work)
+def distilled(rank: int, config, run: Path, listener) -> None:
+    try:
+        distill_run(config, run, listener)
+    except Interrupted as stop:
+        os._exit(stop.exit_code)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,7 @@ def together(folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_weights_of_one_with_the_same_batch(folder, together, tmp_path):
     assert load_config(together / "config.toml").train.processes == 2
     distill_run(config_for(folder, 2, 1), tmp_path / "one")
@@ -97,6 +98,7 @@ def test_two_processes_reach_the_weights_of_one_with_the_same_batch(folder, toge
             assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data", [{}, {"streaming": True, "workers": 2}], ids=["cache", "streaming"]
 )
@@ -112,6 +114,7 @@ def test_stopped_and_resumed_two_processes_are_exact_to_the_bit(folder, together
     assert same(state(whole), state(run))
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_continues_with_the_same_samples_a_step(
     folder, together, tmp_path
 ):
@@ -123,9 +126,14 @@ def test_another_number_of_processes_continues_with_the_same_samples_a_step(
     close(state(together), state(run))
 
 
+def prepared(rank: int, config, root: Path) -> None:
+    prepare_data(config, root)
+
+
+@pytest.mark.slow
 def test_two_processes_prepare_the_cache_of_one(folder, tmp_path):
     config = config_for(folder, 1, 2, cache=str(tmp_path / "two"))
-    assert run_together(2, lambda rank: prepare_data(config, tmp_path / "r") and None) == [0, 0]
+    assert run_together(2, prepared, config, tmp_path / "r") == [0, 0]
     alone = config_for(folder, 1, 1, cache=str(tmp_path / "one"))
     whole = prepare_data(alone, tmp_path / "r").folder
     for path in whole.glob("*.safetensors"):
@@ -148,18 +156,19 @@ def test_the_processes_divide_what_one_would_take():
             assert [*shares[0][micro], *shares[1][micro]] == list(samples)
 
 
-def test_the_processes_agree(tmp_path):
-    def work(rank: int) -> None:
-        processes = Processes.started("cpu")
-        assert (processes.rank, processes.count) == (rank, 2)
-        assert processes.any(15 * rank) == 15
-        assert processes.gather(torch.tensor([rank])).tolist() == [0, 1]
-        weight = torch.nn.Parameter(torch.zeros(2, 3))
-        weight.grad = torch.full((2, 3), float(rank))
-        processes.average_gradients([weight, torch.nn.Parameter(torch.zeros(1))])
-        assert weight.grad.unique().item() == 0.5
+def test_the_processes_agree():
+    assert run_together(2, agreeing) == [0, 0]
 
-    assert run_together(2, work) == [0, 0]
+
+def agreeing(rank: int) -> None:
+    processes = Processes.started("cpu")
+    assert (processes.rank, processes.count) == (rank, 2)
+    assert processes.any(15 * rank) == 15
+    assert processes.gather(torch.tensor([rank])).tolist() == [0, 1]
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    weight.grad = torch.full((2, 3), float(rank))
+    processes.average_gradients([weight, torch.nn.Parameter(torch.zeros(1))])
+    assert weight.grad.unique().item() == 0.5
 
 
 @pytest.mark.slow
