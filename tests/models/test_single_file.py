@@ -44,7 +44,7 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
     ("part", "key"),
     [
         ("vae", "first_stage_model."),
-        ("unet", "model.diffusion_model.out"),
+        ("parts", "model.diffusion_model.out"),  # of the UNet
         ("text_encoder", "cond_stage"),
     ],
 )

@@ -288,7 +288,7 @@ def test_a_half_written_checkpoint_folder_is_passed_over(finished, tmp_path):
 def test_the_settings_are_kept_with_the_run(finished):
     kept, given = load_config(finished / "config.toml"), tiny_config()
     assert kept.model == replace(given.model, precision="fp32"), "auto is resolved, for a CPU"
-    assert (kept.adapter, kept.train) == (given.adapter, given.train)
+    assert (kept.adapter, kept.train) == (given.adapter, replace(given.train, processes=1))
 
 
 def test_the_defaults_of_method_and_model_are_kept_too(finished):
