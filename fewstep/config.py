@@ -115,7 +115,7 @@ class DataSettings:
             need(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "1 or more")
         need(self.workers >= 0, "data.workers", self.workers, "0 or more processes")
         need(not (self.buckets and self.streaming), "data.buckets", self.buckets,
-             "false with data.streaming: buckets need to know every picture's size first")  # fmt: skip
+             "false with data.streaming: buckets need every picture's size first")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ from fewstep.sampling.pipeline import FewStepPipeline
 
 pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= names a copy of the base
 picture = pipeline("a lighthouse at dusk", seed=7)[0]
-picture.save("lighthouse.png")                     # with its settings inside, as A1111 reads them
+picture.save("lighthouse.png")  # with its settings inside, as A1111 reads them
 
-pipeline("a lighthouse at dusk", image=sketch, strength=0.75)            # image to image
-FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})   # a style with it
+pipeline("a lighthouse at dusk", image=sketch, strength=0.75)  # image to image
+FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # a style with it
 ```
 
 Inside diffusers' own pipelines, text-to-image, image-to-image, ControlNet and others:
@@ -95,11 +95,12 @@ the folder. The token is that of `hf auth login` or of `HF_TOKEN`.
 
 ## Is it so?
 
-`python benchmarks/load_matrix.py` puts each file through each reader that can run without a display,
-in today's versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha unlike the
-rank, in fp32 and fp16, with a wrong file that has to fail, and writes
-`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. ComfyUI, A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests hold
-the names in the files against Stable Diffusion's layout, and the timesteps against their rules.
+`python benchmarks/load_matrix.py` puts each file through each reader that can run without a
+display, in today's versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha
+unlike the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
+`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. ComfyUI,
+A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests hold the names in the
+files against Stable Diffusion's layout, and the timesteps against their rules.
 """
 
 STUDENT_TEXT = """\

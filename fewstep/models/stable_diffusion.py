@@ -149,7 +149,7 @@ class StableDiffusion:
 
     @property
     def picture_divisor(self) -> int:
-        """What the sides of a picture have to be multiples of: the autoencoder and the UNet halve."""
+        """What a picture's sides have to be multiples of: autoencoder and UNet halve."""
         return self._vae_factor * 2 ** (len(self.network.config.block_out_channels) - 1)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
