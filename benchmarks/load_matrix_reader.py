@@ -7,6 +7,9 @@ should lead to. Prints JSON: the largest error by case and reader. Needs no fews
 runs where old versions of everything are installed.
 """
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 import json
 import sys
 from collections.abc import Callable

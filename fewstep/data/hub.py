@@ -1,5 +1,9 @@
 """Datasets of the `datasets` library: from the Hub, saved to disk, or a folder of parquet files."""
 
+# of libraries without types
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

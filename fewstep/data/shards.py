@@ -4,6 +4,9 @@ A shard is never unpacked and nothing in it is run or unpickled: one look throug
 where each picture and caption begins, and reading one is one read at that place.
 """
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 import hashlib
 import os
 import re

@@ -3,6 +3,9 @@
 Each is written as its difference to the defaults of diffusers' and transformers' own classes.
 """
 
+# of libraries without types
+# pyright: reportOperatorIssue=false
+
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

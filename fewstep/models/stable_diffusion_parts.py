@@ -1,6 +1,7 @@
 """The parts of a Stable Diffusion model, read from a folder, the Hub or one checkpoint file."""
 
 # diffusers hands out its configs and networks without types
+# pyright: reportOptionalMemberAccess=false
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportPrivateImportUsage=false
 

@@ -1,5 +1,8 @@
 """What a file says of itself in its header, for programs that show or sort by it."""
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

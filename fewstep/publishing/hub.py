@@ -1,5 +1,8 @@
 """Uploading an artefact: what goes, whether it may, and the upload itself."""
 
+# of libraries without types
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,8 @@
 """The artefact of a run: the averaged weights, the contract, and the files for every reader."""
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 from dataclasses import replace
 from pathlib import Path
 

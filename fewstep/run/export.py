@@ -1,5 +1,8 @@
 """`fewstep export` and `fewstep push`: a run leaves the house."""
 
+# of libraries without types
+# pyright: reportAttributeAccessIssue=false
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,5 +1,8 @@
 """What the table [data] stands for once there is a model: pairs, their cache, and batches."""
 
+# of libraries without types
+# pyright: reportReturnType=false
+
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Curves and pictures of a run: TensorBoard always, Weights & Biases or Trackio when asked."""
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 import hashlib
 import importlib.util
 from pathlib import Path

@@ -1,5 +1,8 @@
 """Reading an artefact: its contract, its weights and the base model that it stands on."""
 
+# of libraries without types
+# pyright: reportArgumentType=false
+
 import re
 from collections.abc import Mapping
 from copy import deepcopy

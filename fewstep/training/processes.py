@@ -4,6 +4,9 @@ They are started by `torchrun` or `accelerate launch`; accelerate joins them, ov
 gloo on processors. Alone, a process asks nobody.
 """
 
+# of libraries without types
+# pyright: reportAttributeAccessIssue=false
+
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
