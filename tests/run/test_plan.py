@@ -83,7 +83,7 @@ def test_every_value_of_a_recipe_has_its_reason(recipe):
 
 
 OVER = pytest.mark.xfail(
-    reason="not solved: alone it holds; after other tests the step's peak is 10 % lower than planned"
+    reason="not solved: alone it holds, after other tests the peak is 10 % lower than planned"
 )
 
 
