@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from fewstep.models.architectures import architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
-from fewstep.models.single_file import PICKLED, check_config, configs_of
+from fewstep.models.single_file import PICKLED, check_config, check_unet, configs_of
 from fewstep.models.stable_diffusion import StableDiffusion
 from fewstep.models.stable_diffusion_parts import read_file, read_folder, skeleton
 
@@ -64,6 +64,7 @@ def load_model(
         if path.is_file():
             with configs_of(path, config, allow_pickle) as configs:
                 reader, _ = _reader(configs, None)
+                check_unet(path, configs)
                 parts = reader.file(path, configs)
         else:
             _refuse_missing_file(path)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 
 from fewstep.models.architectures import ARCHITECTURES, architecture_folder
 from fewstep.models.base import ModelError
+from fewstep.models.ldm import renamed, unet_names
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 UNET = "model.diffusion_model."
@@ -50,6 +52,25 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
         return
     with architecture_folder(config or recognise(path, shapes, metadata)) as folder:
         yield folder
+
+
+def check_unet(path: Path, configs: Path) -> None:
+    """Refuse a file that lacks weights of the UNet that the configs describe.
+
+    Raises:
+        ModelError: naming the file and the first of them.
+    """
+    shapes, _ = _contents(path)
+    with torch.device("meta"):
+        config = UNet2DConditionModel.load_config(configs, subfolder="unet")
+        unet = UNet2DConditionModel.from_config(config)
+    names = unet_names(unet.config)
+    whole = [f"{UNET}{renamed(name, names)}" for name in unet.state_dict()]
+    if missing := [name for name in whole if name not in shapes]:
+        raise ModelError(
+            f"cannot load the unet of {path}: {len(missing)} of its weights are missing, such as "
+            f"{missing[0]}; get the checkpoint again"
+        )
 
 
 def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:

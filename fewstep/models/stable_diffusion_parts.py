@@ -140,8 +140,6 @@ def _explained(source: str | Path, part: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError,
             SafetensorError, SingleFileComponentError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:400]
-        if isinstance(error, NotImplementedError):  # diffusers moves weights that no file had
-            reason = "some of its weights are missing"
         raise ModelError(
             f"cannot load the {part} of {source}: it has to be Stable Diffusion as a diffusers "
             f"folder, a Hub id or a checkpoint file, with a whole '{part}' in safetensors "

@@ -44,7 +44,7 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
     ("part", "key"),
     [
         ("vae", "first_stage_model."),
-        ("parts", "model.diffusion_model.out"),  # of the UNet
+        ("unet", "model.diffusion_model.out"),
         ("text_encoder", "cond_stage"),
     ],
 )
