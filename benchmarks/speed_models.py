@@ -18,16 +18,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.bundled.vocabulary import save_tokenizer
+from fewstep.models.architectures import SCHEDULER
 
-SCHEDULER = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
 TOKENS = 77
 
 
@@ -93,7 +85,7 @@ def save_pipeline(name: str, folder: Path) -> Path:
             text_encoder=CLIPTextModel(text),
             tokenizer=words,
             unet=UNet2DConditionModel(**size.unet),
-            scheduler=DDIMScheduler(**SCHEDULER),
+            scheduler=DDIMScheduler.from_config(SCHEDULER),
             safety_checker=None,  # type: ignore[arg-type]
             feature_extractor=None,  # type: ignore[arg-type]
             requires_safety_checker=False,

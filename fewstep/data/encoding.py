@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep.data.errors import DataError, PictureError
 from fewstep.data.latent_cache import INDEX, SHARD, shard_file
-from fewstep.data.pairs import Captioned
+from fewstep.data.source import Captioned
 from fewstep.files import write_file
 from fewstep.types import Conditioning, Latents
 

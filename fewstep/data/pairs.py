@@ -10,29 +10,7 @@ from torch import Tensor
 from fewstep.data.errors import PictureError
 from fewstep.data.framing import Framing, as_tensor
 from fewstep.data.pictures import decode
-from fewstep.data.source import Source, digest
-
-
-class Captioned(Protocol):
-    """Numbered captions, in parts that lie together: what pairs and bare prompts have in common."""
-
-    @property
-    def identity(self) -> str:
-        """What a cache depends on."""
-        ...
-
-    @property
-    def parts(self) -> Sequence[int]:
-        """How many pairs lie together, in order."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, number: int) -> str:
-        """Return what a message calls the pair."""
-        ...
-
-    def captions(self, number: int) -> tuple[str, ...]: ...
+from fewstep.data.source import Captioned, Source, digest
 
 
 class Pairs(Captioned, Protocol):

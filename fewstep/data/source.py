@@ -9,26 +9,30 @@ from typing import Protocol, Self
 from fewstep.data.errors import DataError
 
 
-class Source(Protocol):
-    """Numbered pictures, each with one or more captions."""
+class Captioned(Protocol):
+    """Numbered captions, in parts that lie together: what sources, pairs and prompts share."""
 
     @property
     def identity(self) -> str:
-        """A digest of all that a cache of these pictures and captions depends on."""
+        """A digest of all that a cache of these depends on."""
         ...
 
     @property
     def parts(self) -> Sequence[int]:
-        """How many of them lie together, in order: reading goes from part to part."""
+        """How many lie together, in order: reading goes from part to part."""
         ...
 
     def __len__(self) -> int: ...
 
     def name(self, number: int) -> str:
-        """Return what a message calls the picture."""
+        """Return what a message calls it."""
         ...
 
     def captions(self, number: int) -> tuple[str, ...]: ...
+
+
+class Source(Captioned, Protocol):
+    """Captions with pictures as they lie there."""
 
     def read(self, number: int) -> bytes:
         """Return the picture's bytes, as they lie there."""
