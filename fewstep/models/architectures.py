@@ -3,9 +3,6 @@
 Each is written as its difference to the defaults of diffusers' and transformers' own classes.
 """
 
-# of libraries without types
-# pyright: reportOperatorIssue=false
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +104,7 @@ class Architecture:
             "model_index.json": index,
             "unet/config.json": self.unet,
             "vae/config.json": VAE,
-            "text_encoder/config.json": self.text_encoder | CLIP_TOKENS,
+            "text_encoder/config.json": {**self.text_encoder, **CLIP_TOKENS},
             "scheduler/scheduler_config.json": self.scheduler,
         }
         for name, content in files.items():

@@ -1,8 +1,5 @@
 """What a file says of itself in its header, for programs that show or sort by it."""
 
-# of libraries without types
-# pyright: reportArgumentType=false
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ class Base(NamedTuple):
 
 
 KNOWN_BASES = {
-    768: Base("sd_v1", "SD1", ("stable-diffusion-v1",) * 2),
+    768: Base("sd_v1", "SD1", ("stable-diffusion-v1", "stable-diffusion-v1")),
     1024: Base("sd_v2", "SD2", ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v")),
 }
 """By the width of the text encoder."""
