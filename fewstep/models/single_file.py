@@ -1,5 +1,8 @@
 """What a single-file checkpoint is, told from the names and the shapes of its weights."""
 
+# diffusers hands out its configs and networks without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,13 +1,11 @@
 """What the table [data] stands for once there is a model: pairs, their cache, and batches."""
 
-# of libraries without types
-# pyright: reportReturnType=false
-
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -150,7 +148,9 @@ class Supply:
 
     def batches(self, seed: int, group: int, tell: Callable[[str], None]) -> Batches:
         """Return what [data] asks for, the cache or the stream."""
-        return self.stream(seed, tell) if self.settings.streaming else self.cache(seed, group)
+        is_streaming = self.settings.streaming
+        found = self.stream(seed, tell) if is_streaming else self.cache(seed, group)
+        return cast(Batches, found)  # their cached properties are no properties to pyright
 
     @cached_property
     def _empty(self) -> Conditioning:

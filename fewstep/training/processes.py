@@ -4,13 +4,11 @@ They are started by `torchrun` or `accelerate launch`; accelerate joins them, ov
 gloo on processors. Alone, a process asks nobody.
 """
 
-# of libraries without types
-# pyright: reportAttributeAccessIssue=false
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +53,8 @@ class Processes:
         from accelerate.utils import reduce
 
         gradients = [weight.grad for weight in parameters if weight.grad is not None]
-        means = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        whole = torch.cat([gradient.flatten() for gradient in gradients])
+        means = cast(Tensor, reduce(whole, "mean"))
         parts = means.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
