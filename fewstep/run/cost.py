@@ -128,17 +128,23 @@ def step_cost(shop: Workshop) -> StepCost:
     standing = (*family.network.parameters(), *shop.network.parameters(), *roles.averaged.values())
     known = {id(weight): weight for weight in standing}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
-    with LiveBytes(known) as live, FlopCounterMode(display=False) as flops, fused_attention():
+
+    def backward(micro: int) -> None:
+        samples = range(micro * train.batch_size, (micro + 1) * train.batch_size)
+        draw = Draw.keyed(train.seed, samples, "meta")
+        method.loss(nets, batch, schedule, draw).loss.mean().backward()
+
+    with LiveBytes(known) as live, fused_attention():
         for micro in range(micro_batches):
-            samples = range(micro * train.batch_size, (micro + 1) * train.batch_size)
-            draw = Draw.keyed(train.seed, samples, "meta")
-            method.loss(nets, batch, schedule, draw).loss.mean().backward()
+            backward(micro)
+    with FlopCounterMode(display=False) as flops, fused_attention():  # its hooks hold activations
+        backward(0)
 
     trained, averaged = roles.trained.values(), roles.averaged.values()
     gradients, everything = total(trained), total(known)
     adapters = gradients + total(averaged)
     return StepCost(
-        flops=flops.get_total_flops() // micro_batches * train.accumulate,
+        flops=flops.get_total_flops() * train.accumulate,
         weights=everything - adapters,
         adapters=adapters,
         gradients=gradients,
