@@ -55,8 +55,8 @@ def test_activations_are_those_counted_elsewhere(plan):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "tflop", "mib"), [("selective", 4.90, 333), ("full", 5.35, 155)])
 def test_checkpointing_trades_memory_for_operations(kind, tflop, mib):
-    cost = plan_run(sd15(checkpointing=kind)).cost
-    assert cost.flops / 1e12 == pytest.approx(tflop, rel=0.03)
+    cost = plan_run(sd15(checkpointing=kind, accumulate=2)).cost  # gradients stand apart
+    assert cost.flops / 2 / 1e12 == pytest.approx(tflop, rel=0.03)
     assert cost.activations / MIB == pytest.approx(mib, rel=0.5)
 
 
