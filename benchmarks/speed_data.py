@@ -21,7 +21,7 @@ from fewstep.data.encoding import fill_cache
 from fewstep.data.latent_cache import open_cache
 from fewstep.diffusion.random import generator
 
-DESIGNS = {f"{num:,} pairs": num for num in (1_000, 10_000, 100_000)}
+DESIGNS = ("1,000 pairs", "10,000 pairs", "100,000 pairs")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class NoisePairs:
         return (PROMPTS[number % len(PROMPTS)],)
 
 
+def num_pairs(design: str) -> int:
+    return int(design.split()[0].replace(",", ""))
+
+
 def cache_of(setting: Setting, num: int) -> Path:
     return Path(setting.folder) / f"cache-{num}"
 
@@ -59,18 +63,18 @@ def write_caches(setting: Setting) -> None:
         for _ in numbers:
             yield torch.randn(std.shape, generator=random), std
 
-    for num in DESIGNS.values():
+    for num in map(num_pairs, DESIGNS):
         fill_cache(cache_of(setting, num), NoisePairs(num), encode, encode_prompts, 0.0)
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:
     """Train from a cache of this size."""
     setting.begin()
-    design = Fewstep(setting, open_cache(cache_of(setting, DESIGNS[name]), seed=0))
+    design = Fewstep(setting, open_cache(cache_of(setting, num_pairs(name)), seed=0))
     serve(pipe, setting, name, design.step, {}, design.static_bytes)
 
 
 if __name__ == "__main__":
-    asked = arguments(__doc__, list(DESIGNS), batch_sizes=[2], steps=20)
-    path = measure(asked, work, asked.designs or list(DESIGNS), prepare=write_caches)
+    asked = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=20)
+    path = measure(asked, work, asked.designs or DESIGNS, prepare=write_caches)
     print(f"wrote {path} and its plot")

@@ -1,14 +1,18 @@
 """The published architectures of Stable Diffusion, as facts: a checkpoint file holds weights only.
 
-Each is written as its difference to the defaults of diffusers' and transformers' own classes.
+Each is given as its difference to the defaults of diffusers' and transformers' own classes.
 """
 
+import inspect
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 
 from fewstep.models.tokenizer import END, write_clip_tokenizer, write_json
 
@@ -102,8 +106,8 @@ class Architecture:
         }
         files = {
             "model_index.json": index,
-            "unet/config.json": self.unet,
-            "vae/config.json": VAE,
+            "unet/config.json": defaults(UNet2DConditionModel) | self.unet,
+            "vae/config.json": defaults(AutoencoderKL) | VAE,
             "text_encoder/config.json": {**self.text_encoder, **CLIP_TOKENS},
             "scheduler/scheduler_config.json": self.scheduler,
         }
@@ -141,6 +145,12 @@ ARCHITECTURES = {
     ),
 }
 """By the name that `model.config` may have; the files of SD 2.0 and 2.1 are alike."""
+
+
+def defaults(network: type[nn.Module]) -> dict[str, Any]:
+    """Return the settings of a network of diffusers: reading a checkpoint file asks for them all."""
+    parameters = inspect.signature(network).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 @contextmanager

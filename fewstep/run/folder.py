@@ -85,7 +85,8 @@ def truncate_log(path: Path, last_step: int) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines[:last_step] if line.endswith("\n")]
-        write_file(path, "".join(kept))
+        if kept != lines:
+            write_file(path, "".join(kept))
 
 
 def log_entry(result: StepResult, global_batch: int, seconds: float) -> dict[str, Any]:

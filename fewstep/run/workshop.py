@@ -158,7 +158,7 @@ class Workshop:
         if wanted not in (None, processes.count):
             raise SettingError(
                 f"train.processes is {wanted}, and {processes.count} started: start them by "
-                f"torchrun --nproc-per-node {wanted} -m fewstep distill …, or leave it out"
+                f"torchrun --nproc-per-node {wanted} -m -- fewstep distill …, or leave it out"
             )
         return processes
 

@@ -184,8 +184,8 @@ def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_reads_caches_of_any_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed_data, "DESIGNS", {"3 pairs": 3, "9 pairs": 9})
-    designs = list(speed_data.DESIGNS)
+    designs = ("3 pairs", "9 pairs")
+    monkeypatch.setattr(speed_data, "DESIGNS", designs)
     results = run(
         monkeypatch, tmp_path / "d.json", speed_data.work, designs, prepare=speed_data.write_caches
     )

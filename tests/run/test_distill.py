@@ -209,8 +209,8 @@ def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path, kind):
 def test_a_compiled_network_trains_to_the_same_weights(finished, tmp_path):
     distill_run(tiny_config(compile=True), tmp_path / "run")
     mine, theirs = weights(tmp_path / "run"), weights(finished)
-    for name in mine:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-4)
+    for name in mine:  # a tenth of one step's rate: Adam magnifies the rounding of small gradients
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-3)
 
 
 def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_path):

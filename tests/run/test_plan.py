@@ -57,7 +57,8 @@ def test_activations_are_those_counted_elsewhere(plan):
 def test_checkpointing_trades_memory_for_operations(kind, tflop, mib):
     cost = plan_run(sd15(checkpointing=kind, accumulate=2)).cost  # gradients stand apart
     assert cost.flops / 2 / 1e12 == pytest.approx(tflop, rel=0.03)
-    assert cost.activations / MIB == pytest.approx(mib, rel=0.5)
+    casts = cost.gradients // 2  # autocast's fp16 copies of the adapters, which were not counted
+    assert (cost.activations - casts) / MIB == pytest.approx(mib, rel=0.5)
 
 
 @pytest.mark.slow

@@ -175,13 +175,14 @@ def agreeing(rank: int) -> None:
 def test_killed_under_torchrun_it_continues_to_the_bit(folder, together, tmp_path):
     run, config = tmp_path / "killed", tmp_path / "config.toml"
     config.write_text(to_toml(config_for(folder, 1, 2)))
-    command = [*TORCHRUN, "-m", "fewstep", "distill", str(config), "--run", str(run)]
+    command = [*TORCHRUN, "-m", "--", "fewstep", "distill", str(config), "--run", str(run)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         log = run / "metrics.jsonl"
         while process.poll() is None:
             if log.exists() and len(log.read_text().splitlines()) > 2:
                 os.killpg(process.pid, 9)
             time.sleep(0.01)
+    subprocess.run(["pkill", "-9", "-f", str(run)], check=False)  # torchrun's own are in no group
     subprocess.run(command, check=True, capture_output=True)
     assert same(state(together), state(run))
 
