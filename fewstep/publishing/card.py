@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 
 from fewstep.publishing.readers import FUSED_FOLDER, guidance, recipes
 from fewstep.sampling.contract import Contract
+from fewstep.sampling.finding import on_the_hub
 
 METHOD_NAMES = {
     "ct": "consistency training",
@@ -68,11 +69,6 @@ def recipe_table(contract: Contract, name: str) -> str:
         ["program", "file", "settings", "result", "otherwise"],
         ([r.program, r.file, r.settings, r.result, r.otherwise] for r in recipes(contract, name)),
     )
-
-
-def on_the_hub(base: str) -> bool:
-    """Return whether a base's name is a Hub id, and so of use to others."""
-    return base.count("/") == 1 and not base.startswith((".", "/", "~"))
 
 
 def _front_matter(contract: Contract, card: Card) -> str:

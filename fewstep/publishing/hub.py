@@ -12,9 +12,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from fewstep.errors import UserError
 from fewstep.publishing.artefact import CARD_FILE
-from fewstep.publishing.card import on_the_hub
-from fewstep.sampling.artefact import open_folder, read_artefact
+from fewstep.sampling.artefact import read_artefact
 from fewstep.sampling.contract import CONTRACT_FILE
+from fewstep.sampling.finding import on_the_hub, open_folder
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 """What the Hub's client raises, whichever library it speaks HTTP with."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from fewstep.config import Config, to_toml
 from fewstep.files import write_folder
 from fewstep.publishing.artefact import Artefact, name_from
-from fewstep.publishing.card import Card, on_the_hub
+from fewstep.publishing.card import Card
 from fewstep.publishing.formats import folded
 from fewstep.run.promise import contract_of
 from fewstep.run.workshop import Workshop, lora_alpha
 from fewstep.sampling.contract import Contract
+from fewstep.sampling.finding import on_the_hub
 
 
 def write_artefact(shop: Workshop) -> Path:

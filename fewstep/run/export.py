@@ -21,18 +21,18 @@ from fewstep.files import check_writable, write_folder
 from fewstep.models.base import ModelFamily
 from fewstep.models.saving import save_checkpoint, save_folder
 from fewstep.publishing.artefact import CARD_FILE, Artefact, halved, name_from
-from fewstep.publishing.card import Card, Figures, on_the_hub
+from fewstep.publishing.card import Card, Figures
 from fewstep.publishing.hub import Parcel, upload
 from fewstep.publishing.readers import FUSED_FOLDER, usage_hint
 from fewstep.run.artefact import last_preview, without_own_paths, without_paths
 from fewstep.sampling.artefact import (
     load_base,
-    open_folder,
     read_artefact,
     read_contract,
     student_network,
 )
 from fewstep.sampling.contract import CONTRACT_FILE, Contract
+from fewstep.sampling.finding import on_the_hub, open_folder
 from fewstep.sampling.stock import scheduler_config
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

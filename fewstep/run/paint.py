@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation.grid import grid, png
 from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device, load_model
-from fewstep.sampling.artefact import is_artefact
+from fewstep.sampling.finding import is_artefact
 from fewstep.sampling.painter import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_painter
 from fewstep.sampling.picture import Picture
 from fewstep.sampling.pipeline import FewStepPipeline

@@ -3,10 +3,10 @@
 # of libraries without types
 # pyright: reportArgumentType=false
 
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep.models.adapters import merge_lora
-from fewstep.models.base import ModelFamily
+from fewstep.models.architectures import ARCHITECTURES, known_architecture
+from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.loading import load_model
 from fewstep.sampling.contract import (
     CONTRACT_FILE,
@@ -23,6 +24,7 @@ from fewstep.sampling.contract import (
     SCHEDULER_FILE,
     Contract,
 )
+from fewstep.sampling.finding import open_folder
 from fewstep.sampling.trust import (
     ArtefactError,
     check_inside,
@@ -31,50 +33,8 @@ from fewstep.sampling.trust import (
     missing,
 )
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 NEEDED = {"base": {"id": str, "fingerprint": str}, "data": {"resolution": int}}
 """The entries of a contract without which nothing can be painted."""
-
-
-def is_artefact(source: str | Path) -> bool:
-    """Return whether a source is an artefact, or a run that holds one, and not a plain model."""
-    folder = Path(source)
-    if folder.exists():
-        return any((folder / part / CONTRACT_FILE).is_file() for part in ("", "artefact"))
-    if not HUB_ID.fullmatch(str(source)):
-        return False
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return bool(hf_hub_download(str(source), CONTRACT_FILE))
-    except (OSError, ValueError):  # not there, or offline and never downloaded
-        return False
-
-
-def open_folder(source: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of an artefact: of a run that holds one, or downloaded from the Hub.
-
-    Raises:
-        ArtefactError: if there is no such folder, and nothing of that name on the Hub.
-    """
-    folder = Path(source)
-    if (folder / "artefact").is_dir():
-        return folder / "artefact"
-    if folder.is_dir():
-        return folder
-    if not HUB_ID.fullmatch(str(source)):
-        raise ArtefactError(f"{source} is neither a folder nor a Hub id such as name/model")
-    from huggingface_hub import snapshot_download
-
-    wanted = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, "unet/*.safetensors", "unet/*.json"]
-    try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtefactError(
-            f"{source} is no folder, and the Hub did not give it ({reason}); check the name, the "
-            "network, and for a private one the login (hf auth login)"
-        ) from error
 
 
 def read_contract(folder: Path) -> Contract:
@@ -135,17 +95,40 @@ def load_base(
     """Load the model that an artefact was distilled from, or `base` in its place.
 
     Raises:
-        ArtefactError: if its weights are not those that were distilled.
+        ArtefactError: if it cannot be loaded, or its weights, noise levels or kind of prediction
+            are not those that were distilled.
     """
-    named = contract.base
-    which = {key: named.get(key) for key in ("revision", "variant", "config")}
-    family = load_model(base or named["id"], dtype=dtype, device=device, **({} if base else which))
-    if family.fingerprint != named["fingerprint"]:
-        raise ArtefactError(
-            f"{artefact} was distilled from other weights than those of {base or named['id']}; "
-            f"pass base= with the model that it was made from ({named['id']})"
-        )
+    named, source = contract.base, base or contract.base["id"]
+    way_out = f"give base= (--base) the model that it was made from ({named['id']})"
+    try:
+        family = load_model(source, dtype=dtype, device=device, **_reading(named, base))
+    except (ModelError, OSError) as error:
+        raise ArtefactError(f"cannot load the base model of {artefact}: {error}; {way_out}, or a "
+                            "copy of it that is on this machine") from error  # fmt: skip
+    predicts = family.scheduler_config.get("prediction_type", "epsilon")
+    for difference, same in {
+        "other weights than those": family.fingerprint == named["fingerprint"],
+        "another noise schedule than that": family.schedule.digest == contract.schedule.sha256,
+        "another prediction_type than that": predicts == contract.schedule.prediction_type,
+    }.items():
+        if not same:
+            raise ArtefactError(
+                f"{artefact} was distilled from {difference} of {source}; {way_out}"
+            )
     return family
+
+
+def _reading(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """Return how the base model is read, or a copy of it in its place.
+
+    A copy has its own revision and variant. Where it is a checkpoint file, it is built as the named
+    one was, or as that Hub id is known to be.
+    """
+    config = named.get("config")
+    if base is None:
+        return {key: named.get(key) for key in ("revision", "variant", "config")}
+    is_here = config in ARCHITECTURES or (config is not None and Path(config).is_dir())
+    return {"config": config if is_here else known_architecture(named["id"])}
 
 
 def student_network(

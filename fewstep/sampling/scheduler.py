@@ -16,8 +16,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from fewstep.diffusion.prediction import reading
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.errors import UserError
-from fewstep.sampling.artefact import open_folder, read_contract
+from fewstep.sampling.artefact import read_contract
 from fewstep.sampling.contract import Contract
+from fewstep.sampling.finding import open_folder
 from fewstep.sampling.stock import noise_levels
 from fewstep.types import Latents, Timesteps
 

@@ -11,8 +11,9 @@ from fewstep.errors import UserError
 from fewstep.models.adapters import merge_lora
 from fewstep.publishing.hub import Parcel, upload
 from fewstep.run.export import push_artefact
-from fewstep.sampling.artefact import ArtefactError, is_artefact, read_artefact
+from fewstep.sampling.artefact import ArtefactError, read_artefact
 from fewstep.sampling.contract import CONTRACT_FILE, LORA_FILE
+from fewstep.sampling.finding import is_artefact
 from tests.artefacts import copy_of, tiny_artefact, tiny_contract, tiny_family, tiny_student
 from tests.publishing.fake_hub import TOKEN, fake_hub
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.files import write_file
 from fewstep.publishing.artefact import digests
-from fewstep.sampling.artefact import ArtefactError, read_artefact
+from fewstep.sampling.artefact import ArtefactError, load_base, read_artefact
 from fewstep.sampling.contract import CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, Contract
 from fewstep.sampling.pipeline import FewStepPipeline
 from tests.artefacts import random_lora, tiny_artefact, tiny_family
-from tests.tiny import save_tiny_pipeline
+from tests.tiny import save_tiny_pipeline, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,48 @@ def test_another_base_model_is_refused(whole, tmp_path):
     save_file({n: w + 0.01 for n, w in weights.items()}, other / name, {"format": "pt"})
     with pytest.raises(ArtefactError, match="was distilled from other weights than those of"):
         FewStepPipeline.from_pretrained(whole, base=str(other))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "difference"),
+    [
+        ({"beta_end": 0.02}, "another noise schedule than that of"),
+        ({"prediction_type": "v_prediction"}, "another prediction_type than that of"),
+    ],
+)
+def test_the_same_weights_under_another_scheduler_are_refused(
+    whole, tmp_path, scheduler, difference
+):
+    other = save_tiny_pipeline(tmp_path / "other", **scheduler)
+    with pytest.raises(ArtefactError, match=f"was distilled from {difference} .*base="):
+        FewStepPipeline.from_pretrained(whole, base=str(other))
+
+
+def test_a_base_model_that_is_gone_is_named_with_the_way_out(whole, tmp_path):
+    gone = tiny_artefact(tmp_path / "artefact", base=tmp_path / "sd15.safetensors")
+    with pytest.raises(ArtefactError, match=r"no such file; give base= \(--base\) .*a copy of it"):
+        FewStepPipeline.from_pretrained(gone)
+    assert FewStepPipeline.from_pretrained(gone, base=str(tiny_pipeline())).contract
+
+
+@pytest.mark.parametrize(
+    ("told", "config"),
+    [
+        ({"id": "me/model", "config": "sd21"}, "sd21"),
+        ({"id": "stabilityai/stable-diffusion-2-1", "config": "/gone"}, "sd21"),
+        ({"id": "me/model"}, None),
+    ],
+)
+def test_a_checkpoint_file_in_the_bases_place_is_built_as_the_base(
+    whole, monkeypatch, told, config
+):
+    asked = {}
+    contract, _ = read_artefact(whole)
+    monkeypatch.setattr("fewstep.sampling.artefact.load_model",
+                        lambda base, **options: asked.update(options) or tiny_family())  # fmt: skip
+    told = {**contract.base, "revision": "c0ffee", **told}
+    load_base(replace(contract, base=told), whole, "sd21.safetensors")
+    assert (asked.pop("config"), "revision" in asked) == (config, False)
 
 
 def test_neither_a_folder_nor_a_hub_id_is_refused():
