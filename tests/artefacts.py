@@ -49,7 +49,7 @@ def tiny_contract(
         METHODS[method](**settings),
         guidance_scale,
         family.scheduler_config,
-        adapter={"preset": "all", "rank": 2, "alpha": 8.0, "num_modules": 42},
+        adapter={"preset": "all", "rank": 2, "alpha": 8.0, "num_modules": 79},
         base={"id": str(base or tiny_pipeline()), "revision": None, "variant": None,
               "fingerprint": fingerprint(family.network)},
         data={"path": "pictures", "num_pairs": 12, "resolution": 64, "digest": "0f",

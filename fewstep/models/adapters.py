@@ -32,6 +32,9 @@ ALL = (
     "upsamplers.0.conv",
     "time_emb_proj",
 )
+A, B = ".lora_A.weight", ".lora_B.weight"
+"""How PEFT's plain names of a LoRA's two weights end."""
+
 PRESETS = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
 """The modules that a LoRA changes; `all` is the list of the public LCM-LoRA scripts."""
 
@@ -102,23 +105,40 @@ def lora_roles(
     )
 
 
+def lora_modules(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the modules that a LoRA by PEFT's plain names changes.
+
+    Raises:
+        ModelError: if it has none, or a weight of another name or without its counterpart.
+    """
+    names = sorted({name.removesuffix(end) for name in weights for end in (A, B)
+                    if name.endswith(end)})  # fmt: skip
+    if odd := sorted(weights.keys() ^ {name + end for name in names for end in (A, B)}):
+        told = "is no part of a LoRA by PEFT's names" if odd[0] in weights else "is missing"
+        raise ModelError(f"the weight {odd[0]} {told}; the file was damaged or converted")
+    if not names:
+        raise ModelError("the LoRA changes nothing: it has no weights")
+    return names
+
+
 def merge_lora(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Add a folded LoRA to the network's own weights, in place: the student as one plain network.
 
     Raises:
-        ModelError: if a module of the LoRA is not in the network or has another shape.
+        ModelError: if it is no whole LoRA, or one of its modules is not in the network or has
+            another shape.
     """
     modules = dict(network.named_modules())
-    for name in (n.removesuffix(".lora_A.weight") for n in weights if ".lora_A." in n):
-        down, up = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]
-        module = modules.get(name)
-        update = up.flatten(1) @ down.flatten(1)
-        if module is None or module.weight.numel() != update.numel():
+    for name in lora_modules(weights):
+        down, up = weights[name + A], weights[name + B]
+        weight = getattr(modules.get(name), "weight", None)
+        size = len(up) * down[0].numel()
+        if weight is None or up[0].numel() != len(down) or weight.numel() != size:
             raise ModelError(
                 f"the LoRA changes {name}, which this network has not or in another shape: it was "
                 "trained on another base model"
             )
-        module.weight.data += update.view_as(module.weight).to(module.weight)
+        weight.data += (up.flatten(1) @ down.flatten(1)).view_as(weight).to(weight)
     return network
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep.models.adapters import merge_lora
+from fewstep.models.adapters import lora_modules, merge_lora
 from fewstep.models.architectures import ARCHITECTURES, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.loading import load_model
@@ -81,7 +81,23 @@ def read_artefact(
             f"{weights} is no whole safetensors file ({error}); get the artefact again, or export "
             "the run again"
         ) from error
-    return contract, {name.removeprefix("unet."): value for name, value in tensors.items()}
+    tensors = {name.removeprefix("unet."): value for name, value in tensors.items()}
+    if not is_full:
+        _check_lora(weights, tensors, contract)
+    return contract, tensors
+
+
+def _check_lora(path: Path, weights: Mapping[str, Tensor], contract: Contract) -> None:
+    """Refuse a file whose LoRA is not the whole one that was trained."""
+    try:
+        found = len(lora_modules(weights))
+    except ModelError as error:
+        raise ArtefactError(f"{path}: {error}; export the run again") from error
+    told = contract.adapter.get("num_modules", found)
+    if found != told:
+        raise ArtefactError(
+            f"{path} changes {found} modules, and {told} were trained; export the run again"
+        )
 
 
 def load_base(

@@ -205,6 +205,29 @@ def test_a_lora_of_another_network_is_refused(family):
         merge_lora(family.network, weights)
 
 
+def whole_lora(family):
+    roles = lora_roles(family, "attention", RANK, ALPHA)
+    return folded(roles.trained, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda w, one: {**w, "lora_unet_mid.lora_down.weight": w[one]}, "lora_down.weight is no"),
+        (lambda w, one: {**w, "mid.alpha": torch.ones(())}, "mid.alpha is no part of a LoRA"),
+        (lambda w, one: {n: v for n, v in w.items() if n != one}, "is missing"),
+        (lambda w, one: {**w, one: w[one][:, :1]}, "in another shape"),
+        (lambda w, one: {}, "it has no weights"),
+    ],
+)
+def test_a_lora_that_is_not_whole_is_refused(family, damage, message):
+    plain = deepcopy(family.network)
+    weights = whole_lora(family)
+    one = next(name for name in sorted(weights) if ".lora_B." in name)
+    with pytest.raises(ModelError, match=message):
+        merge_lora(plain, damage(weights, one))
+
+
 def test_a_preset_that_matches_nothing_is_refused(family):
     family.network.down_blocks = torch.nn.ModuleList()
     family.network.up_blocks = torch.nn.ModuleList()

@@ -95,6 +95,27 @@ def test_weights_of_another_training_are_refused(folder):
     assert "its sha256 differs" in refusal(folder)
 
 
+def by_kohyas_names(weights):
+    down, up = (weights[next(n for n in weights if end in n)] for end in (".lora_A.", ".lora_B."))
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (by_kohyas_names, "no part of a LoRA by PEFT's names"),
+        (lambda w: {n: v for n, v in w.items() if ".mid_block." not in n}, "and 79 were trained"),
+        (lambda w: {}, "it has no weights"),
+        (lambda w: dict(sorted(w.items())[:-1]), "is missing"),
+    ],
+)
+def test_a_lora_that_is_not_the_whole_one_is_refused(folder, damage, message):
+    save_file(damage(load_file(folder / LORA_FILE)), folder / LORA_FILE)
+    rewrite(folder, files={})
+    assert message in refusal(folder)
+
+
 def test_pickled_weights_are_never_read(folder):
     (folder / LORA_FILE).unlink()
     torch.save({"a": torch.zeros(1)}, folder / "pytorch_lora_weights.bin")
