@@ -1,0 +1,51 @@
+"""Run the notebook from a clean kernel and keep its outputs, without what libraries warn of.
+
+    python tools/notebook.py
+"""
+
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+PATH = ROOT / "notebooks" / "consistency_distillation.ipynb"
+
+
+def main() -> None:
+    """Execute beside a copy of the configs, so that no path of this machine is printed."""
+    notebook = nbformat.read(PATH, as_version=4)
+    with tempfile.TemporaryDirectory(prefix="fewstep-") as folder:
+        shutil.copytree(ROOT / "configs", Path(folder) / "configs")
+        started = time.monotonic()
+        where = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=where).execute()
+        print(f"{time.monotonic() - started:.0f} s")
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times
+        if cell.cell_type == "code":
+            cell.outputs = [tidy(output) for output in cell.outputs if worth_keeping(output)]
+    nbformat.write(notebook, PATH)
+
+
+def worth_keeping(output: nbformat.NotebookNode) -> bool:
+    """Tell results from warnings and progress bars."""
+    if output.output_type == "stream":
+        return output.name == "stdout" and bool(output.text.strip())
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+def tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take the addresses of objects out."""
+    text = output.get("data", {}).get("text/plain")
+    if text:
+        output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return output
+
+
+if __name__ == "__main__":
+    main()
