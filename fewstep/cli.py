@@ -248,8 +248,10 @@ def push(
     """Upload an artefact to the Hub; the token is that of `hf auth login` or of HF_TOKEN."""
     from fewstep.run.export import push_artefact
 
-    listing, done = push_artefact(artefact, repo, public=public, fused=fused, dry_run=dry_run)
-    typer.echo(f"{listing}\n{done}")
+    done = push_artefact(
+        artefact, repo, public=public, fused=fused, dry_run=dry_run, say=typer.echo
+    )
+    typer.echo(done)
 
 
 @app.command()

@@ -60,7 +60,7 @@ def load_model(
     check_config(config)
     source = bundled_folder() if base == "bundled" else base
     path = Path(source)
-    with _quietly():
+    with quietly():
         if path.is_file():
             with configs_of(path, config, allow_pickle) as configs:
                 reader, _ = _reader(configs, None)
@@ -90,7 +90,7 @@ def load_skeleton(
     """
     check_config(config)
     source, path = bundled_folder() if base == "bundled" else base, Path(base)
-    with ExitStack() as stack, _quietly():
+    with ExitStack() as stack, quietly():
         if path.is_file():
             source = stack.enter_context(configs_of(path, config, allow_pickle))
         elif not path.exists() and (name := config or known_architecture(str(base))):
@@ -116,7 +116,7 @@ def _refuse_missing_file(path: Path) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep the libraries' progress bars and advice out of ours while they load."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]

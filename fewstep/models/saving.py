@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportPrivateImportUsage=false
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torch import nn
 from fewstep.files import write_file
 from fewstep.models.base import ModelFamily
 from fewstep.models.ldm import ldm_weights
+from fewstep.models.loading import quietly
 from fewstep.models.stable_diffusion import StableDiffusion
 
 
@@ -30,7 +32,12 @@ def save_folder(
         model.vae, model.text_encoder, model.tokenizer, network,
         kind.from_config(dict(scheduler_config)), None, None, requires_safety_checker=False,
     )  # fmt: skip
-    pipe.save_pretrained(folder, safe_serialization=True)
+    with quietly():
+        pipe.save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)  # where it lay on this machine
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def save_checkpoint(

@@ -1,8 +1,7 @@
 """Everything that an artefact's folder holds, written for every reader."""
 
 import json
-import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,11 @@ from fewstep.publishing.card import Card, write_card
 from fewstep.publishing.comfyui import workflow
 from fewstep.publishing.formats import write_diffusers_lora, write_kohya_lora, write_peft_lora
 from fewstep.publishing.header import Header
+from fewstep.publishing.names import CARD_FILE, WORKFLOW_FILE, check_name
 from fewstep.sampling.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
 from fewstep.sampling.stock import scheduler_config
 
-LETTERS = frozenset(string.ascii_letters + string.digits + "_.")
-CARD_FILE, WORKFLOW_FILE = "README.md", "comfyui.json"
-SKIPPED = ("scheduler", "optimizer", "checkpoint")
-"""Words in a file's name for which diffusers passes it by."""
-TAKEN_FOR_LCM = "lcm"
-"""A word in a file's name for which some programs choose another sampler."""
+FULL_CONFIG = "unet/config.json"
 
 
 @dataclass(frozen=True)
@@ -49,12 +44,13 @@ class Artefact:
     def __post_init__(self) -> None:
         check_name(self.name)
 
-    def write(self, folder: Path) -> None:
-        """Write all files, then the contract with the sha256 of each, then the card."""
+    def write(self, folder: Path, add: Callable[[Path], None] = lambda folder: None) -> None:
+        """Write all files, and what `add` writes, then the contract that seals them, and the card.
+
+        The contract has the sha256 of each.
+        """
         if self.network_config is not None:
-            write_file(folder / FULL_FILE, save(dict(self.weights), {"format": "pt"}))
-            text = json.dumps(dict(self.network_config), indent=2, sort_keys=True) + "\n"
-            write_file(folder / "unet" / "config.json", text)
+            self._write_network(folder, self.network_config)
         else:
             write_diffusers_lora(folder, self.weights)
             write_peft_lora(folder, self.weights)
@@ -62,13 +58,18 @@ class Artefact:
             write_file(folder / f"{self.name}.json", self.header.sidecar())
         if self.preview:
             write_file(folder / f"{self.name}.png", self.preview)
-        config = json.dumps(scheduler_config(self.contract), indent=2, sort_keys=True) + "\n"
-        write_file(folder / SCHEDULER_FILE, config)
+        write_file(folder / SCHEDULER_FILE, as_json(scheduler_config(self.contract)))
         write_file(folder / WORKFLOW_FILE, workflow(self.contract, self.main_file))
+        add(folder)
         contract = replace(self.contract, files=digests(folder))
         write_file(folder / CONTRACT_FILE, contract.to_json())
         card = replace(self.card, preview=f"{self.name}.png" if self.preview else None)
         write_file(folder / CARD_FILE, write_card(contract, self.name, card))
+
+    def _write_network(self, folder: Path, config: Mapping[str, Any]) -> None:
+        write_file(folder / FULL_FILE, save(dict(self.weights), {"format": "pt"}))
+        told = {name: value for name, value in config.items() if name != "_name_or_path"}
+        write_file(folder / FULL_CONFIG, as_json(told))
 
     @property
     def main_file(self) -> str:
@@ -82,33 +83,9 @@ class Artefact:
         return Header(self.name, self.contract, self.weights, self.card.license)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name for files that programs would pass over or misread.
-
-    Raises:
-        UserError: naming what is wrong with it.
-    """
-    if not name or set(name) - LETTERS - {"-"} or name.startswith((".", "-")):
-        raise UserError(f"--name is {name!r}; use letters, digits and - _ . in it alone")
-    for word in (*SKIPPED, TAKEN_FOR_LCM):
-        if word in name.lower():
-            raise UserError(
-                f"--name is {name!r}; files with {word!r} in their name are passed over or misread "
-                "by some programs: choose another"
-            )
-
-
-def name_from(run: Path) -> str:
-    """Return a name for the files of a run, from that of its folder.
-
-    >>> name_from(Path("runs/my LCM run"))
-    'fewstep-my-run'
-    """
-    name = run.resolve().name.lower()
-    for word in (*SKIPPED, TAKEN_FOR_LCM):
-        name = name.replace(word, "")
-    parts = "".join(c if c in LETTERS else " " for c in name).split()
-    return "-".join(["fewstep", *parts])
+def as_json(config: Mapping[str, Any]) -> str:
+    """Return a config as the text of its file."""
+    return json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
 
 
 def digests(folder: Path) -> dict[str, str]:

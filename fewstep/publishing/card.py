@@ -7,7 +7,7 @@ from huggingface_hub import ModelCardData
 
 from fewstep.publishing.readers import FUSED_FOLDER, guidance, recipes
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.finding import on_the_hub
+from fewstep.sampling.finding import on_the_hub, public_name
 
 METHOD_NAMES = {
     "ct": "consistency training",
@@ -93,6 +93,11 @@ def _front_matter(contract: Contract, card: Card) -> str:
     return data.to_yaml()
 
 
+def _base(contract: Contract) -> str:
+    """Return what the base is called, without a path on this machine."""
+    return public_name(contract.base.get("id", "BASE"))
+
+
 def _relation(contract: Contract) -> str:
     return "finetune" if contract.adapter.get("preset") == "full" else "adapter"
 
@@ -106,7 +111,7 @@ def _what_it_is(contract: Contract) -> str:
         else "no guidance is distilled into it"
     )
     return (
-        f"A {steps}-step student of `{contract.base.get('id', 'its base model')}`, made with "
+        f"A {steps}-step student of `{_base(contract)}`, made with "
         f"fewstep by {method}: {inside}, and its calls start at timesteps "
         f"{', '.join(map(str, contract.timesteps()))}."
     )
@@ -114,7 +119,7 @@ def _what_it_is(contract: Contract) -> str:
 
 def _how_to_sample(contract: Contract, name: str) -> str:
     steps, known = contract.default_num_steps, sorted(map(int, contract.grid.sampling_timesteps))
-    base = contract.base.get("id", "BASE")
+    base = _base(contract)
     base = "bundled_folder()" if base == "bundled" else f'"{base}"'  # fewstep.models.loading
     loaded = (
         f"pipe = StableDiffusionPipeline.from_pretrained({base})\n"
@@ -135,7 +140,7 @@ def _how_to_sample(contract: Contract, name: str) -> str:
 def _training(contract: Contract) -> str:
     ends = ", ".join("clean data" if b < 0 else str(b) for b in contract.grid.boundaries)
     facts = {
-        "base model": f"`{contract.base.get('id')}` (UNet's fingerprint "
+        "base model": f"`{_base(contract)}` (UNet's fingerprint "
         f"`{str(contract.base.get('fingerprint'))[:16]}…`)",
         "method": ", ".join(f"{key} {value}" for key, value in contract.method.items()),
         "jumps land at": ends,

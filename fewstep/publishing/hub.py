@@ -3,18 +3,18 @@
 # of libraries without types
 # pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_repo_id
 
 from fewstep.errors import UserError
-from fewstep.publishing.artefact import CARD_FILE
+from fewstep.publishing.names import CARD_FILE, FUSED
 from fewstep.sampling.artefact import read_artefact
 from fewstep.sampling.contract import CONTRACT_FILE
 from fewstep.sampling.finding import on_the_hub, open_folder
+from fewstep.sampling.trust import check_files, missing
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 """What the Hub's client raises, whichever library it speaks HTTP with."""
@@ -29,11 +29,11 @@ class Parcel:
 
     @classmethod
     def of(cls, source: str | Path, fused: bool = False) -> "Parcel":
-        """Choose the contract's files, the contract and the card; with `fused` those of fused/ too.
+        """Choose the contract, its files and the card; the whole models only with `fused`.
 
         Raises:
-            UserError: if the artefact is not whole, names a base model that others do not have, or
-                its card names no license.
+            UserError: if a file is missing or damaged, the base model is one that others do not
+                have, or the card names no license.
         """
         folder = open_folder(source)
         contract, _ = read_artefact(folder)
@@ -45,11 +45,13 @@ class Parcel:
                 f"{folder} names its base model {base!r}, which is a place on this machine: export "
                 "it with --base and the Hub id of the same model"
             )
-        names = [*contract.files, CONTRACT_FILE, CARD_FILE]
-        if fused:
-            names += _below(folder, "fused")
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise UserError(f"{folder} lacks {', '.join(missing)}; export the run again")
+        check_files(folder, contract)
+        if fused and not any(name.startswith(FUSED) for name in contract.files):
+            raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
+        names = [name for name in contract.files if fused or not name.startswith(FUSED)]
+        names += [CONTRACT_FILE, CARD_FILE]
+        if lost := [name for name in names if not (folder / name).is_file()]:
+            raise missing(folder, lost[0])
         if not ModelCard.load(folder / CARD_FILE).data.license:
             raise UserError(
                 "the card names no license: a student inherits that of its base model, which is "
@@ -64,6 +66,23 @@ class Parcel:
             f"{_megabytes(size)}  {name}" for size, name in zip(sizes, self.files, strict=True)
         ]
         return "\n".join([*lines, f"{_megabytes(sum(sizes))}  in {len(sizes)} files"])
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no name of a repository.
+
+    Raises:
+        UserError: saying what is one.
+    """
+    try:
+        validate_repo_id(repo)
+        is_one = repo.count("/") == 1
+    except HFValidationError:
+        is_one = False
+    if not is_one:
+        raise UserError(
+            f"REPO is {repo!r}; it has to be you/name, of letters, digits and - _ . alone"
+        )
 
 
 def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
@@ -94,13 +113,6 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
             "network"
         ) from error
     return str(address)
-
-
-def _below(folder: Path, name: str) -> Iterable[str]:
-    found = [p.relative_to(folder).as_posix() for p in (folder / name).rglob("*") if p.is_file()]
-    if not found:
-        raise UserError(f"{folder} has no {name}/; export with --fused or --checkpoint first")
-    return found
 
 
 def _megabytes(size: int) -> str:

@@ -6,10 +6,11 @@ against the exact recursion, four segments, latents of unit variance.
 
 from dataclasses import dataclass
 
+from fewstep.publishing.names import FUSED
 from fewstep.sampling.contract import FULL_FILE, LORA_FILE, Contract
 from fewstep.sampling.stock import comfyui_starts, is_exact_in_diffusers, num_solver_steps
 
-FUSED_FOLDER = "fused/diffusers/"
+FUSED_FOLDER = f"{FUSED}diffusers/"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def recipes(contract: Contract, name: str) -> list[Recipe]:
     is_full = contract.adapter.get("preset") == "full"
     lora, kohya = (LORA_FILE, f"{name}.safetensors")
     if is_full:
-        lora, kohya = FULL_FILE.partition("/")[0] + "/", f"fused/{name}-fused.safetensors"
+        lora, kohya = FULL_FILE.partition("/")[0] + "/", f"{FUSED}{name}-fused.safetensors"
     own = [
         Recipe(
             "fewstep", "the folder", "`FewStepPipeline.from_pretrained(folder)`", "exact",

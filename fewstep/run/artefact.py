@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fewstep.config import Config, to_toml
 from fewstep.files import write_folder
-from fewstep.publishing.artefact import Artefact, name_from
+from fewstep.publishing.artefact import Artefact
 from fewstep.publishing.card import Card
 from fewstep.publishing.formats import folded
+from fewstep.publishing.names import name_from
 from fewstep.run.promise import contract_of
 from fewstep.run.workshop import Workshop, lora_alpha
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.finding import on_the_hub
+from fewstep.sampling.finding import on_the_hub, public_name
 
 
 def write_artefact(shop: Workshop) -> Path:
@@ -44,16 +45,29 @@ def last_preview(run: Path) -> bytes | None:
 
 
 def without_paths(contract: Contract) -> Contract:
-    """Name the data by its last part alone: a path tells of somebody's machine."""
-    path = contract.data.get("path")
-    return replace(contract, data={**contract.data, "path": path and Path(path).name})
+    """Name the data by its last part alone: a path tells of somebody's machine.
+
+    That of the base stays where it is the only way to find it.
+    """
+    path, base = contract.data.get("path"), dict(contract.base)
+    if base["id"] == "bundled" or on_the_hub(base["id"]):
+        base["config"] = None  # of a checkpoint file, which is not this one
+    return replace(contract, base=base, data={**contract.data, "path": path and public_name(path)})
 
 
 def without_own_paths(config: Config) -> Config:
-    """Return the settings for others to read: base and data by their last part, no cache."""
-    base = config.model.base
+    """Return the settings for others to read: no cache, no prompts of one's own, no paths."""
+    model, data = config.model, config.data
     return replace(
         config,
-        model=replace(config.model, base=base if on_the_hub(base) else Path(base).name),
-        data=replace(config.data, path=Path(config.data.path).name, cache=None),
+        model=replace(
+            model, base=public_name(model.base), config=model.config and public_name(model.config)
+        ),
+        data=replace(
+            data,
+            path=public_name(data.path),
+            pictures=data.pictures and public_name(data.pictures),
+            cache=None,
+        ),
+        train=replace(config.train, preview_prompts=()),
     )

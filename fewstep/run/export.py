@@ -4,7 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from fewstep.evaluation.labels import capital, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, Row, load
 from fewstep.files import check_writable, write_folder
 from fewstep.models.base import ModelFamily
-from fewstep.models.saving import save_checkpoint, save_folder
-from fewstep.publishing.artefact import CARD_FILE, Artefact, halved, name_from
+from fewstep.publishing.artefact import FULL_CONFIG, Artefact, halved
 from fewstep.publishing.card import Card, Figures
-from fewstep.publishing.hub import Parcel, upload
-from fewstep.publishing.readers import FUSED_FOLDER, usage_hint
+from fewstep.publishing.hub import Parcel, check_repo, upload
+from fewstep.publishing.names import CARD_FILE, name_from, name_of
+from fewstep.publishing.readers import usage_hint
 from fewstep.run.artefact import last_preview, without_own_paths, without_paths
+from fewstep.run.fused import write_checkpoint, write_whole_model
 from fewstep.sampling.artefact import (
     load_base,
     read_artefact,
@@ -32,8 +33,8 @@ from fewstep.sampling.artefact import (
     student_network,
 )
 from fewstep.sampling.contract import CONTRACT_FILE, Contract
-from fewstep.sampling.finding import on_the_hub, open_folder
-from fewstep.sampling.stock import scheduler_config
+from fewstep.sampling.finding import on_the_hub, open_folder, public_name
+from fewstep.sampling.trust import check_files, checked
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BUNDLED_LICENSE = "apache-2.0"
@@ -61,31 +62,40 @@ def export_artefact(source: str, out: Path, wish: Export) -> str:
     """
     if wish.precision not in PRECISIONS:
         raise UserError(f"--precision is {wish.precision!r}; use {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[wish.precision]
     check_out(out)
     contract, weights = read_artefact(source)
+    check_files(open_folder(source), contract)
     artefact = _artefact(source, contract, weights, wish)
     family = None
     if wish.fused or wish.checkpoint or wish.base:  # --base is looked at before it is believed
         family = load_base(contract, source, wish.base)
+        artefact = replace(artefact, contract=_on_base(artefact.contract, wish.base, family))
 
-    def fill(beside: Path) -> None:
-        artefact.write(beside)
-        if family is not None:
-            _write_fused(beside, artefact, family, weights, wish)
+    def add(beside: Path) -> None:
+        if family is None:
+            return
+        network = student_network(family, contract, weights)
+        if wish.checkpoint:
+            write_checkpoint(beside, artefact, family, network, dtype)
+        if wish.fused:
+            write_whole_model(beside, artefact.contract, family, network.to(dtype))
 
-    write_folder(out, fill)
+    write_folder(out, lambda beside: artefact.write(beside, add))
     return f"wrote {out}: {usage_hint(contract)}"
 
 
 def push_artefact(
-    source: str, repo: str, *, public: bool, fused: bool, dry_run: bool
-) -> tuple[str, str]:
-    """Return what goes, as a list with sizes, and what was done with it."""
+    source: str, repo: str, *, public: bool, fused: bool, dry_run: bool, say: Callable[[str], None]
+) -> str:
+    """Say what goes, as a list with sizes, upload it and return what was done with it."""
+    check_repo(repo)
     parcel = Parcel.of(source, fused)
+    say(parcel.listing())
     if dry_run:
-        return parcel.listing(), f"dry run: nothing was uploaded to {repo}"
+        return f"dry run: nothing was uploaded to {repo}"
     kind = "public" if public else "private"
-    return parcel.listing(), f"uploaded to {upload(parcel, repo, public)} ({kind})"
+    return f"uploaded to {upload(parcel, repo, public)} ({kind})"
 
 
 def base_license(base: str) -> str | None:
@@ -114,7 +124,7 @@ def check_out(out: Path) -> None:
     if (out / CONTRACT_FILE).is_file():
         known = {*read_contract(out).files, CONTRACT_FILE, CARD_FILE}
     files = (p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    if strangers := sorted(f for f in files if f not in known and not f.startswith("fused/")):
+    if strangers := sorted(file for file in files if file not in known):
         raise UserError(f"{out} holds {strangers[0]}, which is no part of an artefact; choose "
                         "another folder")  # fmt: skip
 
@@ -123,9 +133,7 @@ def _artefact(
     source: str, contract: Contract, weights: Mapping[str, Tensor], wish: Export
 ) -> Artefact:
     """Gather what is known of a student, and what was asked for."""
-    run, folder, old = Path(source), open_folder(source), _old_name(contract)
-    if wish.base:
-        contract = replace(contract, base={**contract.base, "id": wish.base, "revision": None})
+    run, folder, old = Path(source), open_folder(source), name_of(contract.files)
     results = load(wish.results) if wish.results else None
     shown_before = folder / f"{old}.png"
     return Artefact(
@@ -135,41 +143,26 @@ def _artefact(
         network_config=_network_config(contract, folder),
         preview=last_preview(run) or (shown_before.read_bytes() if shown_before.exists() else None),
         card=Card(
-            license=wish.license or base_license(contract.base["id"]),
+            license=wish.license or base_license(wish.base or contract.base["id"]),
             settings=_settings(run),
             figures=_figures(results, wish.results, contract),
-            measured_by=results.command if results else "",
+            measured_by=" ".join(map(public_name, results.command.split())) if results else "",
         ),
     )
 
 
-def _write_fused(
-    folder: Path,
-    artefact: Artefact,
-    family: ModelFamily,
-    weights: Mapping[str, Tensor],
-    wish: Export,
-) -> None:
-    network, dtype = student_network(family, artefact.contract, weights), PRECISIONS[wish.precision]
-    if wish.checkpoint:
-        path = folder / "fused" / f"{artefact.name}-fused.safetensors"
-        save_checkpoint(path, family, network, artefact.header.modelspec(), dtype)
-    if wish.fused:
-        config = scheduler_config(artefact.contract)
-        save_folder(folder / FUSED_FOLDER, family, network.to(dtype), config)
-
-
-def _old_name(contract: Contract) -> str | None:
-    """Return the name that the files of an artefact have already: that of A1111's sidecar."""
-    files = contract.files
-    stems = (name.removesuffix(".json") for name in files if name.endswith(".json"))
-    return next((stem for stem in stems if f"{stem}.safetensors" in files), None)
+def _on_base(contract: Contract, base: str | None, family: ModelFamily) -> Contract:
+    """Name another copy of the base model, which was looked at, and the commit that it is."""
+    if base is None:
+        return contract
+    named = {"id": base, "revision": family.revision, "variant": None, "config": None}
+    return replace(contract, base={**contract.base, **named})
 
 
 def _network_config(contract: Contract, folder: Path) -> dict[str, Any] | None:
     if contract.adapter.get("preset") != "full":
         return None
-    return json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    return json.loads(checked(folder, FULL_CONFIG, contract).read_text(encoding="utf-8"))
 
 
 def _settings(run: Path) -> str | None:
@@ -190,7 +183,9 @@ def _figures(results: Results | None, path: Path | None, contract: Contract) -> 
     if not own:
         raise UserError(f"{path} has no row of a {name} student of seed {seed}; evaluate it first")
     teacher = [row for row in results.rows if row.method == "teacher"]
-    return tuple(Figures(row.source, row.calls, _numbers(row)) for row in [*teacher, *own])
+    return tuple(
+        Figures(public_name(row.source), row.calls, _numbers(row)) for row in [*teacher, *own]
+    )
 
 
 def _numbers(row: Row) -> dict[str, str]:

@@ -21,6 +21,15 @@ def on_the_hub(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and not is_path
 
 
+def public_name(name: str) -> str:
+    """Return a Hub id or a word as it is, and of a path, which tells of a machine, the last part.
+
+    >>> public_name("bundled"), public_name("me/model"), public_name("/home/me/model.ckpt")
+    ('bundled', 'me/model', 'model.ckpt')
+    """
+    return name if on_the_hub(name) else Path(name).name
+
+
 def is_artefact(source: str | Path) -> bool:
     """Return whether a source is an artefact, or a run that holds one, and not a plain model."""
     folder = Path(source)

@@ -58,6 +58,14 @@ def checked(folder: Path, name: str, contract: Contract) -> Path:
     return path
 
 
+def check_files(folder: Path, contract: Contract) -> None:
+    """Refuse a folder in which a file is not the one that the contract tells of; some may lack."""
+    for name in contract.files:
+        check_inside(folder, name)
+        if (folder / name).exists():
+            checked(folder, name, contract)
+
+
 def check_scheduler(folder: Path, contract: Contract) -> None:
     """Refuse a scheduler config that would sample the student wrongly in other programs."""
     path = folder / SCHEDULER_FILE

@@ -11,16 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 import fewstep
-from fewstep.config import load_config
+from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.results import Results, Row, save
+from fewstep.run.artefact import without_own_paths, without_paths
 from fewstep.run.distill import distill_run
 from fewstep.run.export import Export, export_artefact
 from fewstep.sampling.artefact import ArtefactError, read_artefact
 from fewstep.sampling.contract import LORA_FILE
 from fewstep.sampling.pipeline import FewStepPipeline
-from tests.artefacts import tiny_artefact
+from tests.artefacts import tiny_artefact, tiny_contract, tiny_family, tiny_student
 from tests.tiny import save_tiny_pipeline, tiny_config
 
 CONFIGS = Path(fewstep.__file__).parent / "bundled" / "configs"
@@ -85,6 +86,51 @@ def test_a_base_of_another_name_is_looked_at_before_it_is_named(run, tmp_path):
     with pytest.raises(ArtefactError, match="was distilled from other weights"):
         export_artefact(str(run), tmp_path / "wrong", Export(base=str(same)))
     assert not (tmp_path / "wrong").exists()
+
+
+def test_another_name_of_the_base_model_takes_nothing_of_the_old_one(tmp_path, monkeypatch):
+    contract = tiny_contract()
+    old = {**contract.base, "revision": "0ld", "variant": "fp16", "config": "/home/me/sd21"}
+    tiny_student(replace(contract, base=old)).write(tmp_path / "artefact")
+    pinned = replace(tiny_family(), revision="c0ffee")
+    monkeypatch.setattr("fewstep.run.export.load_base", lambda *_: pinned)
+    export_artefact(str(tmp_path / "artefact"), tmp_path / "out", Export(base="me/model"))
+    assert read_artefact(tmp_path / "out")[0].base == contract.base | {
+        "id": "me/model", "revision": "c0ffee", "variant": None, "config": None
+    }  # fmt: skip
+
+
+def test_a_damaged_file_is_not_exported(tmp_path):
+    folder = tiny_artefact(tmp_path / "artefact")
+    (folder / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtefactError, match=r"is not the file that fewstep\.json was written for"):
+        export_artefact(str(folder), tmp_path / "out", Export())
+
+
+def test_the_settings_of_the_card_name_no_place_and_no_prompt():
+    config = tiny_config()
+    model = replace(config.model, base="/home/me/sd21.safetensors", config="/home/me/sd21")
+    data = replace(config.data, path="/home/me/coco", pictures="/home/me/val2017", cache="/home/c")
+    train = replace(config.train, preview_prompts=("my secret",))
+    told = without_own_paths(replace(config, model=model, data=data, train=train))
+    assert (told.model.base, told.model.config) == ("sd21.safetensors", "sd21")
+    assert (told.data.path, told.data.pictures, told.data.cache) == ("coco", "val2017", None)
+    assert "home" not in to_toml(told)
+    assert "secret" not in to_toml(told)
+    on_hub = replace(config, data=replace(data, path="user/set"), model=replace(model, base="a/b"))
+    assert without_own_paths(on_hub).data.path == "user/set"
+    assert without_own_paths(on_hub).model.base == "a/b"
+
+
+def test_the_contract_names_data_by_hub_id_or_last_part_and_no_config_that_is_not_used():
+    contract = tiny_contract(base="me/model")
+    base = {**contract.base, "config": "/home/me/sd21"}
+    for path, told in (("user/set", "user/set"), ("/home/me/coco", "coco"), ("bundled", "bundled")):
+        data = {**contract.data, "path": path}
+        public = without_paths(replace(contract, base=base, data=data))
+        assert (public.data["path"], public.base["config"]) == (told, None)
+    local = replace(contract, base={**base, "id": "/home/me/sd21.safetensors"})
+    assert without_paths(local).base["config"] == "/home/me/sd21", "it is needed to load it"
 
 
 def test_the_license_is_that_of_the_base_models_card(tmp_path):
@@ -160,6 +206,22 @@ def test_an_export_is_replaced_unless_somebody_put_something_beside_it(run, tmp_
     assert (tmp_path / "out" / "notes.txt").exists()
 
 
+def test_what_somebody_put_among_the_whole_models_is_not_lost(tmp_path):
+    source = tiny_artefact(tmp_path / "source")
+    for _ in range(2):
+        export_artefact(str(source), tmp_path / "out", Export(fused=True))
+    (tmp_path / "out" / "fused" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds fused/notes.txt, which is no part of an artefact"):
+        export_artefact(str(source), tmp_path / "out", Export(fused=True))
+
+
+def test_an_export_under_another_name_replaces_the_files_of_the_old_one(run, tmp_path):
+    for name in ("first", "second"):
+        export_artefact(str(run), tmp_path / "out", Export(name=name))
+    assert [path.name for path in (tmp_path / "out").glob("*first*")] == []
+    assert (tmp_path / "out" / "second.safetensors").exists()
+
+
 def test_a_whole_network_is_exported_without_lora_files(tmp_path):
     config = replace(tiny_config(steps=1), adapter=None)
     distill_run(config, tmp_path / "full")
@@ -172,6 +234,6 @@ def test_a_whole_network_is_exported_without_lora_files(tmp_path):
         "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
     }  # fmt: skip
     assert np.array_equal(picture(tmp_path / "full"), picture(tmp_path / "out"))
-    assert json.loads((tmp_path / "out" / "fewstep.json").read_text())["files"].keys() == names - {
-        "fewstep.json", "README.md"
-    }  # fmt: skip
+    assert "_name_or_path" not in (tmp_path / "out" / "unet" / "config.json").read_text()
+    told = json.loads((tmp_path / "out" / "fewstep.json").read_text())["files"].keys()
+    assert told == {*names, "fused/fewstep-full-fused.safetensors"} - {"fewstep.json", "README.md"}

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from fewstep.diffusion.random import Draw
 from fewstep.models.ldm import renamed, text_weights, unet_names, vae_names
 from fewstep.run.export import Export, export_artefact
+from fewstep.sampling.finding import is_artefact
 from fewstep.sampling.pipeline import FewStepPipeline
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
@@ -40,6 +41,23 @@ def test_the_diffusers_folder_paints_the_students_picture_as_it_is(exported):
     ).images  # fmt: skip
     pixels = np.stack([np.asarray(picture.image) for picture in mine]) / 255
     assert np.abs(pixels - theirs).max() <= 2 / 255
+
+
+def test_the_diffusers_folder_is_sampled_as_the_student_and_not_as_a_teacher(exported):
+    folder = exported / "fused" / "diffusers"
+    assert is_artefact(folder)
+    mine, theirs = (FewStepPipeline.from_pretrained(source)(PROMPTS, seed=3)
+                    for source in (exported, folder))  # fmt: skip
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.calls == other.calls == 4
+        assert np.abs(np.asarray(one.image, int) - np.asarray(other.image)).max() <= 2
+
+
+def test_nothing_but_the_contracts_says_where_the_base_lay(exported):
+    for path in (exported / "fused").rglob("*.json"):
+        if path.name != "fewstep.json":
+            assert str(tiny_pipeline()) not in path.read_text(), path
+            assert "_name_or_path" not in path.read_text(), path
 
 
 def test_the_checkpoint_loads_to_identical_weights(exported):

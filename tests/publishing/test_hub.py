@@ -1,6 +1,7 @@
 """What is uploaded is the artefact alone, for nobody else to see, and loads from there."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,15 @@ from huggingface_hub import constants
 
 from fewstep.errors import UserError
 from fewstep.models.adapters import merge_lora
+from fewstep.publishing.formats import PEFT_FILE
 from fewstep.publishing.hub import Parcel, upload
-from fewstep.run.export import push_artefact
-from fewstep.sampling.artefact import ArtefactError, read_artefact
+from fewstep.run.export import Export, export_artefact, push_artefact
+from fewstep.sampling.artefact import ArtefactError, read_artefact, read_contract
 from fewstep.sampling.contract import CONTRACT_FILE, LORA_FILE
 from fewstep.sampling.finding import is_artefact
 from tests.artefacts import copy_of, tiny_artefact, tiny_contract, tiny_family, tiny_student
 from tests.publishing.fake_hub import TOKEN, fake_hub
+from tests.tiny import tiny_pipeline
 
 REPO = "me/tiny-student"
 
@@ -30,7 +33,7 @@ def hub(monkeypatch, tmp_path):
             "HUGGINGFACE_CO_URL_TEMPLATE",
             hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
         )
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -42,11 +45,20 @@ def artefact(tmp_path):
     return tiny_artefact(tmp_path / "artefact", base="me/tiny-model")
 
 
+def push(artefact, repo=REPO, fused=False, dry_run=False):
+    """Return what is said before the upload, and what after it."""
+    told = []
+    done = push_artefact(
+        str(artefact), repo, public=False, fused=fused, dry_run=dry_run, say=told.append
+    )
+    return "\n".join(told), done
+
+
 def test_the_files_of_the_artefact_and_no_others_arrive(hub, artefact):
     (artefact / "notes.txt").write_text("mine")
     (artefact / "checkpoints").mkdir()
     (artefact / "checkpoints" / "trained.safetensors").write_bytes(b"large")
-    listing, done = push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=False)
+    listing, done = push(artefact)
     there = hub.repos[REPO]
     assert there["private"]
     expected = {p.relative_to(artefact).as_posix() for p in artefact.rglob("*") if p.is_file()}
@@ -58,11 +70,53 @@ def test_the_files_of_the_artefact_and_no_others_arrive(hub, artefact):
 
 def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(hub, artefact, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    listing, done = push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=True)
+    listing, done = push(artefact, dry_run=True)
     size = (artefact / LORA_FILE).stat().st_size
     assert re.search(rf"{size / 1e6:.3f} MB  {LORA_FILE}", listing)
     assert "nothing was uploaded" in done
     assert not hub.repos
+
+
+def test_the_list_is_said_before_anything_is_sent(hub, artefact):
+    def look(listing):
+        assert LORA_FILE in listing
+        assert not hub.repos
+
+    push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=False, say=look)
+    assert hub.repos
+
+
+@pytest.mark.parametrize("repo", ["a b", "a/b/c", "", "me/x.git", "noslash", "me/", "-/--"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_no_name_of_a_repository_is_refused(hub, artefact, repo, dry_run):
+    with pytest.raises(UserError, match=re.escape(f"REPO is {repo!r}; it has to be you/name")):
+        push(artefact, repo, dry_run=dry_run)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("name", ["tiny-student.safetensors", PEFT_FILE, "comfyui.json"])
+def test_a_damaged_file_is_not_sent(hub, artefact, name):
+    whole = (artefact / name).read_bytes()
+    (artefact / name).write_bytes(whole[:-1] + b"?")
+    with pytest.raises(ArtefactError, match=f"{name} is not the file that fewstep.json"):
+        push(artefact)
+    (artefact / name).unlink()
+    with pytest.raises(ArtefactError, match=f"{name} is missing"):
+        push(artefact)
+    assert not hub.repos
+
+
+def test_whole_models_go_when_they_are_asked_for_and_nothing_beside_them(hub, tmp_path):
+    source = tiny_artefact(tmp_path / "source")
+    export_artefact(str(source), tmp_path / "out", Export(license="mit", fused=True))
+    contract = replace(read_contract(tmp_path / "out"), base={"id": "a/model", "fingerprint": "0f"})
+    (tmp_path / "out" / CONTRACT_FILE).write_text(contract.to_json())
+    (tmp_path / "out" / "fused" / "notes.txt").write_text("mine")
+    push(tmp_path / "out", "me/plain")
+    assert not [name for name in hub.repos["me/plain"]["files"] if name.startswith("fused/")]
+    push(tmp_path / "out", "me/whole", fused=True)
+    assert hub.repos["me/whole"]["files"].keys() == {*contract.files, CONTRACT_FILE, "README.md"}
+    assert "fused/diffusers/vae/config.json" in contract.files
 
 
 def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
@@ -116,10 +170,13 @@ def test_a_hub_that_does_not_answer_is_one_sentence(hub, artefact, monkeypatch):
         upload(Parcel.of(artefact), REPO)
 
 
-def test_what_others_could_not_use_is_refused(tmp_path):
-    local = tiny_artefact(tmp_path / "local")
-    with pytest.raises(UserError, match="a place on this machine: export it with --base"):
-        Parcel.of(local)
+def test_what_others_could_not_use_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "sd15").mkdir(parents=True)
+    for i, base in enumerate((tiny_pipeline(), "models/sd15", "a/sd15.safetensors", "a\\b/c")):
+        local = tiny_artefact(tmp_path / str(i), base=base)
+        with pytest.raises(UserError, match="a place on this machine: export it with --base"):
+            Parcel.of(local)
     tiny_student(tiny_contract(base="a/model"), license=None).write(tmp_path / "unlicensed")
     with pytest.raises(UserError, match=r"the card names no license.*--license"):
         Parcel.of(tmp_path / "unlicensed")

@@ -10,10 +10,10 @@ from safetensors import safe_open
 
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
-from fewstep.publishing.artefact import check_name
 from fewstep.publishing.card import Card, Figures, write_card
 from fewstep.publishing.comfyui import workflow
 from fewstep.publishing.header import Header
+from fewstep.publishing.names import check_name, name_from, name_of
 from fewstep.publishing.readers import recipes
 from fewstep.sampling.contract import Contract
 from fewstep.sampling.stock import comfyui_starts
@@ -103,8 +103,10 @@ def test_the_card_says_what_the_student_is():
 
 
 def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
-    text = write_card(tiny_contract(base="./mine"), "a-student", Card())
+    text = write_card(tiny_contract(base="/home/me/models/mine"), "a-student", Card())
     assert not {"base_model", "license"} & front_matter(text).keys()
+    assert text.count("mine") == 3
+    assert "/home/me" not in text
     assert "It was not measured" in text
     trained_from_data = write_card(tiny_contract("ct", guidance_scale=1.0), "a-student", Card())
     assert "imitates the base model *without* guidance" in trained_from_data
@@ -151,10 +153,38 @@ def test_the_header_says_which_stable_diffusion_it_is_for(config, width, predict
 
 
 @pytest.mark.parametrize(
-    "name", ["my-scheduler", "Optimizer", "checkpoint-3", "sd-LCM", "a b", "../a", "", ".a"]
+    "name",
+    [
+        "fewstep",
+        "ComfyUI",
+        "readme",
+        "pytorch_lora_weights",
+        "adapter_model",
+        "adapter_config",
+        "my-scheduler",
+        "Optimizer",
+        "checkpoint-3",
+        "sd-LCM",
+        "a b",
+        "../a",
+        "",
+        ".a",
+    ],
 )
-def test_a_name_that_programs_misread_is_refused(name):
+def test_a_name_that_is_taken_or_misread_is_refused(name):
     with pytest.raises(UserError, match="--name is"):
         check_name(name)
     with pytest.raises(UserError, match="--name is"):
         type(tiny_student())(name, tiny_contract(), {})
+
+
+@pytest.mark.parametrize("run", ["lcm", "optimizer", "прогон", "my-run", "lclcmm", "a/b.c"])
+def test_a_name_made_of_a_runs_folder_is_one_that_may_be_given(run, tmp_path):
+    check_name(name_from(tmp_path / run))
+
+
+@pytest.mark.parametrize("name", ["fewstep-lion", "v1.5"])
+def test_a_name_is_told_from_the_files(name):
+    others = ["README.md", "fewstep.json", "fused/diffusers/model_index.json", "unet/config.json"]
+    assert name_of([*others, f"{name}.png"]) == name
+    assert name_of(others) is None
