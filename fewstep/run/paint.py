@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from fewstep.errors import UserError
-from fewstep.evaluation.grid import grid, png
+from fewstep.evaluation.grid import grid
 from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device, load_model
 from fewstep.sampling.finding import is_artefact
 from fewstep.sampling.painter import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_painter
-from fewstep.sampling.picture import Picture
+from fewstep.sampling.picture import Picture, parameters_of, png
 from fewstep.sampling.pipeline import FewStepPipeline
 
 
@@ -50,7 +50,7 @@ def paint_file(
     else:
         pixels = np.stack([np.asarray(picture.image) for picture in pictures])
         title = f"{first.settings['Steps']} steps, {first.calls} network calls, seed {wish.seed}"
-        write_file(out, png(grid({title: pixels}, prompts)))
+        write_file(out, png(grid({title: pixels}, prompts), parameters_of(pictures)))
     starts = str(first.settings["Timesteps"]).split(", ")
     told = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
     return f"wrote {out}: {first.calls} network calls a picture, starting at timesteps {told}"
@@ -82,7 +82,7 @@ def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]
         guidance_scale=1.0 if wish.guidance_scale is None else wish.guidance_scale,
         negative_prompt=wish.negative_prompt,
         image=wish.image and open_image(wish.image),
-        strength=0.5 if wish.strength is None else wish.strength,
+        strength=wish.strength,
     )
 
 

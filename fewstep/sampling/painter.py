@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 from PIL import Image
@@ -100,9 +101,10 @@ class Painter:
         total = len(self.timesteps)
         kept = int(total * strength) if 0 < strength <= 1 else 0
         if not kept:
+            least = ceil(1000 / total) / 1000
             raise UserError(
                 f"strength is {strength}; of {total} steps it has to keep one or more: use "
-                f"{1 / total:.3g} to 1"
+                f"{least:g} to 1"
             )
         calls = self.calls // total * kept
         return replace(self, timesteps=self.timesteps[total - kept :], calls=calls)

@@ -1,6 +1,6 @@
 """A picture with what made it, kept in the PNG file as A1111 and other programs read it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -29,25 +29,40 @@ class Picture:
     @property
     def parameters(self) -> str:
         """What made it, in the text form of A1111's `parameters`."""
-        width, height = self.image.size
-        settings = dict(self.settings) | {"Seed": self.seed, "Size": f"{width}x{height}"}
-        settings |= {"Number": self.number, "Calls": self.calls}
-        lines = [" ".join(self.prompt.split())]
-        if self.negative_prompt:
-            lines.append(f"Negative prompt: {' '.join(self.negative_prompt.split())}")
-        return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())])
+        return self._told([self.prompt], {"Number": self.number})
 
     def png(self) -> bytes:
         """Return the bytes of a PNG file with the parameters in it."""
-        text = PngImagePlugin.PngInfo()
-        text.add_text("parameters", self.parameters)
-        buffer = BytesIO()
-        self.image.save(buffer, "PNG", pnginfo=text)
-        return buffer.getvalue()
+        return png(self.image, self.parameters)
 
     def save(self, path: str | Path) -> None:
         """Write the PNG file, whole or not at all."""
         write_file(Path(path), self.png())
+
+    def _told(self, prompts: Sequence[str], more: Mapping[str, object]) -> str:
+        width, height = self.image.size
+        settings = dict(self.settings) | {"Seed": self.seed, "Size": f"{width}x{height}"}
+        settings |= {**more, "Calls": self.calls}
+        lines = [" ".join(prompt.split()) for prompt in prompts]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {' '.join(self.negative_prompt.split())}")
+        return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())])
+
+
+def parameters_of(pictures: Sequence[Picture]) -> str:
+    """Return what made the pictures of one call, one prompt a line, in A1111's form."""
+    first, last = pictures[0], pictures[-1]
+    more = {"Number": f"{first.number} to {last.number}"}
+    return first._told([picture.prompt for picture in pictures], more)
+
+
+def png(image: Image.Image, parameters: str) -> bytes:
+    """Return the bytes of a PNG file with these parameters in it."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", parameters)
+    buffer = BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
 
 
 def _quoted(value: object) -> str:

@@ -66,30 +66,41 @@ class FewStepPipeline:
         num_steps: int | None = None,
         resolution: int | None = None,
         image: Image.Image | None = None,
-        strength: float = 0.5,
+        strength: float | None = None,
         negative_prompt: str = "",
         guidance_scale: float = 1.0,
     ) -> list[Picture]:
         """Return one picture a prompt; picture i starts from the noise of (seed, numbers[i]).
 
         `numbers` count from 0 where they are not given. With `image` the pictures start from it,
-        and `strength` in (0, 1] is the share of the student's calls that are made.
+        and `strength` in (0, 1], else 0.5, is the share of the student's calls that are made.
 
         Raises:
             UserError: if the student does not know `num_steps`, or was not trained for guidance
-                and a negative prompt, which a guidance_scale above 1 and half of the calls serve.
+                and a negative prompt, which a guidance_scale above 1 and half of the calls serve;
+                if there is no prompt, or a size or strength that cannot be.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         numbers = range(len(prompts)) if numbers is None else numbers
-        if len(numbers) != len(prompts):
-            raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts; give one each")
+        resolution = self.resolution if resolution is None else resolution
         self.check_guidance(guidance_scale, negative_prompt)
-        painter = self.painter(num_steps, guidance_scale, negative_prompt)
-        resolution, x_0 = resolution or self.resolution, None
+        for fits, told in (
+            (prompts, "there is no prompt; give one or more"),
+            (len(numbers) == len(prompts),
+             f"{len(numbers)} numbers for {len(prompts)} prompts; give one each"),
+            (resolution > 0, f"resolution is {resolution}; it has to be above 0"),
+            (image is not None or strength is None, "strength goes with image, the picture to start from"),
+        ):  # fmt: skip
+            if not fits:
+                raise UserError(told)
+        whole = painter = self.painter(num_steps, guidance_scale, negative_prompt)
+        x_0, settings = None, self._settings(whole, guidance_scale)
         if image is not None:
-            painter, x_0 = painter.entering_at(strength), self.encode(image, resolution)
+            strength = 0.5 if strength is None else strength
+            painter, x_0 = whole.entering_at(strength), self.encode(image, resolution)
+            settings["Timesteps"] = ", ".join(map(str, painter.timesteps))
+            settings["Denoising strength"] = f"{strength:g}"
         latents = painter.latents(prompts, seed, resolution, numbers, x_0=x_0)
-        settings = self._settings(painter, guidance_scale, None if image is None else strength)
         return [
             Picture(Image.fromarray(pixels.numpy()), prompt, seed, number, painter.calls,
                     negative_prompt, settings)
@@ -156,9 +167,7 @@ class FewStepPipeline:
         mean, _ = self.base.encode_pictures(pixels.permute(2, 0, 1)[None])
         return mean
 
-    def _settings(
-        self, painter: Painter, guidance_scale: float, strength: float | None
-    ) -> dict[str, object]:
+    def _settings(self, painter: Painter, guidance_scale: float) -> dict[str, object]:
         """Return what made a picture beside prompt and seed, in A1111's names where it has them."""
         settings: dict[str, object] = {
             "Steps": len(painter.timesteps),
@@ -168,8 +177,6 @@ class FewStepPipeline:
             "Method": self.contract.method["name"],
             "Timesteps": ", ".join(map(str, painter.timesteps)),
         }
-        if strength is not None:
-            settings["Denoising strength"] = f"{strength:g}"
         if self.loras:
             named = (f"{Path(path).stem} {weight:g}" for path, weight in self.loras.items())
             settings["LoRA"] = ", ".join(named)

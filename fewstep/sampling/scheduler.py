@@ -39,7 +39,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         pipe("a prompt", num_inference_steps=4, guidance_scale=1)
 
     It is exact for every number of segments and of solver steps, where stock schedulers are for
-    some. `sampling_timesteps` are the starts by number of steps, `sampler` is a key of SAMPLERS.
+    some. `sampling_timesteps` are the starts by number of steps, `sampler` is a key of SAMPLERS,
+    and without `takes_guidance` the guidance that diffusers adds by default is refused.
 
     Raises:
         UserError: if it is made of another scheduler's config, which knows no contract.
@@ -60,6 +61,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: list[float] | None = None,
         rescale_betas_zero_snr: bool = False,
         prediction_type: str = "epsilon",
+        takes_guidance: bool = False,
     ) -> None:
         if not sampling_timesteps:
             raise UserError(
@@ -69,6 +71,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         self.schedule = NoiseSchedule.from_config(self.config)
         self.read = reading(prediction_type, self.schedule)
         self._begin_index: int | None = None
+        self._asked = 0
         self.set_timesteps(int(next(iter(sampling_timesteps))))
 
     @classmethod
@@ -79,7 +82,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def from_contract(cls, contract: Contract) -> Self:
         starts = {n: list(starts) for n, starts in contract.grid.sampling_timesteps.items()}
-        return cls(starts, contract.grid.sampler, **noise_levels(contract))
+        levels, takes = noise_levels(contract), contract.takes_guidance
+        return cls(starts, contract.grid.sampler, **levels, takes_guidance=takes)
 
     def set_timesteps(
         self, num_inference_steps: int, device: torch.device | str | None = None
@@ -109,6 +113,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Latents, timestep: Any = None) -> Latents:
         """Return the sample: the student takes it as it is."""
+        self._asked = len(sample)
         return sample
 
     def add_noise(self, original_samples: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
@@ -124,10 +129,18 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> FewStepOutput | tuple[Latents, Latents]:
-        """Jump from `timestep` to the next one, or to clean data and back up with fresh noise."""
+        """Jump from `timestep` to the next one, or to clean data and back up with fresh noise.
+
+        Raises:
+            UserError: if the network was asked with guidance that the student does not take, or
+                all steps are done.
+        """
+        self._check_guidance(len(sample))
         if self._step_index is None:
             begin = self._begin_index
             self._step_index = self._index_of(timestep) if begin is None else begin
+        if self._step_index == len(self.timesteps):
+            raise UserError(f"all {len(self.timesteps)} steps are done; call set_timesteps again")
         self._step_index += 1
         starts = [*self.timesteps.tolist(), CLEAN]
         t, s = (
@@ -143,6 +156,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
             x_s = believed.at(s)
         output = FewStepOutput(x_s.to(sample.dtype), believed.x_0.to(sample.dtype))
         return output if return_dict else output.to_tuple()
+
+    def _check_guidance(self, batch: int) -> None:
+        """Refuse a network that was asked for more than the batch: with and without the prompt."""
+        if self._asked > batch and not self.config.takes_guidance:
+            raise UserError(
+                "this student takes no guidance_scale and no negative prompt, and diffusers' "
+                "default is 7.5: call the pipeline with guidance_scale=1"
+            )
 
     def _index_of(self, timestep: int | torch.Tensor) -> int:
         starts = self.timesteps.tolist()

@@ -51,8 +51,17 @@ def test_a_picture_is_painted_from_another_with_a_style(run, artefact, tmp_path)
     assert (code, "2 network calls a picture, starting at timesteps 499, 249" in told) == (0, True)
     with Image.open(tmp_path / "out.png") as image:
         text = image.info["parameters"]
-    for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 2"):
+    for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 4"):
         assert words in text
+
+
+def test_several_pictures_say_what_made_them_too(run, artefact, tmp_path):
+    code, _ = run("sample", artefact, "a star", "two rings", "--seed", 9)
+    with Image.open(tmp_path / "out.png") as image:
+        *prompts, settings = image.info["parameters"].split("\n")
+    assert (code, prompts) == (0, ["a star", "two rings"])
+    for words in ("Steps: 4", "Seed: 9", "Size: 64x64", "Number: 0 to 1"):
+        assert words in settings
 
 
 def test_a_teachers_picture_says_what_made_it_too(run, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from huggingface_hub import constants
+from huggingface_hub import _snapshot_download, constants, file_download, hf_api
 
 from fewstep.errors import UserError
 from fewstep.models.adapters import merge_lora
@@ -27,15 +27,18 @@ REPO = "me/tiny-student"
 def hub(monkeypatch, tmp_path):
     """A hub on loopback in the place of the real one, and somebody who is logged in."""
     with fake_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        settings = {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint
+            + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_HUB_OFFLINE": False,
+        }
+        for name, value in settings.items():
+            for module in (constants, hf_api, file_download, _snapshot_download):
+                if hasattr(module, name):  # older versions keep copies
+                    monkeypatch.setattr(module, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
 
@@ -124,8 +127,7 @@ def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
     assert is_artefact(REPO)
     contract, weights = read_artefact(REPO)
     assert contract == read_artefact(artefact)[0]
-    network = copy_of(tiny_family().network)
-    pipe = StableDiffusionPipeline(None, None, None, network, None, None, None, None, False)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
     pipe.load_lora_weights(REPO, weight_name=LORA_FILE)
     mine = merge_lora(copy_of(tiny_family().network), weights)
     asked = torch.ones(1, 4, 8, 8), torch.tensor([499]), torch.ones(1, 5, 16)
@@ -165,7 +167,8 @@ def test_without_a_token_or_with_a_wrong_one_nothing_is_sent(hub, artefact, monk
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(hub, artefact, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for module in (constants, hf_api):
+        monkeypatch.setattr(module, "ENDPOINT", "http://127.0.0.1:9", raising=False)
     with pytest.raises(UserError, match=r"did not take me/tiny-student .*the network"):
         upload(Parcel.of(artefact), REPO)
 

@@ -96,11 +96,33 @@ def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.1}, "strength is 0.1.*use 0.25 to 1"),
         ({"image": Image.new("RGB", (8, 8)), "strength": 1.5}, "strength is 1.5"),
         ({"resolution": 60}, "multiple of 16"),
+        ({"resolution": -16}, "resolution is -16; it has to be above 0"),
+        ({"resolution": 0}, "resolution is 0; it has to be above 0"),
+        ({"strength": 0.5}, "strength goes with image"),
+        ({"prompts": []}, "there is no prompt"),
     ],
 )
 def test_what_the_student_cannot_is_refused(pipeline, wish, message):
     with pytest.raises(UserError, match=message):
-        pipeline("a star", **wish)
+        pipeline(**{"prompts": "a star"} | wish)
+
+
+@pytest.mark.parametrize("num_segments", [3, 6, 7])
+def test_the_least_strength_that_is_told_is_one_that_works(tmp_path, num_segments):
+    settings = {"num_segments": num_segments, "num_solver_steps": 2 * num_segments}
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, **settings))
+    image = Image.new("RGB", (8, 8))
+    with pytest.raises(UserError, match=r"strength is 0\.1") as error:
+        pipeline("a star", image=image, strength=0.1)
+    least = float(str(error.value).rpartition("use ")[2].partition(" to")[0])
+    assert pipeline("a star", image=image, strength=least)[0].calls == 1
+
+
+def test_a_picture_from_another_tells_the_whole_number_of_steps_as_a1111_does(pipeline):
+    picture = pipeline("a star", image=Image.new("RGB", (8, 8)), strength=0.5)[0]
+    told = as_a1111_reads(picture.parameters)
+    assert (told["Steps"], told["Denoising strength"], told["Calls"]) == ("4", "0.5", "2")
+    assert told["Timesteps"] == "499, 249"
 
 
 def test_a_student_that_never_saw_an_empty_prompt_takes_no_guidance(tmp_path):

@@ -148,6 +148,21 @@ def test_another_schedulers_config_and_unknown_steps_are_refused(config):
         scheduler.step(torch.zeros(1, 4, 8, 8), 500, torch.zeros(1, 4, 8, 8))
 
 
+def test_a_step_after_the_last_is_refused(config, network):
+    contract = Contract.of("multi-boundary-cd", METHODS["multi-boundary-cd"](), 1.0, config)
+    scheduler = FewStepScheduler.from_contract(contract)
+    x_t = sampled(scheduler, network, 4)
+    with pytest.raises(UserError, match="all 4 steps are done; call set_timesteps again"):
+        scheduler.step(x_t, 249, x_t)
+
+
+def test_the_guidance_that_diffusers_adds_by_default_is_refused(tmp_path):
+    pipe = in_diffusers(StableDiffusionPipeline, tiny_artefact(tmp_path))
+    with pytest.raises(UserError, match=r"takes no guidance_scale.*guidance_scale=1"):
+        pipe(PROMPTS, num_inference_steps=4, height=64, width=64)
+    pipe(PROMPTS, num_inference_steps=4, height=64, width=64, guidance_scale=1, output_type="np")
+
+
 STUDENTS = [
     ("multi-boundary-cd", {}, 4),
     ("multi-boundary-cd", {"num_segments": 3, "num_solver_steps": 39}, 3),
@@ -251,7 +266,7 @@ def control_net():
             conditioning_embedding_out_channels=(8, 8, 8, 8),
         )
         for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:
-            torch.nn.init.normal_(block.weight, std=0.3)
+            torch.nn.init.normal_(block.weight, std=0.6)
     return net.eval()
 
 
