@@ -54,7 +54,7 @@ def tiny_contract(
               "fingerprint": fingerprint(family.network)},
         data={"path": "pictures", "num_pairs": 12, "resolution": 64, "digest": "0f",
               "caption_dropout": caption_dropout},
-        train={"steps": 6, "global_batch": 2, "seed": 0},
+        train={"steps": 6, "global_batch": 2, "seed": 0, "precision": "fp32"},
         versions={"fewstep": "0.1.0"},
     )  # fmt: skip
 

@@ -28,11 +28,11 @@ def save_folder(
     """Write a diffusers folder with `network` as the UNet and the scheduler that samples it."""
     model = cast(StableDiffusion, family)
     kind = getattr(diffusers, scheduler_config["_class_name"])
-    pipe = StableDiffusionPipeline(
-        model.vae, model.text_encoder, model.tokenizer, network,
-        kind.from_config(dict(scheduler_config)), None, None, requires_safety_checker=False,
-    )  # fmt: skip
     with quietly():
+        pipe = StableDiffusionPipeline(
+            model.vae, model.text_encoder, model.tokenizer, network,
+            kind.from_config(dict(scheduler_config)), None, None, requires_safety_checker=False,
+        )  # fmt: skip
         pipe.save_pretrained(folder, safe_serialization=True)
     for path in folder.glob("*/config.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -12,14 +12,18 @@ from typing import cast
 
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.loading import quietly
 from fewstep.models.stable_diffusion import StableDiffusion
 
 DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight")
 """How the names of a LoRA's first factor end, one a layer."""
+
+MAGNITUDES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+"""How the names of what a DoRA has beyond a LoRA end; diffusers leaves it out of some files."""
 
 
 def add_loras(
@@ -44,8 +48,9 @@ def add_loras(
     for path, weight in loras.items():
         _check(Path(path))
         try:
-            state, *_ = pipe.lora_state_dict(path, use_safetensors=True)
-            pipe.load_lora_weights(path, adapter_name="style", use_safetensors=True)
+            with quietly():
+                state, *_ = pipe.lora_state_dict(path, use_safetensors=True)
+                pipe.load_lora_weights(path, adapter_name="style", use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the LoRA {path} does not fit this model ({reason})") from error
@@ -71,3 +76,13 @@ def _check(path: Path) -> None:
         )
     if not path.is_file():
         raise ModelError(f"there is no LoRA {path}; give the path of its file")
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the LoRA {path} ({error}); get it again") from error
+    if any(name.endswith(MAGNITUDES) for name in names):
+        raise ModelError(
+            f"the LoRA {path} is a DoRA, whose magnitudes cannot be read here; merge it into its "
+            "base model, or take a plain LoRA"
+        )

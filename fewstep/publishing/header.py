@@ -47,12 +47,14 @@ class Header:
             "ss_seed": str(train.get("seed", "")),
             "ss_steps": str(train.get("steps", "")),
         }
+        if precision := train.get("precision"):
+            told["ss_mixed_precision"] = "no" if precision == "fp32" else precision
         if any(weight.dim() == 4 and weight.shape[-1] > 1 for weight in self.weights.values()):
             told["ss_network_args"] = json.dumps({"conv_dim": size, "conv_alpha": size})
         if base := self._base:
             told["ss_base_model_version"] = base.kohya + ("_v" if self._predicts_v else "")
             told["ss_v2"] = str(base is KNOWN_BASES[1024])
-        return told | self.modelspec("/lora")
+        return told | self.modelspec("/lora") | {"modelspec.implementation": "diffusers"}
 
     def modelspec(self, kind: str = "") -> dict[str, str]:
         """Return that of any model; `kind` follows the architecture.

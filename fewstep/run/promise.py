@@ -35,6 +35,7 @@ def contract_of(shop: Workshop) -> Contract:
             "steps": config.train.steps,
             "global_batch": shop.global_batch,
             "seed": config.train.seed,
+            "precision": shop.precision,
         },
         versions=versions(),
     )

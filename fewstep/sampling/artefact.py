@@ -52,8 +52,12 @@ def read_contract(folder: Path) -> Contract:
         raise ArtefactError(f"cannot read the artefact {folder}: {error}") from error
     for part, entries in NEEDED.items():
         for entry, kind in entries.items():
-            if not isinstance(getattr(contract, part).get(entry), kind):
-                raise ArtefactError(f"{path} lacks {part}.{entry}; export the run again")
+            value = getattr(contract, part).get(entry)
+            if type(value) is not kind or not value or (kind is int and value < 0):
+                raise ArtefactError(
+                    f"{path} has {part}.{entry} = {value!r}, with which nothing can be painted; "
+                    "get the artefact again"
+                )
     return contract
 
 
@@ -72,7 +76,7 @@ def read_artefact(
     for name in contract.files:
         check_inside(folder, name)
     weights = checked(folder, FULL_FILE if is_full else LORA_FILE, contract)
-    if (folder / SCHEDULER_FILE).exists():
+    if SCHEDULER_FILE in contract.files or (folder / SCHEDULER_FILE).exists():
         check_scheduler(folder, contract)
     try:
         tensors = load_file(weights)
@@ -150,9 +154,21 @@ def _reading(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:
 def student_network(
     family: ModelFamily, contract: Contract, weights: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Return a copy of the family's network with a student's folded LoRA, or with its weights."""
+    """Return a copy of the family's network with a student's folded LoRA, or with its weights.
+
+    Raises:
+        ArtefactError: if the weights of a whole network are not those of one like the family's.
+        ModelError: if a LoRA does not fit the network.
+    """
     network = deepcopy(family.network)
-    if contract.adapter.get("preset") == "full":
+    if contract.adapter.get("preset") != "full":
+        return merge_lora(network, weights)
+    try:
         network.load_state_dict(weights)
-        return network
-    return merge_lora(network, weights)
+    except RuntimeError as error:  # it lists every weight that is wrong, one a line
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(
+            f"the student's network is not whole, or not one like its base model's ({reason}…); "
+            "get the artefact again"
+        ) from error
+    return network

@@ -181,15 +181,19 @@ class Contract:
             contract._check(source)
         except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{source} is not a whole contract ({error!r})") from error
-        if seal not in (None, _seal(entries)):
+        if seal != _seal(entries):
             raise UserError(
-                f"{source} was changed after it was written: its seal does not fit; export the run "
-                "again"
+                f"{source} was changed after it was written: its seal does not fit; get the "
+                "artefact again"
             )
         return contract
 
     def _check(self, source: str | Path) -> None:
         """Build the contract again from its own parameters and compare."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.default_factory is dict and not isinstance(value, dict):
+                raise TypeError(f"{entry.name} is {value!r}, and has to be an object")
         settings = {**self.method}
         name = settings.pop("name", None)
         if name not in METHODS:

@@ -84,15 +84,14 @@ class FewStepPipeline:
         numbers = range(len(prompts)) if numbers is None else numbers
         resolution = self.resolution if resolution is None else resolution
         self.check_guidance(guidance_scale, negative_prompt)
-        for fits, told in (
-            (prompts, "there is no prompt; give one or more"),
-            (len(numbers) == len(prompts),
-             f"{len(numbers)} numbers for {len(prompts)} prompts; give one each"),
-            (resolution > 0, f"resolution is {resolution}; it has to be above 0"),
-            (image is not None or strength is None, "strength goes with image, the picture to start from"),
-        ):  # fmt: skip
-            if not fits:
-                raise UserError(told)
+        if not prompts:
+            raise UserError("there is no prompt; give one or more")
+        if len(numbers) != len(prompts):
+            raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts; give one each")
+        if resolution <= 0:
+            raise UserError(f"resolution is {resolution}; it has to be above 0")
+        if image is None and strength is not None:
+            raise UserError("strength goes with image, the picture to start from")
         whole = painter = self.painter(num_steps, guidance_scale, negative_prompt)
         x_0, settings = None, self._settings(whole, guidance_scale)
         if image is not None:

@@ -32,6 +32,7 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
     FewStepScheduler is exact.
     """
     common = noise_levels(contract) | {"clip_sample": False, "set_alpha_to_one": True}
+    common["steps_offset"] = 1  # neither makes use of it, and pipelines warn of any other
     if contract.grid.sampler == "deterministic":
         return {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", **common}
     return {

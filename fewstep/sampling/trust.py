@@ -10,6 +10,9 @@ from fewstep.sampling.stock import scheduler_config
 
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "unet/*.bin")
 
+HARMLESS = ("_diffusers_version", "steps_offset")
+"""Entries of a scheduler config that the schedulers of artefacts make nothing of."""
+
 
 class ArtefactError(UserError):
     """An artefact that cannot be used; the message says what is wrong with it."""
@@ -31,10 +34,11 @@ def missing(folder: Path, name: str) -> ArtefactError:
 def check_inside(folder: Path, name: str) -> None:
     """Refuse a file whose name, or whose link, leads out of the artefact's folder.
 
-    What the Hub's cache keeps is linked: from `snapshots/COMMIT` to the repository's own `blobs`.
+    What the Hub's cache keeps is linked: from `models--REPO/snapshots/COMMIT` to its `blobs`.
     """
-    path = PurePosixPath(name)
-    home = folder.parents[1] if folder.parent.name == "snapshots" else folder
+    path, above = PurePosixPath(name), folder.parent
+    in_cache = above.name == "snapshots" and above.parent.name.startswith("models--")
+    home = above.parent if in_cache else folder
     leads_out = path.is_absolute() or ".." in path.parts or "\\" in name
     if leads_out or not (folder / path).resolve().is_relative_to(home.resolve()):
         raise ArtefactError(
@@ -71,10 +75,12 @@ def check_scheduler(folder: Path, contract: Contract) -> None:
     path = folder / SCHEDULER_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        entries = {k: v for k, v in config.items() if k != "_diffusers_version"}
+        entries = {k: v for k, v in config.items() if k not in HARMLESS}
+    except FileNotFoundError as error:
+        raise missing(folder, SCHEDULER_FILE) from error
     except (OSError, ValueError, AttributeError) as error:
         raise ArtefactError(f"cannot read {path}: {error}; export the run again") from error
-    wanted = scheduler_config(contract)
+    wanted = {k: v for k, v in scheduler_config(contract).items() if k not in HARMLESS}
     for name in sorted(entries.keys() | wanted.keys()):
         if entries.get(name) != wanted.get(name):
             raise ArtefactError(

@@ -125,6 +125,7 @@ def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
     assert header["ss_output_name"] == "tiny-student", "A1111 calls it so"
     assert header["ss_network_dim"] == header["ss_network_alpha"] == "2"
     assert header["modelspec.usage_hint"].startswith("4 steps, CFG 1 (none)")
+    assert (header["ss_mixed_precision"], header["modelspec.implementation"]) == ("no", "diffusers")
     assert "lora_adapter_metadata" not in header
     assert not [value for value in header.values() if re.search(r"[/\\]\w+[/\\]", value)]
 

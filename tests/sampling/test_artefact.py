@@ -11,10 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.files import write_file
 from fewstep.publishing.artefact import digests
-from fewstep.sampling.artefact import ArtefactError, load_base, read_artefact
+from fewstep.sampling.artefact import ArtefactError, load_base, read_artefact, student_network
 from fewstep.sampling.contract import CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, Contract
 from fewstep.sampling.pipeline import FewStepPipeline
-from tests.artefacts import random_lora, tiny_artefact, tiny_family
+from tests.artefacts import (
+    random_lora,
+    tiny_artefact,
+    tiny_contract,
+    tiny_family,
+    tiny_student,
+)
 from tests.tiny import save_tiny_pipeline, tiny_pipeline
 
 
@@ -31,10 +37,8 @@ def folder(whole, tmp_path):
 
 def rewrite(folder, **changes):
     """Edit the contract as somebody would who knows of the seal."""
-    entries = json.loads((folder / CONTRACT_FILE).read_text()) | changes
-    entries.pop("seal")
-    contract = Contract.from_json(json.dumps(entries))
-    (folder / CONTRACT_FILE).write_text(contract.to_json())
+    contract = Contract.from_json((folder / CONTRACT_FILE).read_text())
+    (folder / CONTRACT_FILE).write_text(replace(contract, **changes).to_json())
 
 
 def refusal(folder):
@@ -54,7 +58,7 @@ def test_a_whole_one_is_read(whole):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [CONTRACT_FILE, LORA_FILE])
+@pytest.mark.parametrize("name", [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert f"{name} is missing" in refusal(folder)
@@ -71,6 +75,15 @@ def test_an_edited_contract_is_refused(folder, entry, value):
     assert "was changed after it was written" in refusal(folder)
 
 
+@pytest.mark.parametrize("seal", [None, "0f"])
+def test_a_contract_without_its_seal_is_refused(folder, seal):
+    entries = json.loads((folder / CONTRACT_FILE).read_text())
+    entries.pop("seal")
+    entries |= {"seal": seal} if seal else {}
+    (folder / CONTRACT_FILE).write_text(json.dumps(entries))
+    assert "its seal does not fit" in refusal(folder)
+
+
 def test_edited_timesteps_are_refused_even_under_a_seal(folder):
     text = (folder / CONTRACT_FILE).read_text().replace("749", "759")
     (folder / CONTRACT_FILE).write_text(text)
@@ -83,10 +96,35 @@ def test_an_unknown_version_is_refused(folder):
     assert "has format_version 2; this fewstep reads 1: update fewstep" in refusal(folder)
 
 
-@pytest.mark.parametrize(("part", "entry"), [("base", "fingerprint"), ("data", "resolution")])
-def test_a_contract_that_lacks_what_painting_needs_is_refused(folder, part, entry):
-    rewrite(folder, **{part: {}})
-    assert f"lacks {part}." in refusal(folder)
+@pytest.mark.parametrize(
+    ("part", "entry", "value"),
+    [
+        ("base", "fingerprint", None),
+        ("base", "id", ""),
+        ("data", "resolution", None),
+        ("data", "resolution", 0),
+        ("data", "resolution", -64),
+        ("data", "resolution", "64"),
+    ],
+)
+def test_a_contract_that_lacks_what_painting_needs_is_refused(folder, part, entry, value):
+    whole = {"base": {"id": "a/b", "fingerprint": "0f"}, "data": {"resolution": 64}}
+    rewrite(folder, **{part: whole[part] | {entry: value}})
+    assert f"has {part}.{entry} = {value!r}, with which nothing can be painted" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda w: {n: w[n] for n in sorted(w)[1:]}, lambda w: {n: v[:1] for n, v in w.items()}],
+)
+def test_a_whole_network_that_is_not_whole_is_refused(tmp_path, damage):
+    contract = replace(tiny_contract(), adapter={"preset": "full"})
+    network = tiny_family().network
+    student = tiny_student(contract, dict(network.state_dict()))
+    replace(student, network_config=network.config).write(tmp_path / "full")
+    assert read_artefact(tmp_path / "full")[1].keys() == network.state_dict().keys()
+    with pytest.raises(ArtefactError, match="the student's network is not whole"):
+        student_network(tiny_family(), contract, damage(network.state_dict()))
 
 
 def test_weights_of_another_training_are_refused(folder):
@@ -161,8 +199,24 @@ def test_the_links_of_the_hubs_cache_are_followed(whole, tmp_path):
     assert read_artefact(snapshot)[1]
 
 
+@pytest.mark.parametrize("parent", ["snapshots", "models--a--b"])
+def test_links_out_of_a_folder_that_only_looks_like_the_hubs_are_refused(whole, tmp_path, parent):
+    folder = shutil.copytree(whole, tmp_path / parent / "c0ffee")
+    (folder / LORA_FILE).rename(tmp_path / "0f")
+    (folder / LORA_FILE).symlink_to(tmp_path / "0f")
+    assert "lies outside of the artefact's folder" in refusal(folder)
+
+
 @pytest.mark.parametrize(
-    ("entry", "value"), [("timestep_spacing", "leading"), ("set_alpha_to_one", False)]
+    ("entry", "value"),
+    [
+        ("timestep_spacing", "leading"),
+        ("set_alpha_to_one", False),
+        ("beta_end", 0.02),
+        ("_class_name", "EulerDiscreteScheduler"),
+        ("_class_name", "TCDScheduler"),
+        ("_class_name", "LCMScheduler"),
+    ],
 )
 def test_a_scheduler_config_that_samples_wrongly_is_refused(folder, entry, value):
     config = json.loads((folder / SCHEDULER_FILE).read_text())

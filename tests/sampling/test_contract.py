@@ -278,3 +278,11 @@ def test_an_entry_of_another_type_is_refused(config, part, value):
     text = damaged(made(config), lambda entries: entries.update({part: value}))
     with pytest.raises(ValueError, match=r"fewstep\.json"):
         Contract.from_json(text)
+
+
+@pytest.mark.parametrize("part", ["adapter", "base", "data", "train", "versions", "files"])
+@pytest.mark.parametrize("value", [None, "full", []])
+def test_a_part_that_is_no_object_is_refused_by_name(config, part, value):
+    text = damaged(made(config), lambda entries: entries.update({part: value}))
+    with pytest.raises(ValueError, match=f"is not a whole contract.*{part}"):
+        Contract.from_json(text)

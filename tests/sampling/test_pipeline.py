@@ -185,6 +185,27 @@ def test_a_style_is_added_with_its_weight(pipeline, tmp_path):
     assert styled("a star")[0].settings["LoRA"] == "ink 0.8"
 
 
+def test_two_styles_are_both_added(pipeline, tmp_path, capfd):
+    loras = {}
+    for seed, weight in ((1, 0.8), (2, -0.3)):
+        (tmp_path / str(seed)).mkdir()
+        path, lora = style(tmp_path / str(seed), seed)
+        loras[path] = weight, lora
+    both = replace(pipeline, loras={path: weight for path, (weight, _) in loras.items()})
+    capfd.readouterr()
+    _, mine = both.student
+    assert capfd.readouterr().err == "", "diffusers' advice is kept out"
+    _, plain = pipeline.student
+    name = next(n for n in lora if ".lora_A." in n).removesuffix(".lora_A.weight")
+    told = sum(
+        weight * 0.5 * lora[f"{name}.lora_B.weight"] @ lora[f"{name}.lora_A.weight"]
+        for weight, lora in loras.values()
+    )
+    update = mine.get_submodule(name).weight - plain.get_submodule(name).weight
+    torch.testing.assert_close(update, told, rtol=1e-4, atol=1e-5)
+    assert both("a star")[0].settings["LoRA"] == "ink 0.8, ink -0.3"
+
+
 def test_a_style_of_the_text_encoder_changes_prompts_but_not_the_base(pipeline, tmp_path):
     path, _ = style(tmp_path, text=True)
     family, _ = replace(pipeline, loras={path: 1.0}).student
@@ -199,12 +220,17 @@ def test_a_style_that_does_not_fit_is_refused(pipeline, tmp_path):
                "lora_unet_nowhere.lora_up.weight": torch.zeros(4, 2),
                "lora_unet_nowhere.alpha": torch.tensor(2.0)},
               tmp_path / "other.safetensors")  # fmt: skip
+    (tmp_path / "dora").mkdir()
+    plain = load_file(style(tmp_path / "dora")[0])
+    name = next(iter(plain)).partition(".")[0]
+    save_file({**plain, f"{name}.dora_scale": torch.ones(32)}, tmp_path / "dora.safetensors")
     (tmp_path / "half.safetensors").write_bytes(b"not one")
     for name, message in {
         "style.ckpt": "pickled",
         "missing.safetensors": "there is no LoRA",
         "other.safetensors": "LoRA .*other.safetensors",
-        "half.safetensors": "does not fit this model",
+        "half.safetensors": "cannot read the LoRA",
+        "dora.safetensors": "is a DoRA, whose magnitudes",
     }.items():
         with pytest.raises(ModelError, match=message):
             replace(pipeline, loras={str(tmp_path / name): 1.0})("a star")

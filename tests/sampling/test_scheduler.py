@@ -1,5 +1,7 @@
 """FewStepScheduler is the student's own sampler, in a loop and in diffusers' own pipelines."""
 
+import warnings
+
 import diffusers
 import numpy as np
 import pytest
@@ -127,6 +129,15 @@ def test_the_wrong_stock_schedulers_are_seen_to_be_wrong(config, network, wrong)
     contract = Contract.of("multi-boundary-cd", METHODS["multi-boundary-cd"](), 1.0, config)
     wrong = type(wrong).from_config(dict(wrong.config) | config)
     assert (sampled(wrong, network, 4) - exact(contract, network, 4)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_pipelines_find_nothing_wrong_with_the_stock_scheduler(method):
+    made = scheduler_config(tiny_contract(method))
+    stock = getattr(diffusers, made["_class_name"]).from_config(made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        StableDiffusionPipeline.from_pretrained(tiny_pipeline(), scheduler=stock)
 
 
 def test_it_survives_its_file(config, network, tmp_path):
