@@ -69,7 +69,7 @@ def train(checkpoint: Path, pictures: Path, run: Path) -> dict[str, object]:
         "steps": steps,
         "peak": after_step.peak - imported,
         "peak_with_sampling": peak_bytes(),
-        "size": picture.size,
+        "size": picture.image.size,
     }
 
 
