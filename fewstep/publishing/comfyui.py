@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewstep.sampling.contract import Contract
+from fewstep.sampling.stock import comfyui_sampling
 
 OUTPUTS = {
     "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
@@ -30,10 +31,9 @@ def workflow(contract: Contract, file: str) -> str:
     model, clip, vae = ((loader, i) for i in range(3))
     if not is_full:
         model = (graph.add("LoraLoaderModelOnly", {"model": model}, [file, 1.0]), 0)
-    sampler = "euler"
-    if contract.grid.sampler == "stochastic":
-        model = (graph.add("ModelSamplingDiscrete", {"model": model}, ["lcm", False]), 0)
-        sampler = "lcm"
+    if sampling := comfyui_sampling(contract):
+        model = (graph.add("ModelSamplingDiscrete", {"model": model}, sampling), 0)
+    sampler = "euler" if contract.grid.sampler == "deterministic" else "lcm"
     prompt = graph.add("CLIPTextEncode", {"clip": clip}, ["a lighthouse at dusk"])
     nothing = graph.add("CLIPTextEncode", {"clip": clip}, [""])
     side = contract.data.get("resolution", 512)

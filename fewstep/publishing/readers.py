@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 from fewstep.publishing.names import FUSED
 from fewstep.sampling.contract import FULL_FILE, LORA_FILE, Contract
-from fewstep.sampling.stock import comfyui_starts, is_exact_in_diffusers, num_solver_steps
+from fewstep.sampling.stock import (
+    comfyui_sampling,
+    comfyui_starts,
+    ends_in_pure_noise,
+    is_exact_in_diffusers,
+    num_solver_steps,
+)
 
 FUSED_FOLDER = f"{FUSED}diffusers/"
 
@@ -80,7 +86,8 @@ def _deterministic(contract: Contract, steps: int, lora: str, kohya: str) -> lis
             "(0.1); the LCM scheduler adds noise between the jumps",
         ),
         Recipe(
-            "ComfyUI", kohya, f"KSampler: {steps} steps, cfg 1, `euler`, `simple`",
+            "ComfyUI", kohya,
+            f"{_comfyui_node(contract)}KSampler: {steps} steps, cfg 1, `euler`, `simple`",
             _simple(contract, steps),
             "`sgm_uniform` makes the last call a timestep off (0.007); `normal` and "
             "`ddim_uniform` start elsewhere",
@@ -119,7 +126,7 @@ def _stochastic(contract: Contract, steps: int, lora: str, kohya: str) -> list[R
         ),
         Recipe(
             "ComfyUI", kohya,
-            f"ModelSamplingDiscrete: `lcm`; KSampler: {steps} steps, cfg 1, `lcm`, `simple`",
+            f"{_comfyui_node(contract)}KSampler: {steps} steps, cfg 1, `lcm`, `simple`",
             _simple(contract, steps),
             "without ModelSamplingDiscrete, or with `euler`: blurred or noisy",
         ),
@@ -138,8 +145,16 @@ def _stochastic(contract: Contract, steps: int, lora: str, kohya: str) -> list[R
     ]  # fmt: skip
 
 
+def _comfyui_node(contract: Contract) -> str:
+    sampling, zsnr = comfyui_sampling(contract) or ("", False)
+    told = f"ModelSamplingDiscrete: `{sampling}`{', `zsnr` on' if zsnr else ''}; "
+    return told if sampling else ""
+
+
 def _simple(contract: Contract, steps: int) -> str:
     """Compare the scheduler "simple", ComfyUI's and after it A1111's, with the contract."""
+    if ends_in_pure_noise(contract) or contract.schedule.prediction_type == "sample":
+        return "not measured"
     starts = comfyui_starts(contract, steps)
     if starts == contract.timesteps(steps):
         return "exact"

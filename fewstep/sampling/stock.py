@@ -62,15 +62,33 @@ def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
     return tuple(n * (total // steps) - 1 for n in taken) == contract.timesteps(num_steps)
 
 
+def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
+    """Return `sampling` and `zsnr` of ComfyUI's ModelSamplingDiscrete, where that node is needed.
+
+    Its "lcm" takes every network's output for noise; "v_prediction" leaves all timesteps as they
+    are, and sampler `lcm` works with it too.
+
+    Source: ComfyUI, comfy_extras/nodes_model_advanced.py.
+    """
+    if contract.schedule.prediction_type == "v_prediction":
+        return "v_prediction", ends_in_pure_noise(contract)
+    return ("lcm", False) if contract.grid.sampler == "stochastic" else None
+
+
+def ends_in_pure_noise(contract: Contract) -> bool:
+    """Return whether the model has zero terminal SNR, which few programs know of."""
+    return bool(contract.schedule.config.get("rescale_betas_zero_snr"))
+
+
 def comfyui_starts(contract: Contract, num_steps: int) -> tuple[int, ...]:
     """Return where the calls of ComfyUI's scheduler "simple" start.
 
-    With ModelSamplingDiscrete (lcm) it chooses among 50 timesteps, else among all.
+    With ModelSamplingDiscrete "lcm" it chooses among 50 timesteps, else among all.
 
-    Source: ComfyUI, comfy/samplers.py `simple_scheduler`, comfy_extras/nodes_model_advanced.py.
+    Source: ComfyUI, comfy/samplers.py `simple_scheduler`.
     """
     total = contract.grid.num_train_timesteps
     levels: Sequence[int] = range(total)
-    if contract.grid.sampler == "stochastic":
+    if comfyui_sampling(contract) == ("lcm", False):
         levels = range(total // 50 - 1, total, total // 50)
     return tuple(levels[-(1 + int(i * len(levels) / num_steps))] for i in range(num_steps))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.models.adapters import PRESETS, merge_lora
 from fewstep.models.ldm import renamed, unet_names
-from fewstep.publishing.formats import PEFT_CONFIG, PEFT_FILE, folded, kohya_name, modules
+from fewstep.publishing.formats import PEFT_CONFIG, PEFT_FILE, folded, modules
 from fewstep.sampling.contract import LORA_FILE
 
 NUM_MODULES = {"attention": 128, "transformer": 192, "all": 277}
@@ -74,19 +74,55 @@ def test_a_kohya_file_with_the_alpha_of_training_is_seen(tmp_path):
     assert error("diffusers, kohya file", tmp_path / "wrong") > 1e-3
 
 
+ATTENTIONS = [
+    *(f"{block}_attentions_{j}" for block in ("down_blocks_0", "down_blocks_1", "down_blocks_2")
+      for j in range(2)),
+    "mid_block_attentions_0",
+    *(f"{block}_attentions_{j}" for block in ("up_blocks_1", "up_blocks_2", "up_blocks_3")
+      for j in range(3)),
+]  # fmt: skip
+RESNETS = [
+    *(f"down_blocks_{i}_resnets_{j}" for i in range(4) for j in range(2)),
+    "mid_block_resnets_0", "mid_block_resnets_1",
+    *(f"up_blocks_{i}_resnets_{j}" for i in range(4) for j in range(3)),
+]  # fmt: skip
+SHORTCUTS = ["down_blocks_1_resnets_0", *(name for name in RESNETS if name.startswith("up_"))]
+KOHYA_NAMES = {
+    "attention": {f"{place}_transformer_blocks_0_{attn}_{name}" for place in ATTENTIONS
+                  for attn in ("attn1", "attn2")
+                  for name in ("to_q", "to_k", "to_v", "to_out_0")},
+    "transformer": {f"{place}_{name}" for place in ATTENTIONS
+                    for name in ("proj_in", "proj_out", "transformer_blocks_0_ff_net_0_proj",
+                                 "transformer_blocks_0_ff_net_2")},
+    "all": {*(f"{place}_{name}" for place in RESNETS
+              for name in ("conv1", "conv2", "time_emb_proj")),
+            *(f"{place}_conv_shortcut" for place in SHORTCUTS),
+            *(f"down_blocks_{i}_downsamplers_0_conv" for i in (0, 1, 2)),
+            *(f"up_blocks_{i}_upsamplers_0_conv" for i in (0, 1, 2))},
+}  # fmt: skip
+"""What each preset adds, as kohya's scripts name it after "lora_unet_", written down from SD."""
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_key_of_a_kohya_file_is_a_module_of_ldm_and_none_is_left_over(tmp_path, preset):
     write_files(tmp_path / "files", *lora(preset))
-    unet = thin_unet()
-    table = {kohya_name(n): renamed(n, unet_names(unet.config)) for n, _ in unet.named_modules()}
     keys = load_file(tmp_path / "files" / "student.safetensors").keys()
-    found = {key.partition(".")[0] for key in keys}
-    assert len(found) == NUM_MODULES[preset] == len(keys) / 3
-    places = {table[key] for key in found}
-    assert len(places) == len(found)
-    assert {place.split(".")[0] for place in places} == {
-        "input_blocks", "middle_block", "output_blocks"
-    }  # fmt: skip
+    wanted = {
+        f"lora_unet_{name}"
+        for other in [*PRESETS][: [*PRESETS].index(preset) + 1]
+        for name in KOHYA_NAMES[other]
+    }
+    ends = ("lora_down.weight", "lora_up.weight", "alpha")
+    assert keys == {f"{name}.{end}" for name in wanted for end in ends}
+    assert len(wanted) == NUM_MODULES[preset]
+    unet = thin_unet()
+    places = {
+        "lora_unet_" + name.replace(".", "_"): renamed(name, unet_names(unet.config))
+        for name, _ in unet.named_modules()
+    }
+    found = {places[name].split(".")[0] for name in wanted}
+    assert found == {"input_blocks", "middle_block", "output_blocks"}
+    assert len({places[name] for name in wanted}) == len(wanted)
 
 
 def test_the_headers_hold_what_the_readers_allow(tmp_path):

@@ -53,6 +53,33 @@ def test_the_recipes_follow_the_contract():
     assert "original_inference_steps=50" in cd.settings
 
 
+V_PREDICTION = {"prediction_type": "v_prediction"}
+ZERO_SNR = V_PREDICTION | {"rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "scheduler", "node", "result"),
+    [
+        ("multi-boundary-cd", {}, None, "exact"),
+        ("multi-boundary-cd", V_PREDICTION, ["v_prediction", False], "exact"),
+        ("multi-boundary-cd", ZERO_SNR, ["v_prediction", True], "not measured"),
+        ("cd", {}, ["lcm", False], "near: starts at 999, 759, 499, 259"),
+        ("cd", V_PREDICTION, ["v_prediction", False], "exact"),
+        ("cd", ZERO_SNR, ["v_prediction", True], "not measured"),
+    ],
+)
+def test_comfyui_is_told_what_the_network_predicts(config, method, scheduler, node, result):
+    contract = Contract.of(method, METHODS[method](), 8.0, config | scheduler)
+    nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
+    assert nodes.get("ModelSamplingDiscrete", {}).get("widgets_values") == node
+    recipe = told_of(contract, "ComfyUI")
+    assert recipe.result == result
+    assert ("`zsnr` on" in recipe.settings) == (scheduler == ZERO_SNR)
+    if scheduler == ZERO_SNR:
+        assert told_of(contract, "A1111, Forge").result == "not measured"
+        assert told_of(contract, "diffusers alone").result == "exact"
+
+
 INPUTS = {
     "LoraLoaderModelOnly": {"model": "MODEL"},
     "ModelSamplingDiscrete": {"model": "MODEL"},
