@@ -144,6 +144,17 @@ def reading() -> str:
     return f"{picture}\n\n{_markdown(columns, lines)}\n{note}\n"
 
 
+def memory() -> str:
+    """Whether a training process grows."""
+    results = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))
+    return (
+        "![Resident memory over the steps of a training run](images/memory.png)\n\n"
+        f"Over {results['steps'][-1]:,} steps of the bundled model the process grew by "
+        f"{results['mib_per_1000_steps']:.2f} MiB per 1,000 steps (a line through the last three "
+        f"quarters) of {max(results['resident_mib']):.0f} MiB. {results['machine']}.\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "teacher": teacher,
@@ -155,6 +166,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "train-step-gpu": partial(speed, "train_step_gpu.json"),
     "sampling": partial(speed, "sampling.json"),
     "reading": reading,
+    "memory": memory,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }
