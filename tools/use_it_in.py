@@ -83,7 +83,8 @@ takes both: no guidance in its teacher (`teacher.guidance_scale = 1`) and some c
 `fewstep export RUN -o DIR --fused` writes `DIR/fused/diffusers/`, a diffusers folder with the
 student inside and the right scheduler (InvokeAI), and `--checkpoint` writes
 `DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable Diffusion's first release.
-Neither holds a safety checker: pass the base model's.
+Neither holds a safety checker: pass the base model's. The folder has a contract of its own, so that
+`fewstep sample DIR/fused/diffusers` paints with it as the student that it is, and not as a teacher.
 
 ## On the Hub
 
@@ -91,7 +92,9 @@ Neither holds a safety checker: pass the base model's.
     fewstep push DIR you/name               # private; --public for everybody
 
 What goes is the contract's list of files, the contract and the card, and nothing else that lies in
-the folder. The token is that of `hf auth login` or of `HF_TOKEN`.
+the folder; the whole models of `fused/` go with `--fused`. Each file has to be the one that the
+contract was written for. An artefact that is in the repository already is replaced. The token is
+that of `hf auth login` or of `HF_TOKEN`.
 
 ## Is it so?
 

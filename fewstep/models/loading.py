@@ -33,6 +33,9 @@ MODELS = {
 }
 """Model families by the pipeline class that a model's `model_index.json` names."""
 
+STUDENT = "fewstep.json"
+"""The contract of a student, which whole models with one inside have beside their parts."""
+
 
 def default_device() -> str:
     """Return the GPU if there is one."""
@@ -142,6 +145,8 @@ def bundled_folder() -> Path:
 
 def _model_index(source: str | Path, revision: str | None) -> tuple[dict[str, Any], str | None]:
     path = Path(source) / "model_index.json"
+    if (Path(source) / STUDENT).is_file():
+        raise ModelError(f"{source} holds a student, as its {STUDENT} says: name its base model")
     try:
         if Path(source).exists():
             return json.loads(path.read_text(encoding="utf-8")), revision

@@ -6,12 +6,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_repo_id
 
 from fewstep.errors import UserError
 from fewstep.publishing.names import CARD_FILE, FUSED
-from fewstep.sampling.artefact import read_artefact
+from fewstep.sampling.artefact import read_artefact, read_contract
 from fewstep.sampling.contract import CONTRACT_FILE
 from fewstep.sampling.finding import on_the_hub, open_folder
 from fewstep.sampling.trust import check_files, missing
@@ -88,6 +88,7 @@ def check_repo(repo: str) -> None:
 def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
     """Upload to the model repository `repo`, made private unless `public`; return its address.
 
+    Files that the artefact there has by its contract, and this one has not, are deleted.
     The token is that of the login or of HF_TOKEN.
 
     Raises:
@@ -104,6 +105,7 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
             repo_id=repo,
             folder_path=parcel.folder,
             allow_patterns=list(parcel.files),
+            delete_patterns=_left_over(parcel, repo),
             commit_message="Upload by fewstep push",
         )
     except HTTP_ERRORS as error:
@@ -113,6 +115,15 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
             "network"
         ) from error
     return str(address)
+
+
+def _left_over(parcel: Parcel, repo: str) -> list[str] | None:
+    """Return the files of the artefact that `repo` holds now and that are not in the parcel."""
+    try:
+        there = read_contract(Path(hf_hub_download(repo, CONTRACT_FILE)).parent)
+    except (OSError, ValueError):  # there is none
+        return None
+    return sorted(there.files.keys() - set(parcel.files)) or None
 
 
 def _megabytes(size: int) -> str:

@@ -44,7 +44,9 @@ def recipes(contract: Contract, name: str) -> list[Recipe]:
         ),
         Recipe(
             "diffusers with fewstep", f"`{lora}`", "`FewStepScheduler.from_artefact(folder)`",
-            "exact", "another number of steps is refused",
+            "exact",
+            "another number of steps is refused"
+            + ("" if contract.takes_guidance else ", and so is diffusers' default guidance of 7.5"),
         ),
     ]  # fmt: skip
     build = _deterministic if contract.grid.sampler == "deterministic" else _stochastic

@@ -119,6 +119,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         url = f"{self.server.endpoint}/{repo}/commit/{COMMIT}"
         self.answer(200, {"success": True, "commitUrl": url, "commitOid": COMMIT})
 

@@ -10,7 +10,9 @@ from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.diffusion.random import Draw
+from fewstep.models.base import ModelError
 from fewstep.models.ldm import renamed, text_weights, unet_names, vae_names
+from fewstep.models.loading import load_model
 from fewstep.run.export import Export, export_artefact
 from fewstep.sampling.finding import is_artefact
 from fewstep.sampling.pipeline import FewStepPipeline
@@ -51,6 +53,8 @@ def test_the_diffusers_folder_is_sampled_as_the_student_and_not_as_a_teacher(exp
     for one, other in zip(mine, theirs, strict=True):
         assert one.calls == other.calls == 4
         assert np.abs(np.asarray(one.image, int) - np.asarray(other.image)).max() <= 2
+    with pytest.raises(ModelError, match=r"holds a student, as its fewstep\.json says"):
+        load_model(folder)
 
 
 def test_nothing_but_the_contracts_says_where_the_base_lay(exported):

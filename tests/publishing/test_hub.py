@@ -122,6 +122,16 @@ def test_whole_models_go_when_they_are_asked_for_and_nothing_beside_them(hub, tm
     assert "fused/diffusers/vae/config.json" in contract.files
 
 
+def test_under_another_name_the_old_files_go_and_those_of_others_stay(hub, artefact):
+    push(artefact)
+    hub.repos[REPO]["files"]["notes.txt"] = b"mine"
+    renamed = replace(tiny_student(tiny_contract(base="me/tiny-model")), name="second")
+    renamed.write(folder := artefact.parent / "second")
+    push(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert hub.repos[REPO]["files"].keys() == {*names, "notes.txt"}
+
+
 def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
     upload(Parcel.of(artefact), REPO)
     assert is_artefact(REPO)
