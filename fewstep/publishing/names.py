@@ -55,5 +55,9 @@ def name_from(run: Path) -> str:
 
 def name_of(files: Iterable[str]) -> str | None:
     """Return the name that the files of an artefact have already, told from all of them."""
-    stems = (path.stem for path in map(PurePosixPath, files) if len(path.parts) == 1)
+    stems = (
+        path.stem
+        for path in map(PurePosixPath, files)
+        if len(path.parts) == 1 and path.suffix in (".safetensors", ".png")
+    )
     return next((stem for stem in stems if stem.lower() not in TAKEN), None)

@@ -184,7 +184,7 @@ class Contract:
         if seal != _seal(entries):
             raise UserError(
                 f"{source} was changed after it was written: its seal does not fit; get the "
-                "artefact again"
+                "artefact again, or run its fewstep distill again"
             )
         return contract
 

@@ -113,7 +113,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Latents, timestep: Any = None) -> Latents:
         """Return the sample: the student takes it as it is."""
-        self._asked = len(sample)
+        self._asked = max(self._asked, len(sample))  # control nets are asked with fewer
         return sample
 
     def add_noise(self, original_samples: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
@@ -159,7 +159,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     def _check_guidance(self, batch: int) -> None:
         """Refuse a network that was asked for more than the batch: with and without the prompt."""
-        if self._asked > batch and not self.config.takes_guidance:
+        asked, self._asked = self._asked, 0
+        if asked > batch and not self.config.takes_guidance:
             raise UserError(
                 "this student takes no guidance_scale and no negative prompt, and diffusers' "
                 "default is 7.5: call the pipeline with guidance_scale=1"

@@ -213,6 +213,7 @@ def test_a_name_made_of_a_runs_folder_is_one_that_may_be_given(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["fewstep-lion", "v1.5"])
 def test_a_name_is_told_from_the_files(name):
-    others = ["README.md", "fewstep.json", "fused/diffusers/model_index.json", "unet/config.json"]
+    others = ["README.md", "adapter_model.safetensors", "fused/a-fused.safetensors",
+              "model_index.json", "unet/config.json"]  # fmt: skip
     assert name_of([*others, f"{name}.png"]) == name
     assert name_of(others) is None
