@@ -31,7 +31,7 @@ class Artefact:
     `preview` is a PNG file's bytes.
 
     Raises:
-        UserError: if a file of this name would be passed over or misread.
+        UserError: if a file of this name would be passed over, misread, or in another one's place.
     """
 
     name: str

@@ -24,7 +24,7 @@ def on_the_hub(name: str) -> bool:
 def public_name(name: str) -> str:
     """Return a Hub id or a word as it is, and of a path, which tells of a machine, the last part.
 
-    >>> public_name("bundled"), public_name("me/model"), public_name("/home/me/model.ckpt")
+    >>> public_name("bundled"), public_name("me/model"), public_name("/disk/me/model.ckpt")
     ('bundled', 'me/model', 'model.ckpt')
     """
     return name if on_the_hub(name) else Path(name).name

@@ -90,7 +90,7 @@ def test_a_base_of_another_name_is_looked_at_before_it_is_named(run, tmp_path):
 
 def test_another_name_of_the_base_model_takes_nothing_of_the_old_one(tmp_path, monkeypatch):
     contract = tiny_contract()
-    old = {**contract.base, "revision": "0ld", "variant": "fp16", "config": "/home/me/sd21"}
+    old = {**contract.base, "revision": "0ld", "variant": "fp16", "config": "/disk/me/sd21"}
     tiny_student(replace(contract, base=old)).write(tmp_path / "artefact")
     pinned = replace(tiny_family(), revision="c0ffee")
     monkeypatch.setattr("fewstep.run.export.load_base", lambda *_: pinned)
@@ -109,13 +109,13 @@ def test_a_damaged_file_is_not_exported(tmp_path):
 
 def test_the_settings_of_the_card_name_no_place_and_no_prompt():
     config = tiny_config()
-    model = replace(config.model, base="/home/me/sd21.safetensors", config="/home/me/sd21")
-    data = replace(config.data, path="/home/me/coco", pictures="/home/me/val2017", cache="/home/c")
+    model = replace(config.model, base="/disk/me/sd21.safetensors", config="/disk/me/sd21")
+    data = replace(config.data, path="/disk/me/coco", pictures="/disk/me/val2017", cache="/disk/c")
     train = replace(config.train, preview_prompts=("my secret",))
     told = without_own_paths(replace(config, model=model, data=data, train=train))
     assert (told.model.base, told.model.config) == ("sd21.safetensors", "sd21")
     assert (told.data.path, told.data.pictures, told.data.cache) == ("coco", "val2017", None)
-    assert "home" not in to_toml(told)
+    assert "disk" not in to_toml(told)
     assert "secret" not in to_toml(told)
     on_hub = replace(config, data=replace(data, path="user/set"), model=replace(model, base="a/b"))
     assert without_own_paths(on_hub).data.path == "user/set"
@@ -124,13 +124,17 @@ def test_the_settings_of_the_card_name_no_place_and_no_prompt():
 
 def test_the_contract_names_data_by_hub_id_or_last_part_and_no_config_that_is_not_used():
     contract = tiny_contract(base="me/model")
-    base = {**contract.base, "config": "/home/me/sd21"}
-    for path, told in (("user/set", "user/set"), ("/home/me/coco", "coco"), ("bundled", "bundled")):
+    base = {**contract.base, "config": "/disk/me/sd21"}
+    for path, told in (
+        ("user/set", "user/set"),
+        ("/disk/me/coco", "coco"),
+        ("bundled", "bundled"),
+    ):
         data = {**contract.data, "path": path}
         public = without_paths(replace(contract, base=base, data=data))
         assert (public.data["path"], public.base["config"]) == (told, None)
-    local = replace(contract, base={**base, "id": "/home/me/sd21.safetensors"})
-    assert without_paths(local).base["config"] == "/home/me/sd21", "it is needed to load it"
+    local = replace(contract, base={**base, "id": "/disk/me/sd21.safetensors"})
+    assert without_paths(local).base["config"] == "/disk/me/sd21", "it is needed to load it"
 
 
 def test_the_license_is_that_of_the_base_models_card(tmp_path):

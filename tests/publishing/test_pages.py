@@ -130,10 +130,10 @@ def test_the_card_says_what_the_student_is():
 
 
 def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
-    text = write_card(tiny_contract(base="/home/me/models/mine"), "a-student", Card())
+    text = write_card(tiny_contract(base="/disk/me/models/mine"), "a-student", Card())
     assert not {"base_model", "license"} & front_matter(text).keys()
     assert text.count("mine") == 3
-    assert "/home/me" not in text
+    assert "/disk/me" not in text
     assert "It was not measured" in text
     trained_from_data = write_card(tiny_contract("ct", guidance_scale=1.0), "a-student", Card())
     assert "imitates the base model *without* guidance" in trained_from_data
