@@ -283,6 +283,10 @@ def test_an_entry_of_another_type_is_refused(config, part, value):
 @pytest.mark.parametrize("part", ["adapter", "base", "data", "train", "versions", "files"])
 @pytest.mark.parametrize("value", [None, "full", []])
 def test_a_part_that_is_no_object_is_refused_by_name(config, part, value):
-    text = damaged(made(config), lambda entries: entries.update({part: value}))
+    contract = made(config)
+    text = damaged(contract, lambda entries: entries.update({part: value}))
     with pytest.raises(ValueError, match=f"is not a whole contract.*{part}"):
         Contract.from_json(text)
+    object.__setattr__(contract, part, value)  # past the types that tests check at run time
+    with pytest.raises(TypeError, match=f"{part} is .*, and has to be an object"):
+        contract._check("fewstep.json")
