@@ -10,7 +10,6 @@ where each picture and caption begins, and reading one is one read at that place
 import hashlib
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,9 +24,9 @@ from fewstep.data.errors import DataError
 from fewstep.data.folder import CAPTION_SUFFIXES
 from fewstep.data.pictures import SUFFIXES
 from fewstep.data.source import digest
+from fewstep.data.tar import files_in
 from fewstep.files import write_file
 
-PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -132,7 +131,7 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
 def _rows(file: Path) -> list[tuple[int, int, int, int]]:
     pictures: dict[str, tuple[int, int]] = {}
     captions: dict[str, tuple[int, int]] = {}
-    for member in _members(file):
+    for member in files_in(file):
         name = PurePosixPath(member.name)
         key, place = str(name.with_suffix("")), (member.offset_data, member.size)
         if name.suffix.lower() in SUFFIXES:
@@ -144,33 +143,6 @@ def _rows(file: Path) -> list[tuple[int, int, int, int]]:
         if key not in captions:
             raise DataError(f"{file}: {key} has no caption; add {key}.txt to the shard")
     return [(*place, *captions[key]) for key, place in pictures.items()]
-
-
-def _members(file: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a shard; what could harm if it were unpacked is refused."""
-    try:
-        with tarfile.open(file, "r:") as tar:
-            end = file.stat().st_size
-            for member in tar:
-                _check_safe(member, file)
-                if member.offset_data + member.size > end:
-                    raise DataError(f"{file} is cut off inside {member.name}; copy it again")
-                if member.isfile():
-                    yield member
-    except tarfile.TarError as error:
-        raise DataError(
-            f"cannot read {file}: {error}; shards are uncompressed tar files, copied to their end"
-        ) from error
-
-
-def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{file} holds {member.name!r}, which leads out of it; make it anew")
-    if not (member.isfile() or member.isdir()):
-        raise DataError(f"{file} holds {member.name!r}, a link or device; put the file itself in")
-    if name.suffix.lower() in PICKLES:
-        raise DataError(f"{file} holds {member.name!r}, a pickle, which can run code; leave it out")
 
 
 def _caption(content: bytes, name: str) -> str:

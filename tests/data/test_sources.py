@@ -257,6 +257,34 @@ def test_a_damaged_shard_is_an_error(tmp_path):
         read_shards(find_shards(str(folder)))
 
 
+def zeroed(data: bytes, header: int) -> bytes:
+    return data[:header] + bytes(512) + data[header + 512 :]
+
+
+def flipped(data: bytes, header: int) -> bytes:
+    return data[: header + 8] + bytes([data[header + 8] ^ 1]) + data[header + 9 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        zeroed,
+        lambda data, header: data[:header],
+        lambda data, header: data[: header + 100],
+        lambda data, header: data + data,
+    ],
+    ids=["a flipped bit", "a header of zeros", "cut between", "cut inside a header", "two tars"],
+)
+def test_a_shard_that_loses_pairs_is_refused(tmp_path, damage):
+    file = shards(tmp_path, (4,)) / "0000.tar"
+    with tarfile.open(file) as tar:
+        third = tar.getmembers()[4].offset
+    file.write_bytes(damage(file.read_bytes(), third))
+    with pytest.raises(DataError, match=r"0000\.tar is damaged or cut off at byte \d+"):
+        opened(tmp_path)
+
+
 def test_a_path_that_is_nothing_says_what_could_be_there(tmp_path):
     with pytest.raises(
         DataError, match=r"which is no folder, no captions .json.*give one of these"
