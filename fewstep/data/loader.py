@@ -105,6 +105,9 @@ def _as_it_is(result: Any) -> Any:
 
 
 def _leave_signals(worker: int) -> None:
-    """Leave Ctrl-C to the training process, which saves and then ends its workers."""
+    """Leave what stops a run to the training process, which saves and then ends its workers.
+
+    Slurm and Ctrl-C signal the whole group; a worker that died of it would take the step with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

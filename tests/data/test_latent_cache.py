@@ -1,7 +1,9 @@
 """The cache gives what encoding on the fly would give, whatever happened while it was made."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Thread
@@ -16,7 +18,7 @@ from fewstep.data.encoding import WHOLE, Share
 from fewstep.data.errors import DataError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.latent_cache import open_cache
-from fewstep.data.loader import batches_at
+from fewstep.data.loader import batches_at, read_ahead
 from fewstep.data.tensor_file import tensor_file
 from fewstep.models.loading import load_model
 from fewstep.run.supply import Supply
@@ -127,6 +129,20 @@ def test_an_error_in_a_loader_process_keeps_its_own_words(supply, pictures, tmp_
     batch_at = batches_at(stream, [range(2)], workers=1)
     with pytest.raises(DataError, match=r"^none of the pictures can be used"):
         batch_at(range(2))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_loader_process_outlives_the_signal_that_stops_the_run(signum):
+    requests = [range(i, i + 1) for i in range(6)]
+    read = read_ahead(_own_pid, requests, workers=1)
+    worker = read(requests[0])
+    assert worker != os.getpid()
+    os.kill(worker, signum)
+    assert [read(samples) for samples in requests[1:]] == [worker] * 5
+
+
+def _own_pid(samples) -> int:
+    return os.getpid()
 
 
 def test_flipped_pictures_are_encoded_and_half_of_the_samples(supply, family):

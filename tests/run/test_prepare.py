@@ -1,8 +1,10 @@
 """Real data all the way: looked at, encoded, trained on, from a cache or on the fly."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -132,6 +134,23 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, data, tra
 def test_streaming_has_nothing_to_prepare(tmp_path):
     with pytest.raises(UserError, match="there is nothing to prepare"):
         prepare_data(config_for(tmp_path, streaming=True), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_saves_the_run(tmp_path):
+    folder = folder_of(tmp_path / "p", 6)
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(config_for(folder, {"steps": 500}, workers=2)))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "fewstep", "distill", str(config), "--run", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        log = run / "metrics.jsonl"
+        while process.poll() is None and not (log.exists() and log.read_text()):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        told = process.communicate()[1].decode()
+    assert process.returncode == 128 + signal.SIGTERM, told
+    assert list((run / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
