@@ -6,7 +6,7 @@
 # pyright: reportPrivateImportUsage=false
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,10 @@ def read_folder(
         with _explained(source, name):
             if not allow_pickle:
                 _refuse_pickles(Path(source) / name)
-            networks[name] = kind.from_pretrained(source, subfolder=name, **where)
-            _check_whole(networks[name])
+            networks[name], told = kind.from_pretrained(
+                source, subfolder=name, output_loading_info=True, **where
+            )
+            _check_whole(networks[name], told["missing_keys"])
     tokenizer = _tokenizer(source, revision, networks["text_encoder"].config.vocab_size)
     with _explained(source, "scheduler"):
         scheduler_config = _scheduler_config(source, revision)
@@ -125,9 +127,10 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _check_whole(network: nn.Module) -> None:
-    """Refuse a network of whose weights some were in no file."""
-    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+def _check_whole(network: nn.Module, not_found: Collection[str] = ()) -> None:
+    """Refuse a network of whose weights some were in no file: transformers makes up `not_found`."""
+    missing = [name for name, weight in network.named_parameters()
+               if weight.is_meta or name in not_found]  # fmt: skip
     if missing:
         raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
 

@@ -160,15 +160,34 @@ def test_a_hub_id_is_pinned_to_the_commit_that_it_was_read_at(tmp_path):
     assert told == [commit, load_model(tiny_pipeline()).fingerprint]
 
 
-def test_weights_that_a_part_lacks_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("part", "lacking"),
+    [
+        ("unet", "conv_out.weight"),
+        ("vae", "decoder.conv_in.bias"),
+        ("text_encoder", "layers.0.mlp.fc1.weight"),
+    ],
+)
+def test_weights_that_a_part_lacks_are_named(tmp_path, part, lacking):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    (path,) = (folder / "unet").glob("*.safetensors")
+    (path,) = (folder / part).glob("*.safetensors")
     weights = load_file(path)
-    del weights["conv_out.weight"]
-    save_file(weights, path)
-    with pytest.raises(ModelError, match=r"load the unet.*conv_out.weight"):
+    save_file({name: w for name, w in weights.items() if not name.endswith(lacking)}, path,
+              metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(ModelError, match=rf"load the {part} .*1 of its weights.*{lacking}"):
         load_model(folder)
+
+
+def test_the_positions_that_old_text_encoders_carry_are_no_weights(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), folder)
+    (path,) = (folder / "text_encoder").glob("*.safetensors")
+    positions = {"text_model.embeddings.position_ids": torch.arange(24)[None]}
+    save_file(load_file(path) | positions, path, metadata={"format": "pt"})
+    text, theirs = (load_model(f).text_encoder.state_dict() for f in (folder, tiny_pipeline()))
+    assert text.keys() == theirs.keys()
+    assert all(torch.equal(text[name], theirs[name]) for name in text)
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
