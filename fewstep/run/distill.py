@@ -14,7 +14,7 @@ from fewstep.diffusion.losses import check_weighting
 from fewstep.errors import Interrupted
 from fewstep.models.loading import default_device
 from fewstep.run.artefact import write_artefact
-from fewstep.run.folder import claim_run_folder, log_entry, truncate_log
+from fewstep.run.folder import claim_data, claim_run_folder, log_entry, truncate_log
 from fewstep.run.paint import check_words
 from fewstep.run.preview import Previews
 from fewstep.run.trackers import Trackers, check_trackers
@@ -47,6 +47,7 @@ def distill_run(
     check_everything(shop)
     if processes.is_first:
         claim_run_folder(shop.resolved, run, 20_000_000 + shop.checkpoints.needed_bytes)
+        claim_data(run, shop.pairs.identity)
     processes.wait()
     listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)
@@ -65,11 +66,11 @@ def distill_run(
         for result in steps_of(shop, batches, first_step):
             record.write(result, time.perf_counter() - clock)
             listener.on_step(result)
-            record.draw_if_due(result.step)
             is_last = result.step == config.train.steps
             signum = processes.any(stop[0] if stop else 0)
             if signum or is_last or result.step % config.train.save_every == 0:
                 shop.checkpoints.save(result.step)
+            record.draw_if_due(result.step)
             if signum:
                 processes.wait()
                 raise Interrupted(signum, f"saved {run} after step {result.step}")
@@ -151,6 +152,7 @@ def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[Step
         first_step,
         shop.scaler,
         shop.processes,
+        shop.watch,
     )
 
 

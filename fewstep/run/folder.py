@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and its log."""
 
 import dataclasses
+import hashlib
 import resource
 import sys
 from pathlib import Path
@@ -20,15 +21,15 @@ HARMLESS = {
     "train.preview_every",
     "train.preview_prompts",
     "train.trackers",
-    "train.batch_size",
-    "train.accumulate",
-    "train.processes",
     "model.allow_pickle",
     "data.cache",
     "data.workers",
     "data.max_skipped",
 }
 """Settings that may change between the parts of one run: they decide no weight."""
+
+DIVISION = {"train.batch_size", "train.accumulate", "train.processes"}
+"""How a step's samples are divided up: it decides nothing but which of them drop out together."""
 
 
 def claim_run_folder(config: Config, run: Path, needed_bytes: int = 20_000_000) -> None:
@@ -63,11 +64,29 @@ def claim_run_folder(config: Config, run: Path, needed_bytes: int = 20_000_000) 
         )
 
 
+def claim_data(run: Path, identity: str) -> None:
+    """Keep in the run's folder which data it learns from, or check that they are still those.
+
+    Raises:
+        SettingError: if they have changed.
+    """
+    path, mine = run / "data.sha256", hashlib.sha256(identity.encode()).hexdigest()
+    if not path.exists():
+        write_file(path, f"{mine}\n")
+    elif path.read_text(encoding="utf-8").strip() != mine:
+        raise SettingError(
+            f"{run} has learnt from other data: pictures, captions, or the times of their files "
+            "have changed since; choose another --run folder, or, if they were only copied, delete "
+            f"{path}"
+        )
+
+
 def _decisive(config: Config) -> dict[str, Any]:
-    """Return what decides the weights: how a step's samples are divided up does not."""
-    train = config.train
+    """Return what decides the weights: how a step's samples are divided up only with dropout."""
+    train, adapter = config.train, config.adapter
     samples = train.batch_size * train.accumulate * (train.processes or 1)
-    decisive = {key: value for key, value in flat(config).items() if key not in HARMLESS}
+    harmless = HARMLESS if adapter and adapter.dropout else HARMLESS | DIVISION
+    decisive = {key: value for key, value in flat(config).items() if key not in harmless}
     return decisive | {"samples a step (train.batch_size x accumulate x processes)": samples}
 
 

@@ -1,11 +1,11 @@
 """What the table [data] stands for once there is a model: pairs, their cache, and batches."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from fewstep.data.opening import open_data
 from fewstep.data.order import ordered
 from fewstep.data.pairs import Pairs
 from fewstep.data.prompts import Prompts
+from fewstep.data.source import digest
 from fewstep.data.stream import Stream, encode_views, views_of
 from fewstep.diffusion.random import generator
 from fewstep.files import check_writable
@@ -27,7 +28,7 @@ from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.sampling.painter import teacher_painter
 from fewstep.types import Conditioning
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache; another one is encoded anew."""
 
 PAINTED_AT_ONCE = 8
@@ -67,10 +68,13 @@ class Supply:
             "resolution": self.resolution,
             "num_views": self.num_views,
             "codec": fingerprint(*self.family.codec_parts),
+            **_codec_settings(self.family),
         }
         if isinstance(self.pairs, Prompts):
             made_from |= {
                 "teacher": self.family.fingerprint,
+                "schedule": self.family.schedule.digest,
+                "prediction": self.family.scheduler_config.get("prediction_type", "epsilon"),
                 "teacher_steps": data.teacher_steps,
                 "teacher_guidance": self.teacher_guidance,
                 "precision": str(self.family.dtype),
@@ -178,6 +182,17 @@ class Supply:
             prompts = [self.pairs.captions(number)[0] for number in own]
             for latents in painter.latents(prompts, seed, self.resolution, own).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
+
+
+def _codec_settings(family: ModelFamily) -> Mapping[str, Any]:
+    """Return what decides latents and texts beside the weights, where a family has it."""
+    settings: dict[str, Any] = {}
+    if (vae := getattr(family, "vae", None)) is not None:
+        settings["scaling_factor"] = vae.config.scaling_factor
+    if (tokenizer := getattr(family, "tokenizer", None)) is not None:
+        words = [f"{word} {number}" for word, number in sorted(tokenizer.get_vocab().items())]
+        settings["tokenizer"] = digest([*words, str(tokenizer.model_max_length)])
+    return settings
 
 
 def _picture(pairs: Pairs, numbers: Sequence[int]) -> Tensor:

@@ -20,6 +20,7 @@ from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.latent_cache import open_cache
 from fewstep.data.loader import batches_at, read_ahead
 from fewstep.data.tensor_file import tensor_file
+from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.loading import load_model
 from fewstep.run.supply import Supply
 from tests.data.samples import coco, folder_of, noise
@@ -295,6 +296,27 @@ def test_another_autoencoder_makes_another_cache(supply, family):
         key = other.fingerprint.key
         weight.sub_(1.0)
     assert key != made.fingerprint.key
+
+
+def test_the_models_settings_beside_its_weights_count(supply, family, tmp_path, monkeypatch):
+    (tmp_path / "p.txt").write_text("a red heart\n")
+    made, painted = supply(), supply(path=str(tmp_path / "p.txt"))
+    keys = made.fingerprint.key, painted.fingerprint.key
+    v_prediction = {**family.scheduler_config, "prediction_type": "v_prediction"}
+    shorter = {**family.scheduler_config, "beta_end": 0.011}
+    for config in (v_prediction, shorter):
+        schedule = NoiseSchedule.from_config(config)
+        other = replace(family, scheduler_config=config, schedule=schedule)
+        assert replace(made, family=other).fingerprint.key == keys[0]
+        assert replace(painted, family=other).fingerprint.key != keys[1]
+    monkeypatch.setattr(family.tokenizer, "model_max_length", 5)
+    assert replace(made).fingerprint.key != keys[0]
+    monkeypatch.undo()
+    scale = family.vae.config.scaling_factor
+    family.vae.register_to_config(scaling_factor=2 * scale)
+    assert replace(made).fingerprint.key != keys[0]
+    family.vae.register_to_config(scaling_factor=scale)
+    assert replace(made).fingerprint.key == keys[0]
 
 
 def test_a_cache_of_another_model_under_this_name_is_refused(supply):

@@ -131,6 +131,32 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, data, tra
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    folder, run = folder_of(tmp_path / "p", 4), tmp_path / "run"
+    distill_run(config_for(folder, {"steps": 1}), run)
+    assert distill_run(config_for(folder, {"steps": 1}), run) == 1
+    (folder / "001.txt").write_text("another caption")
+    with pytest.raises(SettingError, match=r"has learnt from other data: .*delete .*data.sha256"):
+        distill_run(config_for(folder, {"steps": 1}), run)
+    (run / "data.sha256").unlink()
+    assert distill_run(config_for(folder, {"steps": 1}), run) == 1
+
+
+def test_with_dropout_a_run_goes_on_with_the_same_division_alone(tmp_path):
+    folder = folder_of(tmp_path / "p", 4)
+    for dropout in (0.0, 0.3):
+        config = config_for(folder, {"steps": 1, "batch_size": 2})
+        config = replace(config, adapter=replace(config.adapter, dropout=dropout))
+        run, halves = tmp_path / f"run{dropout}", {"batch_size": 1, "accumulate": 2}
+        distill_run(config, run)
+        other = replace(config, train=replace(config.train, **halves))
+        if dropout:
+            with pytest.raises(SettingError, match=r"train.accumulate = 1 there, 2 here"):
+                distill_run(other, run)
+        else:
+            assert distill_run(other, run) == 1
+
+
 def test_streaming_has_nothing_to_prepare(tmp_path):
     with pytest.raises(UserError, match="there is nothing to prepare"):
         prepare_data(config_for(tmp_path, streaming=True), tmp_path / "run")
