@@ -28,6 +28,7 @@ from fewstep.sampling.painter import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.processes import Processes
 from fewstep.training.trainer import Weights
+from fewstep.training.watch import Watch
 
 
 def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
@@ -238,6 +239,10 @@ class Workshop:
         device = torch.device(self.device).type
         return GradScaler(device, enabled=self.precision == "fp16")
 
+    @cached_property
+    def watch(self) -> Watch:
+        return Watch()
+
     @property
     def on_gpu(self) -> bool:
         return torch.device(self.device).type == "cuda"
@@ -246,7 +251,7 @@ class Workshop:
     def checkpoints(self) -> Checkpoints:
         keep_last = self.config.train.keep_last
         folder = self.run / "checkpoints"
-        return Checkpoints(folder, self.weights, self.optimizer, keep_last, self.scaler)
+        return Checkpoints(folder, self.weights, self.optimizer, keep_last, self.scaler, self.watch)
 
     def park_codec(self) -> None:
         """Free the GPU of what only encodes and decodes, where no step needs it."""

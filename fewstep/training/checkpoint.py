@@ -1,4 +1,4 @@
-"""Checkpoints: weights, average, optimiser and loss scale, whole or absent; no pickles."""
+"""Checkpoints: weights, average, optimiser, loss scale and watch, whole or absent; no pickles."""
 
 import json
 import shutil
@@ -15,10 +15,14 @@ from torch.amp.grad_scaler import GradScaler
 from fewstep.errors import UserError
 from fewstep.files import write_file, write_folder
 from fewstep.training.trainer import Weights
+from fewstep.training.watch import Watch
 
 
 class Checkpoints:
-    """The folder `RUN/checkpoints`, one folder a saved step, the last `keep_last` kept."""
+    """The folder `RUN/checkpoints`, one folder a saved step.
+
+    The last `keep_last` are kept and, while the loss rises, the newest from before it did.
+    """
 
     def __init__(
         self,
@@ -27,16 +31,19 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         keep_last: int,
         scaler: GradScaler | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.folder, self.weights, self.optimizer = folder, weights, optimizer
         self.keep_last, self.scaler = keep_last, scaler or GradScaler(enabled=False)
+        self.watch = watch or Watch()
 
     @property
     def needed_bytes(self) -> int:
-        """Upper bound of what the checkpoints take on the disk, one being written included."""
+        """Upper bound of what is still to be written: all that are kept, and one beside them."""
         trained, moments = self.weights.trained.values(), 2
         copies = sum(weight.nbytes for weight in trained) * (2 + moments)
-        return copies * (self.keep_last + 1)
+        there = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        return max(0, copies * (self.keep_last + 2) - there)
 
     @property
     def saved(self) -> list[Path]:
@@ -54,8 +61,10 @@ class Checkpoints:
             write_file(beside / "state.json", json.dumps(self._state(step)))
 
         write_folder(path, fill)
+        last_calm = next(filter(_is_calm, reversed(self.saved)), None)
         for old in self.saved[: -self.keep_last]:
-            shutil.rmtree(old)
+            if old != last_calm:
+                shutil.rmtree(old)
         return path
 
     def load_last(self) -> int:
@@ -83,11 +92,14 @@ class Checkpoints:
         self._load_optimizer(optimizer)
         if self.scaler.is_enabled() and "loss_scale" in state:
             self.scaler.load_state_dict(state["loss_scale"])
+        if "watch" in state:
+            self.watch.load_state_dict(state["watch"])
         return step
 
     def _state(self, step: int) -> dict[str, Any]:
         scale = {"loss_scale": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
-        return {"step": step, **scale}
+        watched = {"watch": self.watch.state_dict(), "is_calm": self.watch.is_calm}
+        return {"step": step, **watched, **scale}
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         state = {
@@ -104,6 +116,11 @@ class Checkpoints:
             parameter = self.weights.trained[name]
             device = parameter.device if on_device or key != "step" else "cpu"
             self.optimizer.state[parameter][key] = value.to(device)
+
+
+def _is_calm(path: Path) -> bool:
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state.get("is_calm", True)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -54,19 +54,20 @@ def train(
     first_step: int = 0,
     scaler: GradScaler | None = None,
     processes: Processes = ALONE,
+    watch: Watch | None = None,
 ) -> Iterator[StepResult]:
     """Take the optimiser steps from `first_step` on, and yield after each.
 
     Data, noise and timesteps are functions of (seed, number of the sample in the run), and the
-    learning rate and the curriculum of the step, so that weights, optimiser, `scaler` and
-    `first_step` are the whole state. Several `processes` take a batch each of every step.
+    learning rate and the curriculum of the step, so that weights, optimiser, `scaler`, `watch`
+    and `first_step` are the whole state. Several `processes` take a batch each of every step.
 
     Raises:
         TrainingDivergedError: if the loss or the gradient is not finite, or the loss explodes; no
             weight was changed yet.
     """
     scaler = scaler or GradScaler(enabled=False)
-    device, watch = schedule.alphas.device, Watch()
+    device, watch = schedule.alphas.device, watch or Watch()
     for step in range(first_step, settings.steps):
         outputs = []
         for samples in micro_batches(step, settings, processes):

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +13,9 @@ from fewstep.errors import UserError
 WINDOW = 25
 EXPLODED = 100.0
 """How many times the lowest mean loss of WINDOW steps the mean of the last WINDOW may be."""
+
+CALM = 2.0
+"""Up to so many times the lowest, the mean is none of an explosion's beginning."""
 
 QUARTERS = ("the cleanest", "the second", "the third", "the noisiest")
 
@@ -22,10 +26,28 @@ class TrainingDivergedError(UserError):
 
 @dataclass
 class Watch:
-    """Looks at every step before its weights change."""
+    """Looks at every step before its weights change; what it has seen is kept by checkpoints."""
 
     last: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     lowest: float = math.inf
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of the last WINDOW steps."""
+        return sum(self.last) / len(self.last)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing tells of a beginning explosion."""
+        return len(self.last) < WINDOW or self.mean <= CALM * self.lowest
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": [*self.last], "lowest": self.lowest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.last.clear()
+        self.last.extend(state["last"])
+        self.lowest = state["lowest"]
 
     def check_loss(self, step: int, loss: float, by_noise: Sequence[float | None]) -> None:
         """Refuse a loss that is not finite, or that has exploded.
@@ -40,11 +62,10 @@ class Watch:
                                  f"timesteps; before it was {self._told()}")  # fmt: skip
         self.last.append(loss)
         if len(self.last) == WINDOW:
-            mean = sum(self.last) / WINDOW
-            if mean > EXPLODED * self.lowest:
+            if self.mean > EXPLODED * self.lowest:
                 raise diverged(step, f"the loss explodes: the mean of {WINDOW} steps was "
-                                     f"{self.lowest:.4g} and is {mean:.4g}")  # fmt: skip
-            self.lowest = min(self.lowest, mean)
+                                     f"{self.lowest:.4g} and is {self.mean:.4g}")  # fmt: skip
+            self.lowest = min(self.lowest, self.mean)
 
     def check_gradient(self, step: int, trained: Mapping[str, nn.Parameter]) -> None:
         """Refuse a gradient that is not finite.
@@ -65,7 +86,7 @@ class Watch:
 
 def diverged(step: int, what: str) -> TrainingDivergedError:
     return TrainingDivergedError(
-        f"training diverged at step {step + 1}: {what}; the checkpoints before it are whole. Lower "
-        "train.learning_rate or train.max_grad_norm, set model.precision to 'bf16' or 'fp32', or "
-        "check the data for broken pictures"
+        f"training diverged at step {step + 1}: {what}; the last checkpoint from before is kept. "
+        "Check the data for broken pictures, or start in a new --run folder with a lower "
+        "train.learning_rate or train.max_grad_norm, or with model.precision 'bf16' or 'fp32'"
     )

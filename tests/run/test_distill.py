@@ -22,6 +22,7 @@ from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
 from fewstep.diffusion.random import Draw
 from fewstep.errors import Interrupted, UserError
 from fewstep.run.distill import Listener, distill_run
+from fewstep.run.preview import Previews
 from fewstep.sampling.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.watch import TrainingDivergedError
@@ -74,6 +75,8 @@ def test_a_stopped_run_saves_and_continues_to_the_same_weights(finished, tmp_pat
         distill_run(tiny_config(), run, StopAfter(3, signum))
     assert stop.value.exit_code == code
     assert not (run / "artefact").exists()
+    state = json.loads((run / "checkpoints" / "00000003" / "state.json").read_text())
+    assert len(state["watch"]["last"]) == 3, "what tells an explosion is resumed too"
     assert distill_run(tiny_config(), run) == 6
     assert same(weights(finished), weights(run))
     logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
@@ -252,6 +255,18 @@ def test_previews_and_curves_are_drawn_from_step_0(tmp_path):
         sizes = [(step, value.image.width, value.image.height)
                  for step, value in told if value.tag.startswith("preview")]  # fmt: skip
         assert sizes == [(0, *picture.size), (2, *picture.size)]
+
+
+def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
+    def draw(previews, step):
+        if step:
+            raise RuntimeError("no memory to decode with")
+
+    monkeypatch.setattr(Previews, "draw", draw)
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="no memory"):
+        distill_run(tiny_config(preview_every=2), run)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
 
 
 class Poison(Listener):

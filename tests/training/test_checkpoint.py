@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from io import FileIO
 
 import pytest
@@ -12,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from fewstep import files
 from fewstep.errors import UserError
 from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.watch import TrainingDivergedError, Watch
 from tests.training.test_trainer import SETTINGS, Toy
 
 
@@ -41,6 +43,48 @@ def test_the_last_checkpoints_are_kept(tmp_path, toy):
     for step in (1, 2, 3, 4):
         checkpoints.save(step)
     assert [path.name for path in checkpoints.saved] == ["00000003", "00000004"]
+
+
+def losses_from(step, watch):
+    """Show the watch losses that are a hundred times as high from step 61 on."""
+    for number in range(step, 100):
+        watch.check_loss(number, 1.0 if number < 60 else 101.0, ())
+        yield number + 1
+
+
+def test_an_exploding_loss_leaves_what_was_before_and_is_still_noticed_when_resumed(tmp_path, toy):
+    watch = Watch()
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=2, watch=watch)
+    next(toy.steps(SETTINGS))
+    alarm = r"step 85: the loss explodes.* was 1 and is 101; .*in a new --run folder"
+    with pytest.raises(TrainingDivergedError, match=alarm):
+        for step in losses_from(0, watch):
+            if step % 10 == 0:
+                checkpoints.save(step)
+    assert [path.name for path in checkpoints.saved] == ["00000060", "00000070", "00000080"]
+
+    watch = Watch()
+    resumed = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=2, watch=watch)
+    with pytest.raises(TrainingDivergedError, match=alarm):
+        list(losses_from(resumed.load_last(), watch))
+
+
+def test_a_calm_run_keeps_no_more_than_asked(tmp_path, toy):
+    watch = Watch()
+    checkpoints = Checkpoints(tmp_path, toy.weights, toy.optimizer, keep_last=1, watch=watch)
+    for result in toy.steps(replace(SETTINGS, steps=40), watch=watch):
+        checkpoints.save(result.step)
+    assert [path.name for path in checkpoints.saved] == ["00000040"]
+
+
+def test_what_is_saved_already_needs_no_more_room(tmp_path, toy):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", toy.weights, toy.optimizer, keep_last=2)
+    before = checkpoints.needed_bytes
+    next(toy.steps(SETTINGS))
+    path = checkpoints.save(1)
+    saved = sum(file.stat().st_size for file in path.iterdir())
+    assert before == 4 * 4 * (3 * 3 + 3) * 4, "four copies, of weights, average and two moments"
+    assert checkpoints.needed_bytes == max(0, before - saved)
 
 
 def test_a_half_written_checkpoint_is_not_loaded(tmp_path, toy):

@@ -1,5 +1,6 @@
 """The loop: its steps are what the same steps by hand would be."""
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from fewstep.training.trainer import (
     train,
     update_average,
 )
-from fewstep.training.watch import EXPLODED, WINDOW, TrainingDivergedError
+from fewstep.training.watch import EXPLODED, WINDOW, TrainingDivergedError, Watch
 
 SETTINGS = TrainSettings(steps=4, batch_size=8, warmup=0, decay="constant", learning_rate=1e-2)
 
@@ -44,12 +45,12 @@ class Toy:
         rows = [torch.randn(3, generator=generator("data", i)) for i in samples]
         return Batch(torch.stack(rows), {})
 
-    def steps(self, settings, first_step=0, scaler=None):
+    def steps(self, settings, first_step=0, scaler=None, watch=None):
         nets = Denoisers(self.denoise, self.denoise, self.denoise)
         method = ConsistencyTraining(distance="squared-error")
         return train(
             method, nets, self.weights, self.schedule, self.optimizer, self.batch_at, settings,
-            first_step, scaler,
+            first_step, scaler, watch=watch,
         )  # fmt: skip
 
 
@@ -107,6 +108,12 @@ def test_an_exploding_loss_stops(toy):
     toy.batch_at, steps = growing, []
     with pytest.raises(TrainingDivergedError, match=r"the loss explodes: the mean of 25 steps was"):
         steps.extend(toy.steps(replace(settings, learning_rate=1e-6)))
+
+
+def test_the_losses_before_a_resumed_run_count(toy):
+    watch = Watch(deque([1.0] * (WINDOW - 1), maxlen=WINDOW), lowest=1.0 / (2 * EXPLODED))
+    with pytest.raises(TrainingDivergedError, match=r"step 3: the loss explodes"):
+        next(toy.steps(SETTINGS, first_step=2, watch=watch))
 
 
 def test_a_scaled_loss_gives_the_weights_of_a_plain_one(schedule, toy):
