@@ -111,7 +111,6 @@ def losses_of(
     """
     settings = config.denoiser
     size = settings.batch_size
-    unet = torch.compile(teacher.unet) if settings.compiled else teacher.unet
     schedule = NoiseSchedule.from_config(SCHEDULER)
 
     def loss_at(step: int) -> dict[str, Tensor]:
@@ -122,7 +121,7 @@ def losses_of(
         noise = torch.randn(x_0.shape, generator=draw)
         x_t = schedule.add_noise(scale * x_0, noise, t)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            eps = unet(x_t, t, teacher.text_encoder(captions)[0], return_dict=False)[0]
+            eps = teacher.unet(x_t, t, teacher.text_encoder(captions)[0], return_dict=False)[0]
         error = (eps.float() - noise).square().mean(dim=(1, 2, 3))
         weight = (settings.snr_weight / schedule.snr(t)).clamp(max=settings.max_weight)
         return {"loss": (weight * error).mean(), "error": error.mean()}

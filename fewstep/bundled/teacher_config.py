@@ -27,7 +27,6 @@ class PlanSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bf16: bool = True
-    compiled: bool = False
     threads: int = 1
     save_every: int = 250
     log_every: int = 25
