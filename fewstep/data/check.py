@@ -9,7 +9,7 @@ from PIL import Image
 
 from fewstep.data.errors import PictureError
 from fewstep.data.framing import Framing
-from fewstep.data.pictures import decode, open_picture
+from fewstep.data.pictures import BROKEN, decode, open_picture
 from fewstep.data.source import Source
 
 EXIF_ORIENTATION = 0x0112
@@ -27,8 +27,8 @@ class Findings:
     broken: list[str] = field(default_factory=list)
     too_small: list[str] = field(default_factory=list)
 
-    def lines(self, listed: int = 20) -> list[str]:
-        """Return the findings in words, with at most `listed` files of each sort."""
+    def lines(self) -> list[str]:
+        """Return the findings in words, with every file that cannot be used."""
         lines = [f"{self.pairs} pictures, {len(self.captions)} captions"]
         if self.sizes:
             lines += [
@@ -42,8 +42,7 @@ class Findings:
         lines += [f"captions    {_spread(self.captions)} characters"]
         for what, files in (("broken", self.broken), ("too small", self.too_small)):
             if files:
-                lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files[:listed])]
-                lines += [f"  and {len(files) - listed} more"] if len(files) > listed else []
+                lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files)]
         return lines
 
 
@@ -81,13 +80,28 @@ def _check_size(framing: Framing, size: tuple[int, int], name: str, found: Findi
 def _kinds(header: Image.Image) -> list[str]:
     """Name what is done to a picture before it is used."""
     kinds = {
-        "animated (the first frame is used)": getattr(header, "n_frames", 1) > 1,
-        "turned upright": header.getexif().get(EXIF_ORIENTATION, 1) != 1,
+        "animated (the first frame is used)": _is_animated(header),
+        "turned upright": _orientation(header) != 1,
         "transparent (put on white)": header.has_transparency_data,
         "CMYK": header.mode == "CMYK",
         "16 bits": header.mode.startswith("I"),
     }
     return [kind for kind, holds in kinds.items() if holds]
+
+
+def _is_animated(header: Image.Image) -> bool:
+    """Return whether there are more frames; where those are damaged it is not known."""
+    try:
+        return getattr(header, "n_frames", 1) > 1
+    except BROKEN:
+        return False
+
+
+def _orientation(header: Image.Image) -> int:
+    try:
+        return header.getexif().get(EXIF_ORIENTATION, 1)
+    except BROKEN:
+        return 1
 
 
 def _counted(counter: Counter[str]) -> str:

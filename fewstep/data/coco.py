@@ -1,9 +1,9 @@
 """COCO: one JSON file of captions, and the folder of pictures that it names."""
 
-import json
 from pathlib import Path
+from typing import Any
 
-from fewstep.data.captions import checked, read_text
+from fewstep.data.captions import Faults, checked, parsed, read_text
 from fewstep.data.errors import DataError
 from fewstep.data.source import PictureFiles, check_present
 
@@ -23,47 +23,62 @@ def read_coco(path: Path, pictures: Path | None = None) -> PictureFiles:
         DataError: if it does not parse, is no captions file, or a picture has no caption.
     """
     if path.is_dir():
-        path = _only(captions_files(path), path)
-    try:
-        table = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error}; was it copied to its end?") from error
+        path = _only(captions_files(path), path, pictures)
+    table: Any = parsed(read_text(path), str(path))
     try:
         names = {image["id"]: str(image["file_name"]) for image in table["images"]}
         notes = sorted(
             (note["image_id"], note["id"], note["caption"]) for note in table["annotations"]
         )
+        twice = len(table["images"]) - len(names)
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path} is no COCO captions file ({error!r}); it needs images with id and file_name, "
             "and annotations with image_id, id and caption, such as captions_train2017.json"
         ) from error
+    if not names:
+        raise DataError(f"{path} names no image; is it the right file?")
+    if twice:
+        raise DataError(f"{path} gives {twice} images the id of another; give each its own")
     texts: dict[object, list[str]] = {image: [] for image in names}
+    faults = Faults()
     for image, number, caption in notes:
         if image not in texts:
             raise DataError(f"{path}: annotation {number} is of image {image}, which is not there")
-        texts[image].append(checked(caption, f"{path}: annotation {number}"))
+        with faults.collected():
+            texts[image].append(checked(caption, f"{path}: annotation {number}"))
     order = sorted(names, key=lambda image: names[image])
-    for image in order:
-        checked(" ".join(texts[image][:1]) or None, f"{path}: image {names[image]}")
+    described = {image for image, *_ in notes}
+    faults.reasons += [
+        f"{path}: image {names[image]} has no caption; write one, or remove the picture"
+        for image in order
+        if image not in described
+    ]
+    faults.check()
     folder = pictures or _pictures_of(path)
     files = [names[image] for image in order]
     check_present(folder, files, path)
     return PictureFiles(folder, tuple(files), tuple(tuple(texts[image]) for image in order))
 
 
-def _only(found: list[Path], folder: Path) -> Path:
-    if len(found) == 1:
-        return found[0]
+def _only(found: list[Path], folder: Path, pictures: Path | None) -> Path:
+    """Return the captions file whose pictures are there: a download has those of two sets."""
+    usable = [path for path in found if any(map(Path.is_dir, _candidates(path)))]
+    if len(found) == 1 or (len(usable) == 1 and not pictures):
+        return (usable or found)[0]
     raise DataError(
-        f"{folder} holds {len(found)} caption files; set data.path to one of "
-        f"{', '.join(str(path) for path in found)}"
+        f"{folder} holds {len(found)} caption files, {len(usable)} of them with their pictures; "
+        f"set data.path to one of {', '.join(str(path) for path in found)}"
     )
 
 
-def _pictures_of(path: Path) -> Path:
+def _candidates(path: Path) -> list[Path]:
     name = path.stem.removeprefix("captions_")
-    candidates = [path.parent.parent / name, path.parent / name, path.parent / "images"]
+    return [path.parent.parent / name, path.parent / name, path.parent / "images"]
+
+
+def _pictures_of(path: Path) -> Path:
+    candidates = _candidates(path)
     for folder in candidates:
         if folder.is_dir():
             return folder

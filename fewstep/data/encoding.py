@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.data.errors import DataError, PictureError
 from fewstep.data.latent_cache import INDEX, SHARD, shard_file
 from fewstep.data.source import Captioned
+from fewstep.data.tensor_file import read_about
 from fewstep.files import write_file
 from fewstep.types import Conditioning, Latents
 
@@ -77,9 +78,9 @@ def fill_cache(
         else:
             check = partial(check_skipped, limit=limit, before=skipped)
             _write_latents(path, shards[number], pairs, encode_pairs, check, advance)
-        skipped += _about(path)["skipped"]
+        skipped += read_about(path)["skipped"]
     share.wait()
-    written = [_about(shard_file(folder, "latents", number)) for number in range(len(shards))]
+    written = [read_about(shard_file(folder, "latents", number)) for number in range(len(shards))]
     check_skipped([reason for shard in written for reason in shard["skipped"]], limit)
     captions = {caption for shard in written for row in shard["captions"] for caption in row}
     texts = ["", *sorted(captions - {""})]
@@ -94,7 +95,7 @@ def _is_filled(folder: Path, num_shards: int) -> bool:
     """Return whether the index is there, and every file that it speaks of."""
     if not (folder / INDEX).is_file():
         return False
-    counts = {"latents": num_shards, "text": -(-_about(folder / INDEX)["texts"] // SHARD)}
+    counts = {"latents": num_shards, "text": -(-read_about(folder / INDEX)["texts"] // SHARD)}
     return all(
         shard_file(folder, what, number).is_file()
         for what, count in counts.items()
@@ -199,8 +200,3 @@ def _running_sums(lengths: Iterable[int]) -> Iterator[int]:
     for length in lengths:
         total += length
         yield total
-
-
-def _about(path: Path) -> dict[str, Any]:
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["about"])

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.captions import checked
-from fewstep.data.errors import DataError
+from fewstep.data.captions import Faults, checked
+from fewstep.data.errors import DataError, PictureError
 from fewstep.data.folder import CAPTION_COLUMNS
+from fewstep.data.source import read_picture
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,12 @@ class Rows:
         return tuple(checked(text, self.name(number)) for text in values or [None])
 
     def read(self, number: int) -> bytes:
-        image = self.table[number][self.image]
-        return image["bytes"] or Path(image["path"]).read_bytes()
+        image = self.table[number][self.image] or {"bytes": None, "path": None}
+        if image["bytes"] is not None:
+            return image["bytes"]
+        if not image["path"]:
+            raise PictureError("the row has no picture")
+        return read_picture(Path(image["path"]))
 
     @cached_property
     def _texts(self) -> Any:
@@ -86,8 +91,11 @@ def read_dataset(
     if image not in images:
         raise DataError(f"data.image_column is {image!r}, which holds no pictures")
     rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
+    faults = Faults()
     for number in range(len(rows)):
-        rows.captions(number)  # a caption that is none is an error now, not after hours
+        with faults.collected():  # now, and not after hours
+            rows.captions(number)
+    faults.check()
     return rows
 
 

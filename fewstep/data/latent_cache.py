@@ -1,13 +1,11 @@
 """Latents and text embeddings, encoded once: after this, training needs one network only."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from fewstep.data.choice import Choice
 from fewstep.data.errors import DataError
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order, ordered
-from fewstep.data.tensor_file import tensor_file
+from fewstep.data.tensor_file import read_about, tensor_file
 from fewstep.methods.base import Batch
 from fewstep.types import Conditioning
 
@@ -112,9 +110,7 @@ def open_cache(
     path = folder / INDEX
     if not path.is_file():
         raise DataError(f"{folder} is not filled to its end; run fewstep prepare")
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["about"])
-    columns = load_file(path)
+    about, columns = read_about(path), load_file(path)
     return LatentCache(
         folder=folder,
         **columns,

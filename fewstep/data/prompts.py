@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.data.captions import checked, read_text
+from fewstep.data.captions import Faults, checked, numbered_lines
 from fewstep.data.errors import DataError
 from fewstep.data.source import digest
 
@@ -41,8 +41,11 @@ def read_prompts(path: Path, num_pairs: int | None, seed: int) -> Prompts:
     Raises:
         DataError: if it holds none.
     """
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
-    if not lines:
+    prompts, faults = [], Faults()
+    for number, line in numbered_lines(path):
+        with faults.collected():
+            prompts.append(checked(line, f"{path} line {number}"))
+    faults.check()
+    if not prompts:
         raise DataError(f"{path} holds no prompt; write one a line")
-    prompts = tuple(checked(line, f"{path} line {i}") for i, line in enumerate(lines, 1))
-    return Prompts(prompts, num_pairs or len(prompts), seed)
+    return Prompts(tuple(prompts), num_pairs or len(prompts), seed)

@@ -11,17 +11,19 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from tarfile import BLOCKSIZE, TarInfo
 from typing import IO
 
 import numpy as np
 
-from fewstep.data.captions import checked
+from fewstep.data.captions import Faults, checked
 from fewstep.data.errors import DataError
-from fewstep.data.folder import CAPTION_SUFFIXES
+from fewstep.data.folder import CAPTION_SUFFIXES, check_all_read
 from fewstep.data.pictures import SUFFIXES
 from fewstep.data.source import digest
 from fewstep.data.tar import files_in
@@ -53,7 +55,8 @@ class Shards:
 
     def name(self, number: int) -> str:
         shard, offset, *_ = self.places[number]
-        return f"{self.files[shard]} at byte {offset}"
+        header = _read(self.files[shard], offset - BLOCKSIZE, BLOCKSIZE)
+        return f"{self.files[shard]}: {TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}"
 
     def captions(self, number: int) -> tuple[str, ...]:
         shard, _, _, offset, size = self.places[number].tolist()
@@ -81,6 +84,8 @@ def find_shards(path: str) -> tuple[Path, ...]:
     if Path(path).is_dir():
         return tuple(sorted(Path(path).glob("*.tar")))
     files = tuple(Path(name) for name in _expanded(path))
+    if not files:
+        raise DataError(f"data.path is {path!r}, which counts down; write the lower number first")
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{len(missing)} of {len(files)} shards are missing, such as {missing[0]}")
     return files
@@ -117,9 +122,10 @@ def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
 def _indexed(file: Path, index: Path | None) -> np.ndarray:
     """Return offset and size of each picture and caption, [pairs, 4]."""
     stat = file.stat()
-    key = digest([f"{file.name} {stat.st_size} {stat.st_mtime_ns}"])[:16]
+    key = digest([f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"])[:16]
     if index is not None and (path := index / f"{key}.npy").is_file():
-        return np.load(path, allow_pickle=False)
+        with suppress(ValueError, EOFError):  # of a damaged file, which is made anew
+            return np.load(path, allow_pickle=False)
     rows = np.array(_rows(file), dtype=np.int64).reshape(-1, 4)
     if index is not None:
         content = BytesIO()
@@ -130,19 +136,30 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
 
 def _rows(file: Path) -> list[tuple[int, int, int, int]]:
     pictures: dict[str, tuple[int, int]] = {}
-    captions: dict[str, tuple[int, int]] = {}
+    texts: dict[str, tuple[int, int]] = {}
+    names, faults = [], Faults()
     for member in files_in(file):
         name = PurePosixPath(member.name)
+        if name.name.startswith("."):
+            continue
+        names.append(name)
         key, place = str(name.with_suffix("")), (member.offset_data, member.size)
         if name.suffix.lower() in SUFFIXES:
+            if key in pictures:
+                raise DataError(f"{file} holds two pictures called {key}; give each its own name")
             pictures[key] = place
         elif name.suffix.lower() in CAPTION_SUFFIXES:
-            _caption(_read(file, *place), f"{file}: {name}")
-            captions[key] = place
-    for key in pictures:
-        if key not in captions:
-            raise DataError(f"{file}: {key} has no caption; add {key}.txt to the shard")
-    return [(*place, *captions[key]) for key, place in pictures.items()]
+            with faults.collected():
+                _caption(_read(file, *place), f"{file}: {name}")
+            texts[key] = place
+    check_all_read(names, file)
+    faults.reasons += [
+        f"{file}: {key} has no caption; add {key}.txt to the shard"
+        for key in pictures
+        if key not in texts
+    ]
+    faults.check()
+    return [(*place, *texts[key]) for key, place in pictures.items()]
 
 
 def _caption(content: bytes, name: str) -> str:

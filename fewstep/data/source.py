@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from fewstep.data.errors import DataError
+from fewstep.data.errors import DataError, PictureError
 
 
 class Captioned(Protocol):
@@ -35,7 +35,7 @@ class Source(Captioned, Protocol):
     """Captions with pictures as they lie there."""
 
     def read(self, number: int) -> bytes:
-        """Return the picture's bytes, as they lie there."""
+        """Return the picture's bytes, as they lie there, or raise a PictureError."""
         ...
 
     def pick(self, numbers: Sequence[int]) -> Self:
@@ -54,9 +54,8 @@ class PictureFiles:
     @property
     def identity(self) -> str:
         return digest(
-            f"{file} {stat.st_size} {stat.st_mtime_ns} {texts}"
+            f"{file} {_size_and_time(self.folder / file)} {texts}"
             for file, texts in zip(self.files, self.texts, strict=True)
-            for stat in [(self.folder / file).stat()]
         )
 
     @property
@@ -73,7 +72,7 @@ class PictureFiles:
         return self.texts[number]
 
     def read(self, number: int) -> bytes:
-        return (self.folder / self.files[number]).read_bytes()
+        return read_picture(self.folder / self.files[number])
 
     def pick(self, numbers: Sequence[int]) -> "PictureFiles":
         return PictureFiles(
@@ -87,8 +86,28 @@ def digest(lines: Iterable[str]) -> str:
     """Return the sha256 of lines of text."""
     sha = hashlib.sha256()
     for line in lines:
-        sha.update(line.encode() + b"\n")
+        sha.update(line.encode(errors="surrogateescape") + b"\n")  # of a name that is not UTF-8
     return sha.hexdigest()
+
+
+def read_picture(path: Path) -> bytes:
+    """Return a picture's bytes.
+
+    Raises:
+        PictureError: if they cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"it cannot be read: {error.strerror}") from error
+
+
+def _size_and_time(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "unreadable"  # a picture to skip, such as a link to nothing
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def check_present(folder: Path, files: Sequence[str], named_by: Path) -> None:
@@ -106,6 +125,7 @@ def check_present(folder: Path, files: Sequence[str], named_by: Path) -> None:
         for parent in below
         if (folder / parent).is_dir()
         for entry in (folder / parent).iterdir()
+        if not entry.is_dir()
     }
     missing = [file for file in files if str(Path(file)) not in there]
     if missing:

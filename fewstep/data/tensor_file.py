@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep.data.errors import DataError
@@ -57,6 +58,19 @@ def tensor_file(path: Path) -> TensorFile:
     if start + max((entry["data_offsets"][1] for entry in table.values()), default=-1) != size:
         raise DataError(f"{path} is not whole; {REMEDY}")
     return TensorFile(file, table, start)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a file says of itself in its header.
+
+    Raises:
+        DataError: if it is missing, or not whole.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["about"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"cannot read {path} ({error}); {REMEDY}") from error
 
 
 REMEDY = "delete it and run fewstep prepare, which makes it again"

@@ -367,6 +367,21 @@ def test_a_shard_that_is_not_whole_is_noticed(supply):
         open_cache(folder, 0)
 
 
+@pytest.mark.parametrize("name", ["index", "latents-000001"])
+@pytest.mark.parametrize("kept", [0, 60, -10])
+def test_a_damaged_file_of_the_cache_says_to_delete_it(supply, name, kept):
+    folder = filled(supply())
+    path, whole = folder / f"{name}.safetensors", tensors(folder)
+    path.write_bytes(path.read_bytes()[:kept])
+    if name != "index":
+        (folder / "index.safetensors").unlink()
+    with pytest.raises(DataError, match=rf"cannot read .*{name}.*; delete it and run fewstep prep"):
+        supply().fill()
+    path.unlink()
+    supply().fill()
+    assert same(whole, tensors(folder))
+
+
 def test_no_space_is_said_before_any_work_and_leaves_nothing_half_written(supply, monkeypatch):
     made = supply()
     usage = shutil.disk_usage(".")

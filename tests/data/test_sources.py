@@ -1,16 +1,20 @@
 """What a path is, is found by looking; what is wrong with it is said before any work."""
 
 import json
+import os
 import tarfile
 from dataclasses import replace
 
 import pytest
 
 from fewstep.config import DataSettings
+from fewstep.data.captions import CaptionErrors
 from fewstep.data.coco import read_coco
 from fewstep.data.errors import DataError, PictureError
+from fewstep.data.hub import Rows
 from fewstep.data.opening import open_data, open_source, subset
 from fewstep.data.pairs import PicturePairs
+from fewstep.data.pictures import decode
 from fewstep.data.prompts import Prompts
 from fewstep.data.shards import Shards, find_shards, read_shards
 from tests.data.samples import (
@@ -207,6 +211,8 @@ def test_coco_that_cannot_be_used_is_an_error(tmp_path):
     refused("000000000000.jpg has no caption", lambda t: t.update(annotations=t["annotations"][2:]))
     refused("annotation 0 has the caption", lambda t: t["annotations"][1].update(caption=None) or
             t["annotations"][1].update(caption=" "))  # fmt: skip
+    refused("gives 1 images the id of another", lambda t: t["images"][0].update(id=999))
+    refused("names no image", lambda t: t.update(images=[], annotations=[]))
     path.write_text(json.dumps(whole)[:-20])
     with pytest.raises(DataError, match=r"is not JSON.*copied to its end"):
         opened(path)
@@ -250,6 +256,8 @@ def test_a_damaged_shard_is_an_error(tmp_path):
     shard(folder / "0000.tar", {"a.png": content(noise(0))})
     with pytest.raises(DataError, match=r"a has no caption; add a.txt"):
         opened(folder)
+    with pytest.raises(DataError, match="counts down"):
+        find_shards("{5..3}.tar")
     with pytest.raises(DataError, match=r"1 of 2 shards are missing, such as .*0001.tar"):
         find_shards(f"{folder}/{{0000..0001}}.tar")
     shard(folder / "0000.tar", {"a.json": b"{}"})
@@ -282,6 +290,145 @@ def test_a_shard_that_loses_pairs_is_refused(tmp_path, damage):
         third = tar.getmembers()[4].offset
     file.write_bytes(damage(file.read_bytes(), third))
     with pytest.raises(DataError, match=r"0000\.tar is damaged or cut off at byte \d+"):
+        opened(tmp_path)
+
+
+def test_every_caption_that_cannot_be_used_is_said(tmp_path):
+    folder_of(tmp_path / "p", 4)
+    (tmp_path / "p" / "001.txt").unlink()
+    (tmp_path / "p" / "003.txt").write_bytes(b" ")
+    with pytest.raises(CaptionErrors, match="; 2 captions in all: ") as told:
+        opened(tmp_path / "p")
+    assert [("001" in one, "003" in one) for one in told.value.reasons] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_a_caption_with_commas_needs_quotes(tmp_path):
+    folder_of(tmp_path, 2)
+    (tmp_path / "metadata.csv").write_text('file_name,text\n000.png,"a, b"\n001.png,a, b\n')
+    with pytest.raises(DataError, match=r"line 3 has more fields than the header; .*in quotes"):
+        opened(tmp_path)
+
+
+def test_lines_end_where_an_editor_ends_them(tmp_path):
+    folder_of(tmp_path, 1)
+    text = "one\u2028and\x85two"
+    (tmp_path / "p.txt").write_text(f"{text}\r\n\nthree", encoding="utf-8")
+    assert opened(tmp_path / "p.txt").prompts == (text, "three")
+    (tmp_path / "p.txt").write_bytes(b"one\n\n" + b"w" * 5000)
+    with pytest.raises(DataError, match=r"p.txt line 3 has 5000"):
+        opened(tmp_path / "p.txt")
+    row = json.dumps({"file_name": "000.png", "text": text}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+    assert captions(opened(tmp_path)) == [(text,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "000.png", "text": "a \\ud800"}', r"line 1 holds .* half a character"),
+        ("[" * 100_000, "line 1 is nested too deep"),
+    ],
+)
+def test_json_that_python_stumbles_over_is_refused(tmp_path, text, message):
+    folder_of(tmp_path, 1)
+    (tmp_path / "metadata.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)
+
+
+def test_names_of_every_kind_are_found(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).write_bytes(content(noise(0)))
+    (tmp_path / name).with_suffix(".TXT").write_text("a cat")
+    (tmp_path / "folder.png").mkdir()
+    pairs = opened(tmp_path)
+    assert captions(pairs) == [("a cat",)]
+    assert pairs.identity
+
+
+def test_what_cannot_be_opened_is_a_picture_error(tmp_path):
+    folder_of(tmp_path, 2)
+    (tmp_path / "001.png").unlink()
+    (tmp_path / "001.png").symlink_to(tmp_path / "gone")
+    pairs = opened(tmp_path)
+    assert pairs.identity
+    with pytest.raises(PictureError, match=r"001\.png: it cannot be read"):
+        pairs.picture(1)
+    (tmp_path / "001.png").unlink()
+    (tmp_path / "001.png").mkdir()
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "001.png", "text": "a"}')
+    with pytest.raises(DataError, match="1 of them are not in"):
+        opened(tmp_path)
+
+
+def test_nothing_is_left_out_without_a_word(tmp_path):
+    folder_of(tmp_path / "p", 2)
+    (tmp_path / "p" / "notes.txt").write_text("no caption of anything")
+    (tmp_path / "p" / "000.json").write_text("beside a picture")
+    assert len(opened(tmp_path / "p")) == 2
+    (tmp_path / "p" / "more").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"more is a link to a folder, which is not followed"):
+        opened(tmp_path / "p")
+    (tmp_path / "p" / "more").unlink()
+    (tmp_path / "p" / "000.png").rename(tmp_path / "p" / "000.heic")
+    with pytest.raises(DataError, match=r"1 captions of files that are not read.*000\.heic"):
+        opened(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"b.heic": b"", "b.txt": b"b"}, r"such as b\.heic"),
+     ({"a.jpg": b""}, "two pictures called a;")],
+)  # fmt: skip
+def test_nothing_in_a_shard_is_left_out_without_a_word(tmp_path, more, message):
+    whole = {
+        "a.png": content(noise(0)),
+        "a.txt": b"a",
+        "a.json": b"{}",
+        "._a.png": b"",
+        "._a.txt": b"",
+    }
+    file = shard(tmp_path / "a.tar", whole)
+    pairs = opened(file)
+    assert len(pairs) == 1
+    assert pairs.name(0) == f"{file}: a.png"
+    shard(file, whole | more)
+    with pytest.raises(DataError, match=message):
+        opened(file)
+
+
+def test_the_index_of_another_folders_shard_is_not_taken(tmp_path):
+    one, other = (shards(tmp_path / name, (2,)) / "0000.tar" for name in "ab")
+    members = {"000.txt": b"picture 0", "000.png": content(noise(0))}
+    shard(other, members | {"001.txt": b"picture 1", "001.png": content(noise(1))})
+    assert one.stat().st_size == other.stat().st_size
+    for file in (one, other):
+        os.utime(file, (1, 1))
+        pairs = open_data(DataSettings(path=str(file)), 64, index=tmp_path / "index")
+        assert captions(pairs) == [("picture 0",), ("picture 1",)]
+    for path in (tmp_path / "index").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert len(open_data(DataSettings(path=str(one)), 64, index=tmp_path / "index")) == 2
+
+
+def test_a_row_without_a_picture_is_a_picture_error():
+    rows = Rows([{"image": None}, {"image": {"bytes": b"", "path": None}},
+                 {"image": {"bytes": None, "path": "/no/such"}}], "image", "text", "d")  # fmt: skip
+    for number, message in enumerate(("no picture", "empty", "cannot be read")):
+        with pytest.raises(PictureError, match=message):
+            decode(rows.read(number))
+
+
+def test_of_two_coco_files_the_one_with_pictures_is_taken(tmp_path):
+    path = coco(tmp_path, 2)
+    other = path.with_name("captions_val2017.json")
+    other.write_text(path.read_text())
+    assert len(opened(tmp_path)) == 2
+    (tmp_path / "val2017").mkdir()
+    with pytest.raises(DataError, match="2 caption files, 2 of them with their pictures"):
         opened(tmp_path)
 
 
