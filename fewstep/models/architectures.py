@@ -148,7 +148,7 @@ ARCHITECTURES = {
 
 
 def defaults(network: type[nn.Module]) -> dict[str, Any]:
-    """Return the settings of a network of diffusers: reading a checkpoint file asks for them all."""
+    """Return a network's settings: reading a checkpoint file asks for all of them."""
     parameters = inspect.signature(network).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 

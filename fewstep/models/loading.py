@@ -1,6 +1,6 @@
 """From a name, a folder, a Hub id or a checkpoint file to a model of a known family."""
 
-import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,11 +11,20 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from fewstep.models.architectures import architecture_folder, known_architecture
+from fewstep.models.architectures import (
+    ARCHITECTURES,
+    architecture_folder,
+    known_architecture,
+)
 from fewstep.models.base import ModelError, ModelFamily
-from fewstep.models.single_file import PICKLED, check_config, check_unet, configs_of
+from fewstep.models.single_file import PICKLED, SAFE, check_config, check_networks, configs_of
 from fewstep.models.stable_diffusion import StableDiffusion
-from fewstep.models.stable_diffusion_parts import read_file, read_folder, skeleton
+from fewstep.models.stable_diffusion_parts import (
+    read_file,
+    read_folder,
+    read_table,
+    skeleton,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def load_model(
         if path.is_file():
             with configs_of(path, config, allow_pickle) as configs:
                 reader, _ = _reader(configs, None)
-                check_unet(path, configs)
+                check_networks(path, configs)
                 parts = reader.file(path, configs)
         else:
             _refuse_missing_file(path)
@@ -86,19 +95,22 @@ def load_skeleton(
 ) -> ModelFamily:
     """Return the model without its weights, on the meta device; the configs are all that is read.
 
-    Hub ids of a known architecture are not asked for.
+    Hub ids of a known architecture are not asked for, nor any where `config` says how it is built.
 
     Raises:
         ModelError: as `load_model`, where the configs decide it.
     """
     check_config(config)
-    source, path = bundled_folder() if base == "bundled" else base, Path(base)
+    source = bundled_folder() if base == "bundled" else base
+    path = Path(source)
+    _refuse_missing_file(path)
     with ExitStack() as stack, quietly():
         if path.is_file():
             source = stack.enter_context(configs_of(path, config, allow_pickle))
-        elif not path.exists() and (name := config or known_architecture(str(base))):
-            source = stack.enter_context(architecture_folder(name))
-        _refuse_missing_file(Path(source))
+        elif not path.exists() and _is_hub_id(str(source)):
+            name = config or known_architecture(str(source))
+            is_known = name in ARCHITECTURES
+            source = stack.enter_context(architecture_folder(name)) if is_known else name or source
         reader, revision = _reader(source, revision)
         parts = reader.skeleton(source, revision)
         return reader.put_together(parts, base, dtype=dtype, device="meta")
@@ -114,8 +126,13 @@ def _reader(source: str | Path, revision: str | None) -> tuple[Reader, str | Non
 
 
 def _refuse_missing_file(path: Path) -> None:
-    if path.suffix in (".safetensors", *PICKLED) and not path.exists():
+    if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
         raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
+
+
+def _is_hub_id(source: str) -> bool:
+    """Whether it can be one; a path such as ./folder cannot."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
 
 
 @contextmanager
@@ -149,11 +166,11 @@ def _model_index(source: str | Path, revision: str | None) -> tuple[dict[str, An
         raise ModelError(f"{source} holds a student, as its {STUDENT} says: name its base model")
     try:
         if Path(source).exists():
-            return json.loads(path.read_text(encoding="utf-8")), revision
+            return read_table(path), revision
         from huggingface_hub import hf_hub_download
 
         path = Path(hf_hub_download(str(source), "model_index.json", revision=revision))
-        return json.loads(path.read_text(encoding="utf-8")), path.parent.name  # snapshots/COMMIT
+        return read_table(path), path.parent.name  # snapshots/COMMIT
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -3,23 +3,29 @@
 # diffusers hands out its configs and networks without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 
 from fewstep.models.architectures import ARCHITECTURES, architecture_folder
 from fewstep.models.base import ModelError
-from fewstep.models.ldm import renamed, unet_names
+from fewstep.models.ldm import renamed, unet_names, vae_names
+from fewstep.models.stable_diffusion_parts import MORE_THAN_WEIGHTS
 
+SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 UNET = "model.diffusion_model."
 BEGINNINGS = {"unet": UNET, "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 """What the names of each part's weights begin with."""
+
+NAMED = {"unet": (UNet2DConditionModel, unet_names), "vae": (AutoencoderKL, vae_names)}
+"""The networks whose weights a file names one by one as diffusers does, and how."""
 
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 PROMPT_KEY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -37,6 +43,11 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
         ModelError: if the file cannot be read, is pickled without `allow_pickle`, or is of an
             architecture that is not known.
     """
+    if path.suffix not in (SAFE, *PICKLED):
+        raise ModelError(
+            f"{path} is a file whose name ends in {path.suffix!r}: rename it to end in {SAFE} if "
+            "that is what it is"
+        )
     if path.suffix in PICKLED and not allow_pickle:
         raise ModelError(
             f"{path} is pickled, and unpickling may run code that somebody put there: convert it "
@@ -57,23 +68,23 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
         yield folder
 
 
-def check_unet(path: Path, configs: Path) -> None:
-    """Refuse a file that lacks weights of the UNet that the configs describe.
+def check_networks(path: Path, configs: Path) -> None:
+    """Refuse a file that lacks weights of the UNet or autoencoder that the configs describe.
 
     Raises:
-        ModelError: naming the file and the first of them.
+        ModelError: naming the file, the part and the first of them.
     """
     shapes, _ = _contents(path)
-    with torch.device("meta"):
-        config = UNet2DConditionModel.load_config(configs, subfolder="unet")
-        unet = UNet2DConditionModel.from_config(config)
-    names = unet_names(unet.config)
-    whole = [f"{UNET}{renamed(name, names)}" for name in unet.state_dict()]
-    if missing := [name for name in whole if name not in shapes]:
-        raise ModelError(
-            f"cannot load the unet of {path}: {len(missing)} of its weights are missing, such as "
-            f"{missing[0]}; get the checkpoint again"
-        )
+    for part, (kind, ldm_names) in NAMED.items():
+        with torch.device("meta"):
+            network = kind.from_config(kind.load_config(configs, subfolder=part))
+        names = ldm_names(network.config)
+        whole = [f"{BEGINNINGS[part]}{renamed(name, names)}" for name in network.state_dict()]
+        if missing := [name for name in whole if name not in shapes]:
+            raise ModelError(
+                f"cannot load the {part} of {path}: {len(missing)} of its weights are missing, "
+                f"such as {missing[0]}; get the checkpoint again"
+            )
 
 
 def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
@@ -123,6 +134,8 @@ def _contents(path: Path) -> tuple[Shapes, Mapping[str, str]]:
         with safe_open(path, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             return shapes, file.metadata() or {}
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"cannot read the checkpoint {path}: {MORE_THAN_WEIGHTS}") from error
     except (OSError, SafetensorError, RuntimeError, AttributeError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

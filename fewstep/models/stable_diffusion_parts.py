@@ -6,6 +6,7 @@
 # pyright: reportPrivateImportUsage=false
 
 import json
+import pickle
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fewstep.models.base import ModelError
+
+MORE_THAN_WEIGHTS = (
+    "it is pickled and holds more than weights, or none, as a git-LFS pointer does: convert it to "
+    ".safetensors, or get it again"
+)
 
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
@@ -50,6 +56,7 @@ def read_folder(
         with _explained(source, name):
             if not allow_pickle:
                 _refuse_pickles(Path(source) / name)
+            _check_variant(Path(source) / name, variant)
             networks[name], told = kind.from_pretrained(
                 source, subfolder=name, output_loading_info=True, **where
             )
@@ -73,12 +80,14 @@ def read_file(path: Path, configs: Path) -> Parts:
     for name in NETWORKS:
         with _explained(path, name):
             _check_whole(getattr(pipeline, name))
+    with _explained(configs, "scheduler"):
+        scheduler_config = _scheduler_config(configs, None)
     return Parts(
         unet=pipeline.unet,
         vae=pipeline.vae,
         text_encoder=pipeline.text_encoder,
         tokenizer=_tokenizer(configs, None, pipeline.text_encoder.config.vocab_size),
-        scheduler_config=_scheduler_config(configs, None),
+        scheduler_config=scheduler_config,
     )
 
 
@@ -116,7 +125,28 @@ def _scheduler_config(source: str | Path, revision: str | None) -> Mapping[str, 
         from huggingface_hub import hf_hub_download
 
         path = hf_hub_download(str(source), "scheduler/scheduler_config.json", revision=revision)
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return read_table(Path(path))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        ValueError: if it is no JSON, or holds something else.
+    """
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(table, dict):
+        raise ValueError(f"{path.name} holds a {type(table).__name__} in place of an object")
+    return table
+
+
+def _check_variant(folder: Path, variant: str | None) -> None:
+    """Refuse a folder whose weights are of another variant alone, such as *.fp16.safetensors."""
+    files = [file for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
+    there = {file.stem.partition(".")[2].split("-")[0] for file in files}  # x.fp16-00001-of-00002
+    if there and (variant or "") not in there:
+        told = " or ".join(f"model.variant = {name!r}" for name in sorted(there) if name)
+        raise ValueError(f"its weights are of another variant: set {told or 'no model.variant'}")
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -140,11 +170,19 @@ def _explained(source: str | Path, part: str) -> Iterator[None]:
     """Turn a loading failure of a part into one sentence that names the part and the source."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError,
-            SafetensorError, SingleFileComponentError) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:400]
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError,
+            SingleFileComponentError, pickle.UnpicklingError) as error:  # fmt: skip
+        more = any(isinstance(cause, pickle.UnpicklingError) for cause in _causes(error))
+        reason = MORE_THAN_WEIGHTS if more else " ".join(str(error).split())[:400]
         raise ModelError(
             f"cannot load the {part} of {source}: it has to be Stable Diffusion as a diffusers "
             f"folder, a Hub id or a checkpoint file, with a whole '{part}' in safetensors "
             f"({reason})"
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised in place of."""
+    while error is not None:
+        yield error
+        error = error.__context__

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.models.base import ModelError
 from fewstep.models.ldm import ldm_weights
-from fewstep.models.loading import load_model
+from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.single_file import FIRST_CONV, PROMPT_KEY, configs_of, recognise
 from tests.tiny import tiny_pipeline
 
@@ -44,6 +44,7 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
     ("part", "key"),
     [
         ("vae", "first_stage_model."),
+        ("vae", "first_stage_model.decoder.mid.attn_1.q.weight"),
         ("unet", "model.diffusion_model.out"),
         ("text_encoder", "cond_stage"),
     ],
@@ -72,6 +73,36 @@ def test_a_pickled_file_is_loaded_only_when_asked_for(checkpoint, tmp_path):
         load_model(pickled, config=str(folder))
     family = load_model(pickled, config=str(folder), allow_pickle=True)
     assert family.fingerprint == load_model(folder).fingerprint
+
+
+def test_what_is_no_pickle_of_weights_alone_is_refused(checkpoint, tmp_path):
+    path, folder = checkpoint
+    more, pointer = tmp_path / "more.ckpt", tmp_path / "pointer.ckpt"
+    torch.save({"state_dict": load_file(path), "callbacks": recognise}, more)
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for file in (more, pointer):
+        with pytest.raises(ModelError, match=rf"{file.name}: .*more than weights.*convert it"):
+            load_model(file, config=str(folder), allow_pickle=True)
+
+
+def test_a_file_of_another_name_is_refused(checkpoint, tmp_path):
+    path, folder = checkpoint
+    (tmp_path / "model.SafeTensors").write_bytes(path.read_bytes())
+    with pytest.raises(ModelError, match=r"'.SafeTensors': rename it to end in .safetensors"):
+        load_model(tmp_path / "model.SafeTensors", config=str(folder))
+
+
+def test_a_skeleton_is_built_as_the_folder_says_that_config_names():
+    tiny = load_skeleton("me/fine-tune", config=str(tiny_pipeline()))
+    assert tiny.network.config.cross_attention_dim == 16
+    assert load_skeleton("me/fine-tune", config="sd21").network.config.sample_size == 96
+
+
+@pytest.mark.parametrize("base", ["no.safetensors", "./typo-folder", "typo-folder"])
+def test_a_skeleton_of_what_is_not_there_is_refused(base, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"there is no such file|neither a diffusers folder"):
+        load_skeleton(base, config="sd15")
 
 
 def test_the_architecture_is_told_from_the_weights():

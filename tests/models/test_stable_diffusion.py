@@ -127,16 +127,52 @@ def test_a_half_written_part_is_named(tmp_path, part):
         load_model(folder)
 
 
-def test_pickled_weights_are_loaded_only_when_asked_for(tmp_path):
+def pickled(folder, part, **others):
+    """Put a pickle in the place of a part's weights."""
+    shutil.copytree(tiny_pipeline(), folder)
+    (safe,) = (folder / part).glob("*.safetensors")
+    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    torch.save(load_file(safe) | others, safe.with_name(name))
+    safe.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_loaded_only_when_asked_for(tmp_path, part):
+    folder = pickled(tmp_path / "model", part)
+    with pytest.raises(ModelError, match=rf"load the {part}.*pickled.*model.allow_pickle = true"):
+        load_model(folder)
+    mine, theirs = load_model(folder, allow_pickle=True), load_model(tiny_pipeline())
+    assert mine.fingerprint == theirs.fingerprint
+    assert fingerprint(*mine.codec_parts) == fingerprint(*theirs.codec_parts)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_pickle_with_more_than_weights_is_refused(tmp_path, part):
+    folder = pickled(tmp_path / "model", part, callback=Draw.keyed)
+    with pytest.raises(ModelError, match=rf"load the {part} .*more than weights.*to .safetensors"):
+        load_model(folder, allow_pickle=True)
+
+
+def test_a_variant_is_loaded_when_named_and_named_when_it_is_all_there_is(tmp_path):
+    shutil.copytree(tiny_pipeline(), tmp_path / "model")
+    for path in (tmp_path / "model").glob("*/*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    with pytest.raises(ModelError, match=r"load the unet .*set model.variant = 'fp16'"):
+        load_model(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"load the unet .*set no model.variant"):
+        load_model(tiny_pipeline(), variant="fp16")
+    family = load_model(tmp_path / "model", variant="fp16")
+    assert family.fingerprint == load_model(tiny_pipeline()).fingerprint
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_no_object_is_refused(tmp_path, name):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    (safe,) = (folder / "unet").glob("*.safetensors")
-    torch.save(load_file(safe), safe.with_suffix(".bin"))
-    safe.unlink()
-    with pytest.raises(ModelError, match=r"load the unet.*pickled.*model.allow_pickle = true"):
+    (folder / name).write_text("[1, 2]")
+    with pytest.raises(ModelError, match="json holds a list in place of an object"):
         load_model(folder)
-    family = load_model(folder, allow_pickle=True)
-    assert family.fingerprint == load_model(tiny_pipeline()).fingerprint
 
 
 @pytest.mark.slow

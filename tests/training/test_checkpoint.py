@@ -58,9 +58,7 @@ def test_an_exploding_loss_leaves_what_was_before_and_is_still_noticed_when_resu
     next(toy.steps(SETTINGS))
     alarm = r"step 85: the loss explodes.* was 1 and is 101; .*in a new --run folder"
     with pytest.raises(TrainingDivergedError, match=alarm):
-        for step in losses_from(0, watch):
-            if step % 10 == 0:
-                checkpoints.save(step)
+        [checkpoints.save(step) for step in losses_from(0, watch) if step % 10 == 0]
     assert [path.name for path in checkpoints.saved] == ["00000060", "00000070", "00000080"]
 
     watch = Watch()
