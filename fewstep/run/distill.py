@@ -14,8 +14,9 @@ from fewstep.diffusion.losses import check_weighting
 from fewstep.errors import Interrupted
 from fewstep.models.loading import default_device
 from fewstep.run.artefact import write_artefact
-from fewstep.run.folder import claim_data, claim_run_folder, log_entry, truncate_log
+from fewstep.run.folder import claim_base, claim_data, claim_run_folder, log_entry, truncate_log
 from fewstep.run.paint import check_words
+from fewstep.run.plan import explained_memory
 from fewstep.run.preview import Previews
 from fewstep.run.trackers import Trackers, check_trackers
 from fewstep.run.workshop import Workshop
@@ -48,6 +49,7 @@ def distill_run(
     if processes.is_first:
         claim_run_folder(shop.resolved, run, 20_000_000 + shop.checkpoints.needed_bytes)
         claim_data(run, shop.pairs.identity)
+        claim_base(run, shop.family)
     processes.wait()
     listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)
@@ -58,7 +60,7 @@ def distill_run(
         return config.train.steps
     truncate_log(run / "metrics.jsonl", first_step)
 
-    with stop_requests() as stop, Record(shop, first_step) as record:
+    with stop_requests() as stop, explained_memory(config), Record(shop, first_step) as record:
         listener.on_start(shop, first_step)
         if first_step == 0:
             record.draw_if_due(0)
@@ -86,7 +88,7 @@ def follow(shop: Workshop, batches: Batches, first_step: int) -> None:
     Raises:
         Interrupted: when any process was asked to stop, after the first has saved.
     """
-    with stop_requests() as stop:
+    with stop_requests() as stop, explained_memory(shop.config):
         for result in steps_of(shop, batches, first_step):
             if signum := shop.processes.any(stop[0] if stop else 0):
                 shop.processes.wait()

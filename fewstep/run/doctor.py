@@ -15,9 +15,14 @@ from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 
+from fewstep.config import Precision
+
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 NEEDED_DISK = 10e9
 """Bytes for a model of the size of Stable Diffusion, a cache and some checkpoints."""
+
+LEAST_DISK = 1e9
+"""Bytes below which not even a checkpoint of such a model can be written."""
 
 KNOWN_BAD = (
     ("diffusers", "<0.31", "transformers", ">=5", "diffusers cannot be imported"),
@@ -123,7 +128,7 @@ def devices() -> Iterator[Finding]:
             "this torch is the CPU's build"
         )  # fmt: skip
         yield Finding("GPU", f"none ({why}); small models train in fp32", "slow")
-        yield Finding("attention", "the processor's fused kernel")
+        yield computes("cpu", "fp32")
         return
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
@@ -135,8 +140,32 @@ def devices() -> Iterator[Finding]:
             f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; trains in {precision}",
             "ok" if free > 0.5 * total else "slow",
         )
-        kernel = "flash" if major >= 8 else "memory-efficient" if major >= 5 else "plain"
-        yield Finding("attention", f"{kernel} kernel", "ok" if major >= 5 else "slow")
+        yield computes(f"cuda:{number}", precision)
+
+
+def computes(device: str, precision: Precision) -> Finding:
+    """Multiply and attend as training would, and name the kernel that torch chooses for it."""
+    import torch
+    from torch.nn import functional
+    from torch.nn.attention import SDPBackend
+
+    from fewstep.run.precision import DTYPES
+
+    what = f"attention on {device}"
+    try:
+        heads = torch.ones(1, 8, 64, 40, device=device, dtype=DTYPES[precision])  # as SD 1.5's
+        kernel = SDPBackend(torch._fused_sdp_choice(heads, heads, heads)).name.lower()
+        attended = functional.scaled_dot_product_attention(heads, heads, heads)
+        (heads.mT @ attended).sum().item()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        cards = ", ".join(torch.cuda.get_arch_list())
+        told = (
+            f"cannot compute in {precision} ({reason}); this torch is built for {cards or 'CPUs'}"
+        )
+        return Finding(what, told, "bad")
+    told = f"computed in {precision}, kernel {kernel.replace('_', ' ')}"
+    return Finding(what, told, "slow" if kernel == "math" else "ok")
 
 
 def disks(folder: Path) -> Iterator[Finding]:
@@ -145,10 +174,10 @@ def disks(folder: Path) -> Iterator[Finding]:
     for what, path in (("disk for runs", folder.resolve()), ("disk for models", cache)):
         there = next(parent for parent in (path, *path.parents) if parent.exists())
         free = shutil.disk_usage(there).free
-        enough = free > NEEDED_DISK
-        hint = "" if enough else f"; SD 1.5 needs about {NEEDED_DISK / 1e9:.0f}"
+        hint = "" if free > NEEDED_DISK else f"; SD 1.5 needs about {NEEDED_DISK / 1e9:.0f}"
         told = f"{free / 1e9:.0f} GB free in {there}{hint}"
-        yield Finding(what, told, "ok" if enough else "slow")
+        verdict = "bad" if free < LEAST_DISK else "slow" if hint else "ok"
+        yield Finding(what, told, verdict)
 
 
 def verdict(findings: list[Finding]) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from fewstep.config import Config, SettingError, load_config, to_toml
 from fewstep.files import check_writable, write_file
+from fewstep.models.base import ModelFamily
 from fewstep.run.promise import versions
 from fewstep.run.workshop import build_method
 from fewstep.training.trainer import StepResult
@@ -21,12 +22,13 @@ HARMLESS = {
     "train.preview_every",
     "train.preview_prompts",
     "train.trackers",
+    "train.checkpointing",
     "model.allow_pickle",
     "data.cache",
     "data.workers",
     "data.max_skipped",
 }
-"""Settings that may change between the parts of one run: they decide no weight."""
+"""Settings that may change between the parts of one run: they decide weights by rounding at most."""
 
 DIVISION = {"train.batch_size", "train.accumulate", "train.processes"}
 """How a step's samples are divided up: it decides nothing but which of them drop out together."""
@@ -70,15 +72,33 @@ def claim_data(run: Path, identity: str) -> None:
     Raises:
         SettingError: if they have changed.
     """
-    path, mine = run / "data.sha256", hashlib.sha256(identity.encode()).hexdigest()
-    if not path.exists():
-        write_file(path, f"{mine}\n")
-    elif path.read_text(encoding="utf-8").strip() != mine:
+    if not _is_same(path := run / "data.sha256", identity):
         raise SettingError(
             f"{run} has learnt from other data: pictures, captions, or the times of their files "
             "have changed since; choose another --run folder, or, if they were only copied, delete "
             f"{path}"
         )
+
+
+def claim_base(run: Path, family: ModelFamily) -> None:
+    """Keep in the run's folder which weights and noise levels its base has, or check them.
+
+    Raises:
+        SettingError: if they have changed.
+    """
+    if not _is_same(run / "base.sha256", f"{family.fingerprint} {family.schedule.digest}"):
+        raise SettingError(
+            f"{run} was started from another base: the weights or the scheduler of model.base have "
+            "changed since; choose another --run folder, or put the old ones back"
+        )
+
+
+def _is_same(path: Path, identity: str) -> bool:
+    """Whether a digest that is kept is of `identity`; where none is kept it is from now on."""
+    mine = hashlib.sha256(identity.encode()).hexdigest()
+    if not path.exists():
+        write_file(path, f"{mine}\n")
+    return path.read_text(encoding="utf-8").strip() == mine
 
 
 def _decisive(config: Config) -> dict[str, Any]:

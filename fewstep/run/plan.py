@@ -1,16 +1,20 @@
 """What a run will need, before anything is downloaded, encoded or trained."""
 
 import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from fewstep.config import Config, Precision
+from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.models.loading import load_skeleton
 from fewstep.run.cost import StepCost, decode_bytes, one_row, step_cost, total
@@ -88,6 +92,8 @@ class Plan:
     cost: StepCost
     preview_bytes: int
     cache_bytes_per_pair: int
+    cache_bytes_per_caption: int
+    num_pairs: int | None
     images_per_step: int
     steps: int
 
@@ -95,6 +101,11 @@ class Plan:
     def peak_bytes(self) -> int:
         """The most memory on the device: of a training step, or of drawing a preview."""
         return max(self.cost.bytes, self.cost.standing + self.preview_bytes)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The size on the disk with one caption a picture, where the number of pairs is set."""
+        return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
 
     def fits(self, card: Card) -> bool:
         return self.peak_bytes + CONTEXT <= card.gib * GIB
@@ -108,10 +119,12 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
     """
     shop = Blueprint(config, Path("plan"), on_cpu=on_cpu)
     cost, preview = step_cost(shop), decode_bytes(shop)
-    if on_cpu:
+    data = config.data
+    if on_cpu or data.streaming:  # it stays where steps are computed
         codec = total(w for part in shop.family.codec_parts for w in part.parameters())
         cost, preview = replace(cost, codec=codec), preview - codec
-    train, (channels, *sides) = config.train, shop.family.latent_shape(shop.resolution)
+    train, shape = config.train, shop.family.latent_shape(shop.resolution)
+    views, latents = 2 if data.flip else 1, 2 * 4 * math.prod(shape)  # mean and deviation in fp32
     text = total(one_row(shop).values())
     return Plan(
         precision=shop.precision,
@@ -119,7 +132,9 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
         trained_modules=len({name.split(".lora_")[0] for name in shop.roles.trained}),
         cost=cost,
         preview_bytes=preview,
-        cache_bytes_per_pair=2 * 4 * channels * sides[0] * sides[1] + text,
+        cache_bytes_per_pair=0 if data.streaming else views * latents + text,
+        cache_bytes_per_caption=text if data.captions == "all" and not data.streaming else 0,
+        num_pairs=data.num_pairs,
         images_per_step=train.batch_size * train.accumulate,
         steps=train.steps,
     )
@@ -163,6 +178,7 @@ def as_json(config: Config, plan: Plan) -> str:
     }  # fmt: skip
     entries: dict[str, Any] = asdict(plan) | {
         "peak_bytes": plan.peak_bytes,
+        "cache_bytes": plan.cache_bytes,
         "cards": cards,
         "verdict": advice(config, plan, CARDS[0]),
     }
@@ -196,7 +212,41 @@ def print_plan(config: Config, plan: Plan) -> None:
     console.print(terms, cards)
     console.print(
         f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in {plan.trained_modules} "
-        f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} pictures; the "
-        f"cache takes {plan.cache_bytes_per_pair / 1e3:.0f} kB a pair; the run "
-        f"{advice(config, plan, CARDS[0])}."
+        f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} pictures; "
+        f"{cache_told(plan)}; the run {advice(config, plan, CARDS[0])}."
     )
+
+
+def cache_told(plan: Plan) -> str:
+    """Say how much of the disk the cache takes."""
+    if not plan.cache_bytes_per_pair:
+        return "there is no cache, as data.streaming is true"
+    told = f"the cache takes {plan.cache_bytes_per_pair / 1e3:.0f} kB a pair"
+    if plan.cache_bytes is not None:
+        told += f", {plan.cache_bytes / 1e9:.2f} GB in all"
+    if plan.cache_bytes_per_caption:
+        told += f", and {plan.cache_bytes_per_caption / 1e3:.0f} kB for each caption but the first"
+    return told
+
+
+def this_card() -> Card:
+    """Return the GPU that is used, without its rates."""
+    return Card(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / GIB, 0, 0)
+
+
+@contextmanager
+def explained_memory(config: Config) -> Iterator[None]:
+    """Turn a GPU's lack of memory into what the plan says about it.
+
+    Raises:
+        UserError: in place of the allocator's error.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        told = advice(config, plan_run(config), this_card())
+        raise UserError(
+            f"the GPU has no memory left ({' '.join(str(error).split())[:120]}…): by its plan the "
+            f"run {told}; nvidia-smi shows what else is there. What was saved is continued from "
+            "with these settings too"
+        ) from error

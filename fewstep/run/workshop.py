@@ -39,7 +39,7 @@ def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
     """
     fields = dict(settings)
     name = fields.pop("name", None)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise SettingError(f"method.name is {name!r}; known: {', '.join(METHODS)}")
     try:
         return name, from_tables(METHODS[name], fields, "method.")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboardX.proto.event_pb2 import Event
 
 from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
@@ -322,6 +322,19 @@ def test_a_default_that_has_changed_since_is_noticed(finished, tmp_path):
         distill_run(tiny_config(), run)
 
 
+def test_a_base_that_was_changed_in_place_is_noticed(tmp_path):
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_pipeline(), model)
+    config = replace(tiny_config(steps=2), model=replace(tiny_config().model, base=str(model)))
+    distill_run(config, run)
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = load_file(path)
+    changed["conv_out.bias"] += 1
+    save_file(changed, path, metadata={"format": "pt"})
+    with pytest.raises(SettingError, match=r"was started from another base: .*--run folder"):
+        distill_run(config, run)
+
+
 def test_each_step_is_saved_once_and_the_last_always(tmp_path, monkeypatch):
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(
@@ -341,7 +354,7 @@ def test_a_folder_of_another_run_is_refused_and_kept(finished):
 
 
 def test_harmless_settings_may_change(finished):
-    assert distill_run(tiny_config(keep_last=5, save_every=3), finished) == 6
+    assert distill_run(tiny_config(keep_last=5, save_every=3, checkpointing="full"), finished) == 6
 
 
 @pytest.mark.parametrize(
@@ -356,6 +369,7 @@ def test_harmless_settings_may_change(finished):
             "guidance_scale is 4.0, but ct learns from data",
         ),
         (replace(tiny_config(), method={"name": "cdd"}), r"method.name is 'cdd'; known: ct, cd"),
+        (replace(tiny_config(), method={"name": ["cd"]}), r"method.name is \['cd'\]; known: ct"),
         (replace(tiny_config(), method={"name": "cd", "hubr_c": 1.0}), "did you mean huber_c"),
         (
             replace(tiny_config(), method={"name": "multi-boundary-cd", "num_solver_steps": 50}),

@@ -6,9 +6,10 @@ from collections import namedtuple
 import pytest
 import torch
 from packaging.version import Version
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep.run import doctor
-from fewstep.run.doctor import Finding, disks, examine, imports, pairs, verdict, versions
+from fewstep.run.doctor import Finding, computes, disks, examine, imports, pairs, verdict, versions
 from fewstep.run.precision import precision_for
 
 
@@ -68,13 +69,32 @@ def test_a_library_that_cannot_be_imported_is_told_in_its_own_words(monkeypatch)
     assert list(imports()) == [Finding("import peft", "no such operator: torchvision::nms", "bad")]
 
 
-def test_a_full_disk_is_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(10**9)
-    )
+@pytest.mark.parametrize(
+    ("free", "expected", "sentence"),
+    [(10**9, "slow", "ready, with limits: disk"), (0, "bad", "not ready: mend disk")],
+)
+def test_a_full_disk_is_a_limit_and_without_any_room_nothing_goes(
+    tmp_path, monkeypatch, free, expected, sentence
+):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
     first, *_ = disks(tmp_path / "not yet there")
-    assert (first.verdict, "1 GB free" in first.told) == ("slow", True)
-    assert verdict([first]) == "ready, with limits: disk for runs"
+    assert (first.verdict, f"{free // 10**9} GB free" in first.told) == (expected, True)
+    assert verdict([first]).startswith(sentence)
+
+
+def test_attention_is_computed_and_its_kernel_is_torchs_choice(monkeypatch):
+    assert computes("cpu", "fp32").told == "computed in fp32, kernel flash attention"
+    with sdpa_kernel(SDPBackend.MATH):
+        assert computes("cpu", "fp32") == Finding(
+            "attention on cpu", "computed in fp32, kernel math", "slow"
+        )
+
+    def no_kernel(*args):
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution")
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", no_kernel)
+    found = computes("cpu", "fp32")
+    assert (found.verdict, "no kernel image is available for" in found.told) == ("bad", True)
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16")])

@@ -13,8 +13,10 @@ from fewstep.config import AdapterSettings, Config, ModelSettings, TrainSettings
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
+from fewstep.models.loading import load_model
 from fewstep.run.cost import LiveBytes, total
-from fewstep.run.plan import CARDS, Plan, advice, as_json, plan_run, smaller
+from fewstep.run.distill import distill_run
+from fewstep.run.plan import CARDS, Card, Plan, advice, as_json, cache_told, plan_run, smaller
 from fewstep.run.workshop import Workshop
 from tests.tiny import tiny_config
 
@@ -77,9 +79,8 @@ def test_each_recipe_fits_its_card_with_each_method(tmp_path, recipe, name):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_value_of_a_recipe_has_its_reason(recipe):
-    plain = {"base", "seed", "save_every", "keep_last", "preview_every"}
     lines = [line for line in recipe.read_text().splitlines() if " = " in line]
-    assert all("#" in line for line in lines if line.split(" = ")[0] not in plain)
+    assert [line for line in lines if "  # " not in line] == []
     tomllib.loads(recipe.read_text())
 
 
@@ -146,6 +147,38 @@ def test_programs_can_read_a_plan(plan: Plan):
     assert entries["trained_parameters"] == 67_252_224
     assert entries["cards"]["T4"]["fits"] is True
     assert entries["verdict"] == "fits a T4"
+
+
+def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
+    config = tiny_config()
+    cached = plan_run(config)
+    streaming = plan_run(replace(config, data=replace(config.data, streaming=True)))
+    family = load_model(config.model.base)
+    codec = total(w for part in family.codec_parts for w in part.parameters())
+    assert (cached.cost.codec, streaming.cost.codec) == (0, codec)
+    assert streaming.cost.bytes == cached.cost.bytes + codec
+    assert cache_told(streaming) == "there is no cache, as data.streaming is true"
+
+
+def test_the_cache_is_planned_as_it_is_made(tmp_path):
+    config = tiny_config()
+    for flip in (False, True):
+        data = replace(config.data, flip=flip, captions="all", cache=str(tmp_path))
+        supply = Workshop(replace(config, data=data), tmp_path / "run").supply
+        planned = plan_run(replace(config, data=data))
+        assert planned.cache_bytes == supply.cache_bytes, "bundled pictures have one caption each"
+        assert "GB in all, and 2 kB for each caption but the first" in cache_told(planned)
+    assert plan_run(config).cache_bytes_per_caption == 0
+
+
+def test_a_gpu_without_memory_is_told_what_to_change(monkeypatch, tmp_path):
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("fewstep.run.distill.steps_of", full)
+    monkeypatch.setattr("fewstep.run.plan.this_card", lambda: Card("small card", 1.0, 0, 0))
+    with pytest.raises(UserError, match=r"allocate 2 GiB.*does not fit a small card"):
+        distill_run(tiny_config(), tmp_path / "run")
 
 
 def test_a_bad_setting_is_refused_by_the_plan_too():
