@@ -7,7 +7,6 @@ Each prints JSON. Bytes are above those of the process after its imports.
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -47,28 +46,38 @@ def write(checkpoint: Path) -> None:
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most bytes resident since the peak was last forgotten (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-class AfterStep(Listener):
-    """Takes the peak when the last step is done."""
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
-    peak = 0
+
+class StepPeak(Listener):
+    """Takes the peak of the steps alone, and that of what came before: loading and encoding."""
+
+    loading = steps = 0
+
+    def on_start(self, shop, first_step) -> None:
+        self.loading = peak_bytes()
+        forget_peak()
 
     def on_step(self, result) -> None:
-        self.peak = peak_bytes()
+        self.steps = peak_bytes()
 
 
 def train(checkpoint: Path, pictures: Path, run: Path) -> dict[str, object]:
     """Load, cache, take two optimiser steps, save, and sample in one call."""
-    imported, after_step = peak_bytes(), AfterStep()
-    steps = distill_run(config(checkpoint, pictures), run, after_step)
+    imported, peak = peak_bytes(), StepPeak()
+    steps = distill_run(config(checkpoint, pictures), run, peak)
     pipeline = FewStepPipeline.from_pretrained(run)
     (picture,) = pipeline("a lighthouse", num_steps=1, resolution=256)
     return {
         "steps": steps,
-        "peak": after_step.peak - imported,
-        "peak_with_sampling": peak_bytes(),
+        "peak": peak.steps - imported,
+        "peak_of_all": max(peak.loading, peak.steps, peak_bytes()),
         "size": picture.image.size,
     }
 

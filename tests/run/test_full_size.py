@@ -1,6 +1,7 @@
 """Stable Diffusion 1.5 at full size goes the whole way on a CPU, in the memory that was planned."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def in_a_process(*arguments):
+    """Run a command of tests.run.full_size and return what it says.
+
+    Freed tensors go back to the system at once: glibc keeps the holes between them by default.
+    """
     command = [sys.executable, "-m", "tests.run.full_size", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)},
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -32,5 +44,5 @@ def test_sd15_is_loaded_cached_trained_saved_and_sampled_within_16_gb(tmp_path):
     planned = plan_run(config(checkpoint, pictures), on_cpu=True)
     told = in_a_process("train", checkpoint, pictures, tmp_path / "run")
     assert (told["steps"], told["size"]) == (2, [256, 256])
-    assert told["peak_with_sampling"] < 16e9
+    assert told["peak_of_all"] < 16e9
     assert planned.cost.bytes == pytest.approx(told["peak"], rel=0.15)
