@@ -28,7 +28,7 @@ HARMLESS = {
     "data.workers",
     "data.max_skipped",
 }
-"""Settings that may change between the parts of one run: they decide weights by rounding at most."""
+"""Settings that may change between the parts of one run: they decide no more than rounding."""
 
 DIVISION = {"train.batch_size", "train.accumulate", "train.processes"}
 """How a step's samples are divided up: it decides nothing but which of them drop out together."""

@@ -63,26 +63,34 @@ def gradients(method, nets, batch, family, accumulate=1, scale=1.0):
 
 
 @pytest.mark.parametrize(
-    ("checkpointing", "accumulate"), [("none", 1), ("none", 3), ("selective", 1), ("full", 3)]
+    ("checkpointing", "accumulate", "target"),
+    [("none", 1, "student"), ("none", 3, "ema"), ("selective", 1, "ema"), ("full", 3, "student")],
 )
-@pytest.mark.parametrize("name", ["ct", "cd", "multi-boundary-cd"])
-def test_the_gradient_is_that_of_separate_copies(family, inputs, name, checkpointing, accumulate):
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_is_that_of_separate_copies(
+    family, inputs, name, checkpointing, accumulate, target
+):
     x, _, cond = inputs
     uncond = family.encode_prompts([""])
     teacher = family.denoiser(deepcopy(family.network))
     roles = lora_roles(family, "all", RANK, ALPHA)
     disturb(roles)
+    for average in roles.averaged.values():
+        average += 0.05
     method, batch = METHODS[name](), Batch(x, cond)
 
     copy = deepcopy(roles.network)
-    by_name = dict(copy.named_parameters())
-    plain = family.denoiser(copy)
-    target = family.denoiser(deepcopy(copy))
-    nets = Denoisers(plain, target, guided(teacher, uncond, 4.0))
+    by_name, frozen = dict(copy.named_parameters()), deepcopy(copy)
+    if target == "ema":
+        worn = dict(frozen.named_parameters())
+        for key, average in roles.averaged.items():
+            worn[key.replace(".weight", ".student.weight")].data = average.clone()
+    nets = Denoisers(family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0))
     gradients(method, nets, batch, family, accumulate)
 
     set_checkpointing(roles.network.train(), checkpointing)
-    nets = Denoisers(roles.student, roles.student, guided(roles.teacher, uncond, 4.0))
+    mine = roles.ema if target == "ema" else roles.student
+    nets = Denoisers(roles.student, mine, guided(roles.teacher, uncond, 4.0))
     gradients(method, nets, batch, family, accumulate)
 
     for key, weight in roles.trained.items():
@@ -137,7 +145,7 @@ def test_gradients_in_half_precision_are_those_of_fp32_to_its_rounding(
             assert weight.dtype == torch.float32
             weight.grad /= scale
         expected = expected or {name: weight.grad for name, weight in roles.trained.items()}
-    assert 0 < error(roles, expected) < 30 * rounding
+    assert 0 < error(roles, expected) < 40 * rounding
 
 
 def test_a_callers_autocast_leaves_no_gradient_out(inputs):

@@ -21,12 +21,15 @@ from tensorboardX.proto.event_pb2 import Event
 from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
 from fewstep.diffusion.random import Draw
 from fewstep.errors import Interrupted, UserError
+from fewstep.evaluation.grid import grid
+from fewstep.models.loading import load_model
 from fewstep.run.distill import Listener, distill_run
 from fewstep.run.preview import Previews
+from fewstep.sampling.painter import teacher_painter
 from fewstep.sampling.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.watch import TrainingDivergedError
-from tests.tiny import tiny_config, tiny_pipeline
+from tests.tiny import save_tiny_pipeline, tiny_config, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
 
@@ -143,10 +146,10 @@ def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
     assert np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs).max() <= 2 / 255
 
 
-def stock_pictures(run, version):
+def stock_pictures(run, base, zero_snr):
     """Return what stock diffusers paints with a run's LoRA, in calls as the contract says."""
     contract = FewStepPipeline.from_pretrained(run).contract
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline(version))
+    pipe = StableDiffusionPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(run / "artefact", weight_name="pytorch_lora_weights.safetensors")
     pipe.scheduler = DDIMScheduler.from_config(
@@ -154,7 +157,7 @@ def stock_pictures(run, version):
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        rescale_betas_zero_snr=version == 2,
+        rescale_betas_zero_snr=zero_snr,
     )
     num_steps = 4 if contract.grid.sampler == "deterministic" else 1
     noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
@@ -178,8 +181,20 @@ def test_each_family_is_distilled_by_each_method_and_painted_by_stock_diffusers(
 ):
     steps = 6 if (method, version) in QUICK else 20
     distill_run(tiny_config(method, version, steps=steps), tmp_path / "run")
-    num_steps, theirs = stock_pictures(tmp_path / "run", version)
-    ours = FewStepPipeline.from_pretrained(tmp_path / "run")(PROMPTS, seed=3, num_steps=num_steps)
+    assert_stock_diffusers_agrees(tmp_path / "run", tiny_pipeline(version), version == 2)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_sd_2_without_zero_terminal_snr_is_distilled_and_painted(tmp_path, prediction):
+    base, config = tmp_path / "base", tiny_config("multi-boundary-cd", steps=2)
+    save_tiny_pipeline(base, 2, prediction_type=prediction)
+    distill_run(replace(config, model=replace(config.model, base=str(base))), tmp_path / "run")
+    assert_stock_diffusers_agrees(tmp_path / "run", base, False)
+
+
+def assert_stock_diffusers_agrees(run, base, zero_snr):
+    num_steps, theirs = stock_pictures(run, base, zero_snr)
+    ours = FewStepPipeline.from_pretrained(run)(PROMPTS, seed=3, num_steps=num_steps)
     difference = np.abs(np.stack([np.asarray(picture.image) for picture in ours]) / 255 - theirs)
     assert difference.max() <= 2 / 255
 
@@ -255,6 +270,25 @@ def test_previews_and_curves_are_drawn_from_step_0(tmp_path):
         sizes = [(step, value.image.width, value.image.height)
                  for step, value in told if value.tag.startswith("preview")]  # fmt: skip
         assert sizes == [(0, *picture.size), (2, *picture.size)]
+
+
+def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(columns, prompts):
+        drawn.append(list(columns.values()))
+        return grid(columns, prompts)
+
+    monkeypatch.setattr("fewstep.run.preview.grid", keep)
+    distill_run(tiny_config(steps=2, preview_every=2, preview_prompts=PROMPTS), tmp_path / "run")
+    family = load_model(tiny_pipeline())
+    painter = teacher_painter(family, 50, 4.0)
+    theirs = painter.decode(painter.latents(PROMPTS, seed=0, resolution=64)).numpy()
+    (teacher, first), (later, last) = drawn
+    assert np.array_equal(teacher, theirs)
+    assert np.array_equal(later, theirs)
+    assert not np.array_equal(first, theirs), "4 steps are not 50"
+    assert not np.array_equal(first, last), "the student is trained"
 
 
 def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
