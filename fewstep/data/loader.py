@@ -1,8 +1,15 @@
 """Processes that read ahead, so that the next batch is there when the step is done."""
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
@@ -82,7 +89,7 @@ def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) ->
         sampler=requests,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=partial(_leave_signals, _lifeline()),
     )
     results: Iterator[tuple[Sequence[int], Any]] = zip(requests, loader, strict=True)
 
@@ -104,10 +111,27 @@ def _as_it_is(result: Any) -> Any:
     return result
 
 
-def _leave_signals(worker: int) -> None:
+@lru_cache(maxsize=1)
+def _lifeline() -> tuple[Connection, Connection]:
+    """Return a pipe that this process closes as it ends, before it waits for its workers."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    Finalize(None, writer.close, exitpriority=10)
+    return reader, writer
+
+
+def _leave_signals(lifeline: tuple[Connection, Connection], worker: int) -> None:
     """Leave what stops a run to the training process, which saves and then ends its workers.
 
-    Slurm and Ctrl-C signal the whole group; a worker that died of it would take the step with it.
+    Slurm and Ctrl-C signal all processes; a worker that died of it would take the step with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reader, writer = lifeline
+    writer.close()
+    Thread(target=_end_with, args=(reader,), daemon=True).start()
+
+
+def _end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(0)
