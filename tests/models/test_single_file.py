@@ -10,6 +10,12 @@ from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.single_file import FIRST_CONV, PROMPT_KEY, configs_of, recognise
 from tests.tiny import tiny_pipeline
 
+LAST_NORMS = (
+    "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+    "cond_stage_model.model.ln_final.weight",
+)
+"""One weight of the text encoders of SD 1 and 2."""
+
 
 @pytest.fixture(scope="module", params=[1, 2])
 def checkpoint(request, tmp_path_factory):
@@ -47,6 +53,7 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
         ("vae", "first_stage_model.decoder.mid.attn_1.q.weight"),
         ("unet", "model.diffusion_model.out"),
         ("text_encoder", "cond_stage"),
+        ("text_encoder", LAST_NORMS),
     ],
 )
 def test_a_file_without_a_part_is_refused(checkpoint, tmp_path, part, key):
