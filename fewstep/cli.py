@@ -105,16 +105,22 @@ def check(
     resolution: Annotated[int | None, typer.Option(help="Also say which are too small.")] = None,
     num_pairs: Annotated[int | None, typer.Option(help="Look at so many; default: all.")] = None,
     pictures: Annotated[str | None, typer.Option(help="What data.pictures would be.")] = None,
+    split: Annotated[str, typer.Option(help="What data.split would be.")] = "train",
+    image_column: Annotated[str | None, typer.Option(help="As data.image_column.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
 ) -> None:
     """Say what PATH holds: pictures, sizes, captions, and each file that cannot be used."""
-    settings = DataSettings(path, pictures, resolution=resolution, num_pairs=num_pairs)
+    settings = DataSettings(
+        path, pictures, split, image_column, caption_column,
+        resolution=resolution, num_pairs=num_pairs,
+    )  # fmt: skip
     from fewstep.run.prepare import check_data
     from fewstep.run.progress import TerminalListener
 
     with TerminalListener("") as listener:
         found = check_data(settings, listener.on_checked)
     typer.echo("\n".join(found.lines()))
-    if found.broken:
+    if not found.is_usable:
         raise typer.Exit(2)
 
 

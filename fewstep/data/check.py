@@ -17,9 +17,13 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass
 class Findings:
-    """What was found: sizes of the usable pictures, lengths of captions, and the bad files."""
+    """What was found: sizes of the usable pictures, lengths of captions, and the bad files.
+
+    Where there are `faults` of captions, no picture was looked at.
+    """
 
     pairs: int
+    faults: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -27,8 +31,16 @@ class Findings:
     broken: list[str] = field(default_factory=list)
     too_small: list[str] = field(default_factory=list)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether every picture can be decoded, and every caption used."""
+        return not (self.faults or self.broken)
+
     def lines(self) -> list[str]:
         """Return the findings in words, with every file that cannot be used."""
+        if self.faults:
+            what = f"{len(self.faults)} captions cannot be used; mend these first:"
+            return [what, *(f"  {fault}" for fault in self.faults)]
         lines = [f"{self.pairs} pictures, {len(self.captions)} captions"]
         if self.sizes:
             lines += [

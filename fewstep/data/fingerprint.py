@@ -18,6 +18,8 @@ class Fingerprint:
 
     made_from: Mapping[str, Any]
     versions: Mapping[str, str]
+    path: str = ""
+    """Where the data lay, however it was spelt: it decides nothing."""
 
     @property
     def key(self) -> str:
@@ -65,7 +67,7 @@ def _neighbours(root: Path, fingerprint: Fingerprint) -> list[str]:
     notes = []
     for path in sorted(root.glob(f"*/{FINGERPRINT}")):
         there = _read(path)
-        if there.made_from.get("path") == fingerprint.made_from.get("path"):
+        if there.path == fingerprint.path:
             changed = _changes(there.made_from, fingerprint.made_from)
             notes.append(f"encoding anew: the cache in {path.parent} is another ({changed})")
     return notes

@@ -69,7 +69,8 @@ def check_all_read(files: Iterable[PurePath], where: Path) -> None:
     if unread:
         raise DataError(
             f"{where} holds {len(unread)} captions of files that are not read, such as "
-            f"{' and '.join(others[unread[0]])}; save these as one of {', '.join(SUFFIXES)}, or remove them"
+            f"{' and '.join(others[unread[0]])}; save these as one of {', '.join(SUFFIXES)}, or "
+            "remove them"
         )
 
 

@@ -117,9 +117,9 @@ def _loaded(path: str, split: str) -> Any:
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
+        what = "this folder" if folder.is_dir() else "it is no folder or file here, and"
         raise DataError(
-            f"cannot load data.path = {path!r}: it is no folder or file here, and as a dataset it "
-            f"cannot be had ({reason})"
+            f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
         ) from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded

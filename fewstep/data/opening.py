@@ -38,6 +38,7 @@ def open_data(
     if data.path == "bundled":
         return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
     if data.path.endswith(".txt"):
+        _check_unused(data, "flip", "buckets", "pictures")
         return read_prompts(Path(data.path), data.num_pairs, data.seed)
     source, usual = open_source(data, index)
     source = subset(source, data.num_pairs or usual, data.seed)
@@ -58,27 +59,42 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
         return read_coco(path, pictures), COCO_PAIRS
     if path.suffix in (".jsonl", ".csv"):
         return read_metadata(path, pictures), None
+    if path.is_dir() and (tables := [path / name for name in TABLES if (path / name).is_file()]):
+        return read_metadata(tables[0], pictures), None
+    _check_unused(data, "pictures")
     if path.is_dir():
         return _open_folder(path, data, index), None
     if path.suffix == ".tar" or ":" in data.path:
         return read_shards(find_shards(data.path), index), None
-    if not path.exists() and HUB_ID.fullmatch(data.path):
+    if not path.parent.is_dir() and HUB_ID.fullmatch(data.path):
         return read_dataset(data.path, data.split, data.image_column, data.caption_column), None
     raise DataError(
         f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
-        ".csv, no .tar shards, no .txt of prompts and no Hub id; give one of these, or 'bundled'"
+        ".csv, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no folder "
+        "'owner' is here); give one of these, or 'bundled'"
     )
 
 
 def _open_folder(folder: Path, data: DataSettings, index: Path | None) -> Source:
-    tables = [folder / name for name in TABLES if (folder / name).is_file()]
-    if tables:
-        return read_metadata(tables[0], Path(data.pictures) if data.pictures else None)
     if shards := find_shards(str(folder)):
         return read_shards(shards, index)
     if is_saved_dataset(folder):
         return read_dataset(str(folder), data.split, data.image_column, data.caption_column)
     return read_folder(folder)
+
+
+def _check_unused(data: DataSettings, *names: str) -> None:
+    """Refuse settings that are set and would do nothing.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for name in names:
+        if value := getattr(data, name):
+            raise DataError(
+                f"data.{name} is {value!r}, which does nothing for what data.path = {data.path!r} "
+                "is read as; leave it out"
+            )
 
 
 def subset(source: Source, count: int | None, seed: int) -> Source:

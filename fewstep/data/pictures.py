@@ -68,11 +68,15 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> np.ndarray:
-    """Scale grey values of 16 bits, which `convert` would cut off at 255."""
-    values = np.asarray(picture).astype(np.float64)
-    if picture.mode == "F" and values.max(initial=0) <= 1:
-        values = values * 65535
-    return (values.clip(0, 65535) / 257).round().astype(np.uint8)
+    """Scale grey values of more bits, which `convert` would cut off at 255."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0)
+    whites = [65535] if picture.mode.startswith("I;16") else WHITES[picture.mode]
+    white = next((white for white in whites if values.max(initial=0) <= white), whites[-1])
+    return (values.clip(0, white) * (255 / white)).round().astype(np.uint8)
+
+
+WHITES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
+"""What may be white in numbers that do not say it: the first that none of them exceeds."""
 
 
 def _reason(error: BaseException) -> str:

@@ -1,14 +1,14 @@
 """Pairs encoded at each step, for sets that are too large to be encoded before."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from fewstep.data.choice import Choice
-from fewstep.data.encoding import Encoded, EncodePrompts, check_skipped
+from fewstep.data.encoding import Encoded, EncodePrompts
 from fewstep.data.errors import DataError, PictureError
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order
@@ -34,7 +34,8 @@ class Read:
 class Stream:
     """Pairs in the order of a run; latents and texts are those that a cache would hold.
 
-    A picture that cannot be used is replaced by the next pair's that can, and told to `tell`.
+    A picture that cannot be used is replaced by the next pair's that can, and told to `tell`, each
+    time anew.
     """
 
     pairs: Pairs
@@ -44,9 +45,7 @@ class Stream:
     seed: int
     num_views: int = 1
     caption_dropout: float = 0.0
-    max_skipped: float = 0.0
     tell: Callable[[str], None] = lambda reason: None
-    skipped: dict[str, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -62,12 +61,9 @@ class Stream:
         return partial(read_pairs, self.pairs, self.order)
 
     def batch(self, read: Read) -> Batch:
-        """Encode what was read.
-
-        Raises:
-            DataError: once more of the pictures cannot be used than `max_skipped` allows.
-        """
-        self._count(read.skipped)
+        """Encode what was read."""
+        for reason in read.skipped:
+            self.tell(reason)
         x_0, texts = [], []
         for sample, picture, captions in zip(
             read.samples, read.pictures, read.captions, strict=True
@@ -79,13 +75,6 @@ class Stream:
             x_0.append(choice.x_0(mean[0], std[0]))
             texts.append("" if choice.is_dropped else captions[choice.caption])
         return Batch(torch.stack(x_0), self.encode_prompts(texts))
-
-    def _count(self, skipped: Sequence[str]) -> None:
-        for reason in skipped:
-            if reason not in self.skipped:
-                self.skipped[reason] = None
-                self.tell(reason)
-        check_skipped(self.skipped, self.max_skipped * len(self))
 
 
 def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:

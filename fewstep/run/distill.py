@@ -143,7 +143,7 @@ def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[Step
     config = shop.config
     shop.network  # noqa: B018  ready for training
     requests = Requests(config.train, first_step, shop.processes)
-    return train(
+    steps = train(
         shop.named_method[1],
         shop.denoisers(batches),
         shop.weights,
@@ -156,6 +156,9 @@ def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[Step
         shop.processes,
         shop.watch,
     )
+    for result in steps:
+        shop.skipped.settle()
+        yield result
 
 
 @contextmanager

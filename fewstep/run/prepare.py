@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.config import Config, DataSettings
+from fewstep.data.captions import CaptionErrors
 from fewstep.data.check import Findings, check_source
 from fewstep.data.encoding import Start
 from fewstep.data.framing import Framing
-from fewstep.data.opening import open_source, subset
-from fewstep.data.prompts import read_prompts
+from fewstep.data.opening import open_data, open_source, subset
+from fewstep.data.prompts import Prompts
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
 from fewstep.run.workshop import Workshop
@@ -61,12 +62,20 @@ def check_data(
     """Look at the data that the table [data] names; all of them where it gives no number.
 
     Raises:
-        UserError: if there is nothing that can be looked at, or a caption is missing.
+        UserError: if there is nothing that can be looked at.
     """
-    path = Path(data.path)
-    if path.suffix == ".txt":
-        prompts = read_prompts(path, data.num_pairs, data.seed)
-        return Findings(0, captions=[len(prompt) for prompt in prompts.prompts])
-    source = subset(open_source(data)[0], data.num_pairs, data.seed)
+    try:
+        if data.path == "bundled" or data.path.endswith(".txt"):
+            return _check_words(data)
+        source = subset(open_source(data)[0], data.num_pairs, data.seed)
+    except CaptionErrors as error:
+        return Findings(0, error.reasons)
     framing = Framing(data.resolution, max_upscale=data.max_upscale) if data.resolution else None
     return check_source(source, framing, start(len(source)))
+
+
+def _check_words(data: DataSettings) -> Findings:
+    """Look at captions whose pictures are made on the spot: drawn, or painted by the teacher."""
+    pairs = open_data(data, data.resolution or 64)
+    lengths = [len(text) for number in range(len(pairs)) for text in pairs.captions(number)]
+    return Findings(0 if isinstance(pairs, Prompts) else len(pairs), captions=lengths)

@@ -62,7 +62,6 @@ class Supply:
         data = self.settings
         made_from = {
             "format": FORMAT,
-            "path": data.path,
             "pairs": self.pairs.identity,
             "num_pairs": len(self.pairs),
             "resolution": self.resolution,
@@ -86,7 +85,7 @@ class Supply:
                 for name in ("captions", "crop", "buckets", "max_upscale", "seed")
             }
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-        return Fingerprint(made_from, versions)
+        return Fingerprint(made_from, versions, data.path)
 
     @property
     def cache_folder(self) -> Path:
@@ -146,7 +145,6 @@ class Supply:
             seed=seed,
             num_views=self.num_views,
             caption_dropout=data.caption_dropout,
-            max_skipped=data.max_skipped,
             tell=tell,
         )
 

@@ -23,6 +23,7 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
 from fewstep.run.precision import DTYPES, precision_for
+from fewstep.run.skipped import Skipped
 from fewstep.run.supply import Supply
 from fewstep.sampling.painter import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
@@ -116,15 +117,36 @@ class Workshop:
 
     @cached_property
     def supply(self) -> Supply:
-        """The data; prompts alone are painted with the scale set, or else with the usual one."""
+        """The data; prompts alone are painted with the scale set, or else with the usual one.
+
+        The first process looks through shards, and the others read what it found.
+        """
         data, scale = self.config.data, self.config.teacher.guidance_scale
-        return Supply(
+        supply = Supply(
             settings=data,
             family=self.family,
             resolution=self.resolution,
             root=Path(data.cache or self.run.parent / "cache"),
             teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
         )
+        with self.processes.first_goes_first():
+            supply.pairs  # noqa: B018
+        self._check_same(supply)
+        return supply
+
+    def _check_same(self, supply: Supply) -> None:
+        """Refuse data or models that are not the same for all processes.
+
+        Raises:
+            SettingError: in each of them.
+        """
+        if self.processes.count > 1:
+            mine = int(supply.fingerprint.key, 16) >> 1  # as many bits as a tensor's number has
+            if self.processes.any(mine) != -self.processes.any(-mine):
+                raise SettingError(
+                    f"data.path {self.config.data.path!r} or model.base is not the same for all "
+                    "processes: other files, sizes or times; put them where every node sees them"
+                )
 
     @property
     def pairs(self) -> Pairs | Prompts:
@@ -144,7 +166,7 @@ class Workshop:
         if not self.config.data.streaming:
             for note in self.prepare(start):
                 print(f"fewstep: {note}", file=sys.stderr)
-        batches = self.supply.batches(self.config.train.seed, self.global_batch, self._skipped)
+        batches = self.supply.batches(self.config.train.seed, self.global_batch, self.skipped.tell)
         self.check_batch(len(batches))
         return batches
 
@@ -183,9 +205,11 @@ class Workshop:
                 f"data.path {path!r} has {num_pairs} pairs: lower these, or give more pairs"
             )
 
-    def _skipped(self, reason: str) -> None:
-        with open(self.run / "skipped.txt", "a", encoding="utf-8") as file:
-            file.write(f"{' '.join(reason.split())}\n")
+    @cached_property
+    def skipped(self) -> Skipped:
+        """What streaming leaves out."""
+        limit = self.config.data.max_skipped * len(self.pairs)
+        return Skipped(self.run / "skipped.txt", limit, self.processes)
 
     @cached_property
     def roles(self) -> Roles:

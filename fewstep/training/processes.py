@@ -5,7 +5,8 @@ gloo on processors. Alone, a process asks nobody.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -70,6 +71,23 @@ class Processes:
     def any(self, number: int) -> int:
         """Return the largest number that a process says."""
         return int(self.gather(torch.tensor([number], device=self.device)).max())
+
+    def gather_lines(self, lines: list[str]) -> list[str]:
+        """Return the lines of all processes behind one another, the first's first."""
+        if self.count == 1:
+            return lines
+        from accelerate.utils import gather_object
+
+        return gather_object(lines)
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let the first do the block before the others, which find what it has left on the disk."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
     def wait(self) -> None:
         """Wait until all processes have come here."""

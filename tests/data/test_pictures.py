@@ -53,6 +53,17 @@ def test_16_bits_are_scaled_and_not_cut_off(kind):
     assert np.abs(values[..., 0] - ramp / 257).max() <= 0.5 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("kind", "white"),
+    [("float32", 1), ("float32", 255), ("float32", 65535),
+     ("int32", 255), ("int32", 65535), ("int32", 2**31 - 1)],
+)  # fmt: skip
+def test_numbers_that_do_not_say_what_is_white_are_not_black(kind, white):
+    ramp = np.linspace(0, 1, 80 * 96).reshape(80, 96)
+    values = colours(content(Image.fromarray((ramp * white).astype(kind)), "TIFF"))
+    assert np.abs(values[..., 0] - ramp * 255).max() <= 1.5
+
+
 def test_exif_rotation_is_undone():
     upright = noise(0, (96, 80))
     exif = Image.Exif()

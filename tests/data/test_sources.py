@@ -414,6 +414,23 @@ def test_the_index_of_another_folders_shard_is_not_taken(tmp_path):
     assert len(open_data(DataSettings(path=str(one)), 64, index=tmp_path / "index")) == 2
 
 
+def test_what_is_missing_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match=r"'data/coco', which is no folder.*no folder 'owner'"):
+        opened("data/coco")
+
+
+def test_settings_that_would_do_nothing_are_refused(tmp_path):
+    folder_of(tmp_path, 1)
+    (tmp_path / "p.txt").write_text("a cat")
+    for path, settings in (("p.txt", {"flip": True}), ("p.txt", {"buckets": True}),
+                           ("p.txt", {"pictures": "x"}), (".", {"pictures": "x"})):  # fmt: skip
+        (name,) = settings
+        with pytest.raises(DataError, match=rf"data.{name} is .*, which does nothing"):
+            opened(tmp_path / path, **settings)
+
+
 def test_a_row_without_a_picture_is_a_picture_error():
     rows = Rows([{"image": None}, {"image": {"bytes": b"", "path": None}},
                  {"image": {"bytes": None, "path": "/no/such"}}], "image", "text", "d")  # fmt: skip
@@ -459,6 +476,9 @@ def test_a_saved_dataset_and_parquet_are_read(tmp_path):
         assert pairs.source.read(1) == content(noise(1))
         assert len(subset(pairs.source, 2, 0)) == 2
         assert opened(tmp_path / path).identity == pairs.identity
+    (tmp_path / "parquet" / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"this folder as a dataset cannot be read"):
+        opened(tmp_path / "parquet")
     with pytest.raises(DataError, match=r"data.split is 'test'.*has train"):
         opened(tmp_path / "saved", split="test")
     with pytest.raises(DataError, match=r"has the columns image, caption; set data.caption_column"):

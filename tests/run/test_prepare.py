@@ -74,6 +74,55 @@ def test_data_check_says_what_a_folder_holds(tmp_path):
     assert CliRunner().invoke(app, ["data", "check", str(folder)]).exit_code == 0
 
 
+def checked(*told: object):
+    return CliRunner().invoke(app, ["data", "check", *map(str, told)])
+
+
+def test_data_check_lists_every_bad_file_and_every_bad_caption(tmp_path):
+    folder = folder_of(tmp_path, 25)
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"")
+    assert checked(folder).stdout.count("the file is empty") == 25
+    for i in (3, 4):
+        (folder / f"{i:03d}.txt").write_text("")
+    told = checked(folder)
+    assert told.exit_code == 2
+    assert "2 captions cannot be used" in told.stdout
+    assert "003.png has the caption ''" in told.stdout
+    assert "004.png has the caption ''" in told.stdout
+
+
+def test_data_check_looks_at_what_has_no_pictures(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    for path, words in (("bundled", "7 pictures, 7 captions"), (tmp_path / "p.txt", "7 captions")):
+        told = checked(path, "--num-pairs", 7)
+        assert told.exit_code == 0
+        assert words in told.stdout
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF"])
+def test_data_check_survives_damaged_frames(tmp_path, kind):
+    folder, frames = folder_of(tmp_path, 1), [noise(i) for i in range(3)]
+    whole = content(frames[0], kind, save_all=True, append_images=frames[1:])
+    for end in range(len(whole) // 3, len(whole), len(whole) // 40):
+        (folder / "000.png").write_bytes(whole[:end])
+        found = check_data(DataSettings(path=str(folder)))
+        assert len(found.sizes) + len(found.broken) == 1
+    (folder / "000.png").write_bytes(whole)
+    assert "animated (the first frame is used)" in check_data(DataSettings(path=str(folder))).kinds
+
+
+def test_data_check_reads_the_columns_that_are_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": content(noise(0)), "path": None}], "words": ["a cat"]}
+    kinds = datasets.Features({"image": datasets.Image(), "words": datasets.Value("string")})
+    datasets.DatasetDict({"val": datasets.Dataset.from_dict(rows, features=kinds)}).save_to_disk(
+        tmp_path / "d"
+    )
+    told = checked(tmp_path / "d", "--split", "val", "--caption-column", "words")
+    assert "1 pictures, 1 captions" in told.stdout
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_stopped_run_on_pictures_continues_to_the_same_weights(tmp_path, streaming, workers):
