@@ -55,16 +55,19 @@ def fill_cache(
     max_skipped: float,
     share: Share = WHOLE,
     start: Start = lambda total: lambda count: None,
+    at_once: int | None = None,
 ) -> None:
     """Encode every pair and every distinct caption that the folder does not hold yet.
 
-    `start` is told how many pairs are this process's, and gives what is told of those done.
+    `start` is told how many pairs are this process's, and gives what is told of those done;
+    `at_once` of them, or SHARD, make a file, and are lost where it is interrupted.
 
     Raises:
         DataError: if more than the share `max_skipped` of the pictures cannot be used, or latents
             are not finite.
     """
-    shards = [range(n, min(n + SHARD, len(pairs))) for n in range(0, len(pairs), SHARD)]
+    size = at_once or SHARD
+    shards = [range(n, min(n + size, len(pairs))) for n in range(0, len(pairs), size)]
     own = share.of(len(shards))
     advance = start(sum(len(shards[number]) for number in own))
     if _is_filled(folder, len(shards)):

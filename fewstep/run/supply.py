@@ -32,6 +32,9 @@ FORMAT = 2
 """Of the cache; another one is encoded anew."""
 
 PAINTED_AT_ONCE = 8
+PAINTED_SHARD = 64
+"""Pairs in a file of the teacher's: each has cost it some hundred calls."""
+
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow")
 """Whose versions may change the last bits of a latent."""
 
@@ -110,14 +113,16 @@ class Supply:
 
     def fill(self, share: Share = WHOLE, start: Start = lambda total: lambda count: None) -> None:
         """Encode what is not encoded yet."""
+        paints = isinstance(self.pairs, Prompts)
         fill_cache(
             self.cache_folder,
             self.pairs,
-            self._painted if isinstance(self.pairs, Prompts) else self._encoded,
+            self._painted if paints else self._encoded,
             self.family.encode_prompts,
             self.settings.max_skipped,
             share,
             start,
+            at_once=PAINTED_SHARD if paints else None,
         )
 
     def cache(self, seed: int, group: int) -> LatentCache:

@@ -24,6 +24,7 @@ from fewstep.data.loader import batches_at, read_ahead
 from fewstep.data.tensor_file import tensor_file
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.loading import load_model
+from fewstep.run import supply as supply_module
 from fewstep.run.supply import Supply
 from tests.data.samples import coco, folder_of, noise
 from tests.tiny import tiny_pipeline
@@ -354,10 +355,11 @@ def test_other_libraries_are_said_and_never_mixed(tmp_path):
     assert "used as it is: delete it to encode anew" in note
 
 
-def test_prompts_alone_are_painted_by_the_teacher(supply, family, tmp_path):
+def test_prompts_alone_are_painted_by_the_teacher(supply, family, tmp_path, monkeypatch):
+    monkeypatch.setattr(supply_module, "PAINTED_SHARD", 2)
     (tmp_path / "p.txt").write_text("a red heart\ntwo stars\n")
     made = supply(path=str(tmp_path / "p.txt"), num_pairs=4, teacher_steps=2)
-    filled(made)
+    assert len(list(filled(made).glob("latents-*"))) == 2, "what it has painted is soon kept"
     cache = made.cache(0, 1)
     mean, std = (torch.stack([cache._latents(i)[half][0] for i in range(4)]) for half in (0, 1))
     assert mean.shape == (4, *family.latent_shape(64))
