@@ -68,7 +68,8 @@ def draw(result: dict, path: Path) -> None:
     figure = Figure((7, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(result["steps"], result["resident_mib"])
-    axes.set(xlabel="optimiser step", ylabel="resident memory, MiB", ylim=(0, 1.1 * max(result["resident_mib"])))
+    axes.set(xlabel="optimiser step", ylabel="resident memory, MiB")
+    axes.set_ylim(0, 1.1 * max(result["resident_mib"]))
     axes.set_title(f"{result['mib_per_1000_steps']:+.2f} MiB per 1,000 steps")
     figure.savefig(path, dpi=110)
 

@@ -1,6 +1,6 @@
 """Run the notebook from a clean kernel and keep its outputs, without what libraries warn of.
 
-    python tools/notebook.py
+python tools/notebook.py
 """
 
 import re

@@ -45,10 +45,10 @@ class Rows:
         return tuple(checked(text, self.name(number)) for text in values or [None])
 
     def read(self, number: int) -> bytes:
-        image = self.table[number][self.image] or {"bytes": None, "path": None}
-        if image["bytes"] is not None:
+        image: dict[str, Any] = self.table[number][self.image] or {}
+        if image.get("bytes") is not None:
             return image["bytes"]
-        if not image["path"]:
+        if not image.get("path"):
             raise PictureError("the row has no picture")
         return read_picture(Path(image["path"]))
 

@@ -106,7 +106,7 @@ class Architecture:
         }
         files = {
             "model_index.json": index,
-            "unet/config.json": defaults(UNet2DConditionModel) | self.unet,
+            "unet/config.json": defaults(UNet2DConditionModel) | dict(self.unet),
             "vae/config.json": defaults(AutoencoderKL) | VAE,
             "text_encoder/config.json": {**self.text_encoder, **CLIP_TOKENS},
             "scheduler/scheduler_config.json": self.scheduler,

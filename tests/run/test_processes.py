@@ -17,6 +17,7 @@ from fewstep.config import DataSettings, SettingError, load_config, to_toml
 from fewstep.errors import Interrupted
 from fewstep.run.distill import distill_run
 from fewstep.run.prepare import prepare_data
+from fewstep.run.workshop import Workshop
 from fewstep.training.processes import Processes
 from fewstep.training.trainer import micro_batches
 from tests.data.samples import shards
@@ -99,13 +100,14 @@ def test_two_processes_reach_the_weights_of_one_with_the_same_batch(folder, toge
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "data", [{}, {"streaming": True, "workers": 2}], ids=["cache", "streaming"]
-)
-def test_stopped_and_resumed_two_processes_are_exact_to_the_bit(folder, together, tmp_path, data):
-    config, run = config_for(folder, 1, 2, **data), tmp_path / "stopped"
-    whole = together
-    if data:
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_stopped_and_resumed_two_processes_are_exact_to_the_bit(
+    folder, together, tmp_path, streaming, workers
+):
+    config = config_for(folder, 1, 2, streaming=streaming, workers=workers)
+    run, whole = tmp_path / "stopped", together
+    if streaming:
         whole = tmp_path / "whole"
         assert two(config, whole) == [0, 0]
     assert two(config, run, StopAfter(1, 15)) == [143, 143]
@@ -145,6 +147,23 @@ def test_a_number_of_processes_that_did_not_start_is_refused(folder, tmp_path):
     with pytest.raises(SettingError, match=r"train.processes is 2, and 1 started: start them by"):
         distill_run(config_for(folder, 1, 2), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_the_same_for_all_processes_are_refused(tmp_path):
+    for rank, sizes in enumerate([(2, 3), (2, 2)]):
+        shards(tmp_path / str(rank), sizes)
+    assert run_together(2, differing, tmp_path) == [0, 0]
+
+
+def differing(rank: int, root: Path) -> None:
+    for folder, is_same in ((root / "0", True), (root / str(rank), False)):
+        config = config_for(folder, 1, 2, cache=str(root / "cache"))
+        shop = Workshop(config, root / "run")
+        if is_same:
+            assert len(shop.pairs) == 5
+        else:
+            with pytest.raises(SettingError, match="is not the same for all processes"):
+                shop.supply  # noqa: B018
 
 
 def test_the_processes_divide_what_one_would_take():
