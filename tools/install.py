@@ -26,7 +26,8 @@ def main(folder: Path, wanted: Path = CONSTRAINTS) -> None:
     pins = wanted.read_text().splitlines(keepends=True)
     python = create(folder)
     constraints = folder / "constraints.txt"
-    constraints.write_text("".join(pin for pin in pins if not (gpu and pin.startswith("torch=="))))
+    unpinned = "".join(pin for pin in pins if not pin.startswith("torch=="))
+    constraints.write_text(unpinned)  # torch is asked for by itself, perhaps in another version
 
     say(f"installing into {folder}, with torch for {'CUDA' if gpu else 'the CPU'}; the first time")
     say("this downloads up to " + ("3 GB" if gpu else "500 MB") + " and takes some minutes")
@@ -34,8 +35,7 @@ def main(folder: Path, wanted: Path = CONSTRAINTS) -> None:
     run([*install, "--upgrade", "pip"])  # an older one knows no dependency groups
     if not gpu:
         torch = install_cpu_torch(install, pinned("torch", wanted), pinned("torch"))
-        unpinned = [pin for pin in pins if not pin.startswith("torch==")]
-        constraints.write_text("".join([*unpinned, f"torch=={torch}\n"]))
+        constraints.write_text(f"{unpinned}torch=={torch}\n")
     run([*install, "--editable", str(ROOT), *groups("dev", "docs")])
     say(f"ready: {folder / 'bin' / 'fewstep'}")
 
