@@ -49,7 +49,7 @@ def distill_run(
     if processes.is_first:
         claim_run_folder(shop.resolved, run, 20_000_000 + shop.checkpoints.needed_bytes)
         claim_data(run, shop.pairs.identity)
-        claim_base(run, shop.family)
+        claim_base(run, shop.family, shop.supply.codec)
     processes.wait()
     listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import json
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +82,26 @@ def claim_data(run: Path, identity: str) -> None:
         )
 
 
-def claim_base(run: Path, family: ModelFamily) -> None:
-    """Keep in the run's folder which weights and noise levels its base has, or check them.
+def claim_base(run: Path, family: ModelFamily, codec: Mapping[str, Any]) -> None:
+    """Keep in the run's folder what its base is, or check that it is still that.
+
+    `codec` is what turns pictures and captions into latents and texts.
 
     Raises:
-        SettingError: if they have changed.
+        SettingError: if a part has changed; it is named.
     """
-    if not _is_same(run / "base.sha256", f"{family.fingerprint} {family.schedule.digest}"):
-        raise SettingError(
-            f"{run} was started from another base: the weights or the scheduler of model.base have "
-            "changed since; choose another --run folder, or put the old ones back"
-        )
+    prediction = family.scheduler_config.get("prediction_type", "epsilon")
+    parts = {
+        "base": ("weights or noise levels", f"{family.fingerprint} {family.schedule.digest}"),
+        "codec": ("VAE, text encoder or tokenizer", json.dumps(codec, sort_keys=True)),
+        "prediction": ("prediction type", prediction),
+    }
+    for name, (what, identity) in parts.items():
+        if not _is_same(run / f"{name}.sha256", identity):
+            raise SettingError(
+                f"{run} was started from another base: the {what} of model.base changed since; "
+                "choose another --run folder, or put the old ones back"
+            )
 
 
 def _is_same(path: Path, identity: str) -> bool:

@@ -60,6 +60,11 @@ class Supply:
         return 2 if self.settings.flip and not isinstance(self.pairs, Prompts) else 1
 
     @cached_property
+    def codec(self) -> Mapping[str, Any]:
+        """Everything of the model that turns pictures and captions into latents and texts."""
+        return {"codec": fingerprint(*self.family.codec_parts), **_codec_settings(self.family)}
+
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """Everything that the latents and texts depend on."""
         data = self.settings
@@ -69,8 +74,7 @@ class Supply:
             "num_pairs": len(self.pairs),
             "resolution": self.resolution,
             "num_views": self.num_views,
-            "codec": fingerprint(*self.family.codec_parts),
-            **_codec_settings(self.family),
+            **self.codec,
         }
         if isinstance(self.pairs, Prompts):
             made_from |= {

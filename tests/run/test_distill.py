@@ -356,17 +356,51 @@ def test_a_default_that_has_changed_since_is_noticed(finished, tmp_path):
         distill_run(tiny_config(), run)
 
 
-def test_a_base_that_was_changed_in_place_is_noticed(tmp_path):
-    model, run = tmp_path / "model", tmp_path / "run"
-    shutil.copytree(tiny_pipeline(), model)
-    config = replace(tiny_config(steps=2), model=replace(tiny_config().model, base=str(model)))
+def change_weights(folder):
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    name = min(weights)
+    save_file(weights | {name: weights[name] + 1}, path, metadata={"format": "pt"})
+
+
+def change_json(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+BASE_CHANGES = {
+    "unet": (change_weights, "weights or noise levels"),
+    "vae": (change_weights, "VAE, text encoder"),
+    "text_encoder": (change_weights, "VAE, text encoder"),
+    "vae/config.json": (lambda path: change_json(path, scaling_factor=0.2), "VAE, text encoder"),
+    "tokenizer/tokenizer_config.json": (
+        lambda path: change_json(path, model_max_length=20),
+        "VAE, text encoder or tokenizer",
+    ),
+    "scheduler/scheduler_config.json": (
+        lambda path: change_json(path, prediction_type="v_prediction"),
+        "prediction type",
+    ),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_base_that_was_changed_in_place_is_noticed(tmp_path, streaming):
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_pipeline(), base)
+    config = tiny_config(steps=2)
+    config = replace(
+        config,
+        model=replace(config.model, base=str(base)),
+        data=replace(config.data, streaming=streaming),
+    )
     distill_run(config, run)
-    path = model / "unet" / "diffusion_pytorch_model.safetensors"
-    changed = load_file(path)
-    changed["conv_out.bias"] += 1
-    save_file(changed, path, metadata={"format": "pt"})
-    with pytest.raises(SettingError, match=r"was started from another base: .*--run folder"):
-        distill_run(config, run)
+    for part, (change, what) in BASE_CHANGES.items():
+        change(base / part)
+        with pytest.raises(SettingError, match=f"another base: the {what}.*--run folder"):
+            distill_run(config, run)
+        shutil.rmtree(base)
+        shutil.copytree(tiny_pipeline(), base)
+    assert distill_run(config, run) == 2
 
 
 def test_each_step_is_saved_once_and_the_last_always(tmp_path, monkeypatch):
