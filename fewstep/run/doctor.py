@@ -35,16 +35,20 @@ SLOW = (
     ("peft", "<0.14", "adapters on a base in half precision then compute in fp32, and slowly"),
 )  # fmt: skip
 
+VERSIONS = "constraints/ has tested versions"
+BUILDS = "https://pytorch.org/get-started says which torch a card needs"
+
 Verdict = Literal["ok", "slow", "bad"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at, and the way out where it is bad."""
 
     what: str
     told: str
     verdict: Verdict = "ok"
+    way_out: str = ""
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
@@ -80,9 +84,10 @@ def fitting(need: Requirement, by: str) -> Finding:
     """Say whether what is installed is what a library needs."""
     version = installed(need.name)
     if version is None:
-        return Finding(need.name, f"missing; {by} needs {need.name}{need.specifier}", "bad")
+        told = f"missing; {by} needs {need.name}{need.specifier}"
+        return Finding(need.name, told, "bad", VERSIONS)
     if not need.specifier.contains(version, prereleases=True):
-        return Finding(need.name, f"{version}; {by} needs {need.specifier}", "bad")
+        return Finding(need.name, f"{version}; {by} needs {need.specifier}", "bad", VERSIONS)
     return Finding(need.name, str(version))
 
 
@@ -90,8 +95,8 @@ def pairs() -> Iterator[Finding]:
     """Yield the pairs that are installed and known not to work, or to be slow."""
     for one, below, other, above, effect in KNOWN_BAD:
         if is_version(one, below) and is_version(other, above):
-            told = f"{installed(one)} with {other} {installed(other)}: {effect}; see constraints/"
-            yield Finding(one, told, "bad")
+            told = f"{installed(one)} with {other} {installed(other)}: {effect}"
+            yield Finding(one, told, "bad", VERSIONS)
     for name, below, effect in SLOW:
         if is_version(name, below):
             yield Finding(name, f"{installed(name)}: {effect}", "slow")
@@ -108,7 +113,8 @@ def imports() -> Iterator[Finding]:
         try:
             importlib.import_module(library)
         except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-            yield Finding(f"import {library}", " ".join(str(error).split())[:200], "bad")
+            reason = " ".join(str(error).split())[:200]
+            yield Finding(f"import {library}", reason, "bad", VERSIONS)
 
 
 def devices() -> Iterator[Finding]:
@@ -163,7 +169,7 @@ def computes(device: str, precision: Precision) -> Finding:
         told = (
             f"cannot compute in {precision} ({reason}); this torch is built for {cards or 'CPUs'}"
         )
-        return Finding(what, told, "bad")
+        return Finding(what, told, "bad", BUILDS)
     told = f"computed in {precision}, kernel {kernel.replace('_', ' ')}"
     return Finding(what, told, "slow" if kernel == "math" else "ok")
 
@@ -171,21 +177,27 @@ def computes(device: str, precision: Precision) -> Finding:
 def disks(folder: Path) -> Iterator[Finding]:
     """Yield the room for runs and for downloaded models."""
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    for what, path in (("disk for runs", folder.resolve()), ("disk for models", cache)):
+    places = (
+        ("disk for runs", folder.resolve(), "make room, or put --run on another disk"),
+        ("disk for models", cache, "make room, or set HF_HOME to a folder on another disk"),
+    )
+    for what, path, way_out in places:
         there = next(parent for parent in (path, *path.parents) if parent.exists())
         free = shutil.disk_usage(there).free
         hint = "" if free > NEEDED_DISK else f"; SD 1.5 needs about {NEEDED_DISK / 1e9:.0f}"
         told = f"{free / 1e9:.0f} GB free in {there}{hint}"
-        verdict = "bad" if free < LEAST_DISK else "slow" if hint else "ok"
-        yield Finding(what, told, verdict)
+        if free < LEAST_DISK:
+            yield Finding(what, told, "bad", way_out)
+        else:
+            yield Finding(what, told, "slow" if hint else "ok")
 
 
 def verdict(findings: list[Finding]) -> str:
-    """Return one sentence about all."""
-    bad = [finding.what for finding in findings if finding.verdict == "bad"]
+    """Return one sentence about all, with the ways out of what is bad."""
+    bad = {finding.what: finding.way_out for finding in findings if finding.verdict == "bad"}
     slow = [finding.what for finding in findings if finding.verdict == "slow"]
     if bad:
-        return f"not ready: mend {', '.join(dict.fromkeys(bad))}; constraints/ has tested versions"
+        return f"not ready: mend {', '.join(bad)}; {'; '.join(dict.fromkeys(bad.values()))}"
     if slow:
         return f"ready, with limits: {', '.join(dict.fromkeys(slow))}"
     return "ready"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import _snapshot_download, constants, file_download, hf_api
+from huggingface_hub.utils import _http
 
 from fewstep.errors import UserError
 from fewstep.models.adapters import merge_lora
@@ -39,6 +40,7 @@ def hub(monkeypatch, tmp_path):
             for module in (constants, hf_api, file_download, _snapshot_download):
                 if hasattr(module, name):  # older versions keep copies
                     monkeypatch.setattr(module, name, value)
+        getattr(_http, "reset_sessions", bool)()  # and one session, offline if its first user was
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
 

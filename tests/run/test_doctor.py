@@ -66,7 +66,9 @@ def test_a_library_that_cannot_be_imported_is_told_in_its_own_words(monkeypatch)
             raise RuntimeError("no such operator:\n torchvision::nms")
 
     monkeypatch.setattr(doctor.importlib, "import_module", broken)
-    assert list(imports()) == [Finding("import peft", "no such operator: torchvision::nms", "bad")]
+    (finding,) = imports()
+    assert (finding.what, finding.told) == ("import peft", "no such operator: torchvision::nms")
+    assert verdict([finding]) == "not ready: mend import peft; constraints/ has tested versions"
 
 
 @pytest.mark.parametrize(
@@ -77,9 +79,21 @@ def test_a_full_disk_is_a_limit_and_without_any_room_nothing_goes(
     tmp_path, monkeypatch, free, expected, sentence
 ):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
-    first, *_ = disks(tmp_path / "not yet there")
-    assert (first.verdict, f"{free // 10**9} GB free" in first.told) == (expected, True)
-    assert verdict([first]).startswith(sentence)
+    runs, models = disks(tmp_path / "not yet there")
+    assert (runs.verdict, f"{free // 10**9} GB free" in runs.told) == (expected, True)
+    assert verdict([runs]).startswith(sentence)
+    told = verdict([runs, models])
+    assert "constraints" not in told, "no other versions make room"
+    assert ("or set HF_HOME to a folder on another disk" in told) == (expected == "bad")
+
+
+def test_each_way_out_is_said_once(installed):
+    installed(safetensors="0.3.0", pillow="1.0.0")
+    bad = [finding for finding in versions() if finding.verdict == "bad"]
+    full = Finding("disk for runs", "0 GB free", "bad", "make room")
+    told = verdict([*bad, full])
+    assert {"safetensors", "pillow"} <= {finding.what for finding in bad}
+    assert told.endswith("disk for runs; constraints/ has tested versions; make room")
 
 
 def test_attention_is_computed_and_its_kernel_is_torchs_choice(monkeypatch):
