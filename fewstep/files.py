@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from pathlib import Path
 def write_file(path: Path, content: str | bytes) -> None:
     """Write beside, flush to the disk, then rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # two runs may share a cache
+    writer = f"{socket.gethostname()}.{os.getpid()}"  # runs on several nodes may share a cache
+    beside = path.with_name(f".{path.name}.{writer}.part")
     try:
         with open(beside, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -68,7 +70,7 @@ def check_writable(folder: Path, needed_bytes: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".fewstep-probe"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may have looked at the same time
     except OSError as error:
         raise OSError(
             f"cannot write to {folder}: {error.strerror}; choose another folder"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fewstep.data.disk import one_spelling, read_file
 from fewstep.data.errors import DataError
 
 LONGEST = 4000
@@ -41,7 +42,7 @@ class Faults:
 
 
 def checked(caption: object, name: str) -> str:
-    """Return a caption without the white space around it.
+    """Return a caption without the white space around it, in Unicode's composed spelling.
 
     Raises:
         DataError: if it is missing, empty, or no caption at all; `name` says whose it is.
@@ -49,7 +50,7 @@ def checked(caption: object, name: str) -> str:
     if not isinstance(caption, str) or not caption.strip():
         what = "no caption" if caption is None else f"the caption {caption!r}"
         raise DataError(f"{name} has {what}; write one, or remove the picture")
-    caption = caption.strip()
+    caption = one_spelling(caption.strip())
     if len(caption) > LONGEST:
         raise DataError(
             f"the caption of {name} has {len(caption)} characters, more than {LONGEST}; is it the "
@@ -72,7 +73,7 @@ def read_text(path: Path) -> str:
         DataError: if it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -97,7 +98,7 @@ def parsed(text: str, where: str) -> object:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of a number with thousands of digits too
         raise DataError(f"{where} is not JSON: {error}; was it copied to its end?") from error
     except RecursionError as error:
         raise DataError(f"{where} is nested too deep to be read; is it the right file?") from error

@@ -30,6 +30,7 @@ class Findings:
     captions: list[int] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     too_small: list[str] = field(default_factory=list)
+    unused: Sequence[str] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -52,7 +53,9 @@ class Findings:
         if self.kinds:
             lines += [f"among them  {_counted(self.kinds)}"]
         lines += [f"captions    {_spread(self.captions)} characters"]
-        for what, files in (("broken", self.broken), ("too small", self.too_small)):
+        named = {"broken": self.broken, "too small": self.too_small,
+                 "beside them that belong to no pair": self.unused}  # fmt: skip
+        for what, files in named.items():
             if files:
                 lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files)]
         return lines
@@ -64,7 +67,7 @@ def check_source(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Findings:
     """Decode every picture to its end; with a framing also say which are too small for it."""
-    found = Findings(len(source))
+    found = Findings(len(source), unused=source.unused)
     for number in range(len(source)):
         found.captions += [len(caption) for caption in source.captions(number)]
         try:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.captions import Faults, checked, parsed, read_text
+from fewstep.data.disk import find_named
 from fewstep.data.errors import DataError
-from fewstep.data.source import PictureFiles, check_present
+from fewstep.data.folder import pictures_among
+from fewstep.data.source import PictureFiles
 
 
 def captions_files(folder: Path) -> list[Path]:
@@ -56,9 +58,9 @@ def read_coco(path: Path, pictures: Path | None = None) -> PictureFiles:
     ]
     faults.check()
     folder = pictures or _pictures_of(path)
-    files = [names[image] for image in order]
-    check_present(folder, files, path)
-    return PictureFiles(folder, tuple(files), tuple(tuple(texts[image]) for image in order))
+    files, others = find_named(folder, [names[image] for image in order], path)
+    captions = tuple(tuple(texts[image]) for image in order)
+    return PictureFiles(folder, files, captions, pictures_among(others))
 
 
 def _only(found: list[Path], folder: Path, pictures: Path | None) -> Path:

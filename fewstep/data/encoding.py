@@ -119,7 +119,7 @@ def _write_latents(
     captions, skipped = [], []
     for number, encoded in zip(numbers, encode_pairs(numbers), strict=True):
         if isinstance(encoded, PictureError):
-            skipped.append(" ".join(str(encoded).split()))
+            skipped.append(one_line(str(encoded)))
             check(skipped)
         else:
             _check_finite(encoded, pairs.name(number))
@@ -142,6 +142,11 @@ def _check_finite(encoded: Encoded, name: str) -> None:
         raise DataError(
             f"the latents of {name} are not finite; check the picture, or use another autoencoder"
         )
+
+
+def one_line(reason: str) -> str:
+    """Return an error as a line of a text file, whatever the name of what it is about."""
+    return " ".join(reason.split()).encode(errors="backslashreplace").decode()
 
 
 def check_skipped(reasons: Collection[str], limit: float, before: Sequence[str] = ()) -> None:

@@ -3,13 +3,14 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from fewstep.data.captions import Faults, checked, numbered_lines, parsed, read_text
+from fewstep.data.disk import files_below, find_named, finder, one_spelling
 from fewstep.data.errors import DataError
 from fewstep.data.pictures import SUFFIXES
-from fewstep.data.source import PictureFiles, check_present
+from fewstep.data.source import PictureFiles
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -22,10 +23,7 @@ def read_folder(folder: Path) -> PictureFiles:
     Raises:
         DataError: if there is no picture, one has no caption, or what has one is not read.
     """
-    paths = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
-    if link := next((path for path in paths if path.is_symlink() and path.is_dir()), None):
-        raise DataError(f"{link} is a link to a folder, which is not followed; move its files here")
-    files = [path.relative_to(folder) for path in paths if not path.is_dir()]
+    files = files_below(folder)
     found = [file for file in files if file.suffix.lower() in SUFFIXES]
     check_all_read(files, folder)
     if not found:
@@ -33,21 +31,32 @@ def read_folder(folder: Path) -> PictureFiles:
             f"{folder} holds no pictures; put {', '.join(SUFFIXES)} files there, each with a .txt "
             "file of the same name that holds its caption"
         )
-    beside = {file.with_suffix(file.suffix.lower()): file for file in files}
-    texts, faults = [], Faults()
+    captions = {
+        str(file.with_suffix(file.suffix.lower())): file
+        for file in files
+        if file.suffix.lower() in CAPTION_SUFFIXES
+    }
+    find, texts, used, faults = finder(captions), [], set(), Faults()
     for file in found:
         with faults.collected():
-            texts.append((_caption_beside(folder, file, beside),))
+            key = _caption_beside(folder / file, file, find)
+            used.add(key)
+            texts.append((checked(read_text(folder / captions[key]), str(folder / file)),))
     faults.check()
-    return PictureFiles(folder, tuple(map(str, found)), tuple(texts))
+    unused = tuple(str(captions[key]) for key in captions if key not in used)
+    return PictureFiles(folder, tuple(map(str, found)), tuple(texts), unused)
 
 
-def _caption_beside(folder: Path, picture: Path, beside: Mapping[Path, Path]) -> str:
-    name = str(folder / picture)
+def _caption_beside(path: Path, picture: Path, find: Callable[[str], str | None]) -> str:
     for suffix in CAPTION_SUFFIXES:
-        if caption := beside.get(picture.with_suffix(suffix)):
-            return checked(read_text(folder / caption), name)
-    raise DataError(f"{name} has no caption: write it into {folder / picture.with_suffix('.txt')}")
+        if key := find(str(picture.with_suffix(suffix))):
+            return key
+    raise DataError(f"{path} has no caption: write it into {path.with_suffix('.txt')}")
+
+
+def pictures_among(files: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the files that are pictures."""
+    return tuple(file for file in files if Path(file).suffix.lower() in SUFFIXES)
 
 
 def check_all_read(files: Iterable[PurePath], where: Path) -> None:
@@ -58,7 +67,7 @@ def check_all_read(files: Iterable[PurePath], where: Path) -> None:
     """
     pictures, captions, others = set(), set(), defaultdict(list)
     for file in files:
-        key, suffix = file.with_suffix(""), file.suffix.lower()
+        key, suffix = one_spelling(str(file.with_suffix(""))), file.suffix.lower()
         if suffix in SUFFIXES:
             pictures.add(key)
         elif suffix in CAPTION_SUFFIXES:
@@ -98,8 +107,8 @@ def read_metadata(table: Path, pictures: Path | None = None) -> PictureFiles:
             texts.append((checked(row.get(column), where),))
     faults.check()
     folder = pictures or table.parent
-    check_present(folder, files, table)
-    return PictureFiles(folder, tuple(files), tuple(texts))
+    names, others = find_named(folder, files, table)
+    return PictureFiles(folder, names, tuple(texts), pictures_among(others))
 
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -122,4 +131,4 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
                 )
             yield where, row
     except csv.Error as error:
-        raise DataError(f"{table} line {reader.line_num} is not CSV: {error}") from error
+        raise DataError(f"{table} line {reader.reader.line_num} is not CSV: {error}") from error

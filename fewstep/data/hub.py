@@ -40,17 +40,29 @@ class Rows:
         return f"{self.where} row {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
-        value = self._texts[number][self.caption]
+        try:
+            value = self._texts[number][self.caption]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"the caption of {self.name(number)} is not UTF-8 ({error.reason}); make it anew"
+            ) from error
         values = value if isinstance(value, list) else [value]
         return tuple(checked(text, self.name(number)) for text in values or [None])
 
     def read(self, number: int) -> bytes:
-        image: dict[str, Any] = self.table[number][self.image] or {}
+        try:
+            image: dict[str, Any] = self.table[number][self.image] or {}
+        except (OSError, ValueError) as error:
+            raise PictureError(f"the row cannot be read: {error}") from error
         if image.get("bytes") is not None:
             return image["bytes"]
         if not image.get("path"):
             raise PictureError("the row has no picture")
         return read_picture(Path(image["path"]))
+
+    @property
+    def unused(self) -> Sequence[str]:
+        return ()
 
     @cached_property
     def _texts(self) -> Any:

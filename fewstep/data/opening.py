@@ -64,7 +64,7 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     _check_unused(data, "pictures")
     if path.is_dir():
         return _open_folder(path, data, index), None
-    if path.suffix == ".tar" or ":" in data.path:
+    if path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path:
         return read_shards(find_shards(data.path), index), None
     if not path.parent.is_dir() and HUB_ID.fullmatch(data.path):
         return read_dataset(data.path, data.split, data.image_column, data.caption_column), None

@@ -22,6 +22,7 @@ from typing import IO
 import numpy as np
 
 from fewstep.data.captions import Faults, checked
+from fewstep.data.disk import one_spelling
 from fewstep.data.errors import DataError
 from fewstep.data.folder import CAPTION_SUFFIXES, check_all_read
 from fewstep.data.pictures import SUFFIXES
@@ -66,6 +67,10 @@ class Shards:
         shard, offset, size, *_ = self.places[number].tolist()
         return _read(self.files[shard], offset, size)
 
+    @property
+    def unused(self) -> Sequence[str]:
+        return ()
+
     def pick(self, numbers: Sequence[int]) -> "Shards":
         return Shards(self.files, self.places[np.asarray(numbers, dtype=np.int64)])
 
@@ -82,7 +87,7 @@ def find_shards(path: str) -> tuple[Path, ...]:
             "address is opened: copy them to a disk, or mount their store"
         )
     if Path(path).is_dir():
-        return tuple(sorted(Path(path).glob("*.tar")))
+        return tuple(sorted(file for file in Path(path).glob("*.tar") if not file.is_dir()))
     files = tuple(Path(name) for name in _expanded(path))
     if not files:
         raise DataError(f"data.path is {path!r}, which counts down; write the lower number first")
@@ -143,7 +148,7 @@ def _rows(file: Path) -> list[tuple[int, int, int, int]]:
         if name.name.startswith("."):
             continue
         names.append(name)
-        key, place = str(name.with_suffix("")), (member.offset_data, member.size)
+        key, place = one_spelling(str(name.with_suffix(""))), (member.offset_data, member.size)
         if name.suffix.lower() in SUFFIXES:
             if key in pictures:
                 raise DataError(f"{file} holds two pictures called {key}; give each its own name")

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from fewstep.data.errors import DataError, PictureError
+from fewstep.data.disk import read_file
+from fewstep.data.errors import PictureError
+
+LARGEST = 2**30
+"""Bytes of a picture's file: more than 100 megapixels have in any format."""
 
 
 class Captioned(Protocol):
@@ -34,6 +38,11 @@ class Captioned(Protocol):
 class Source(Captioned, Protocol):
     """Captions with pictures as they lie there."""
 
+    @property
+    def unused(self) -> Sequence[str]:
+        """The files beside them that belong to no pair."""
+        ...
+
     def read(self, number: int) -> bytes:
         """Return the picture's bytes, as they lie there, or raise a PictureError."""
         ...
@@ -50,6 +59,7 @@ class PictureFiles:
     folder: Path
     files: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
+    unused: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -79,6 +89,7 @@ class PictureFiles:
             self.folder,
             tuple(self.files[i] for i in numbers),
             tuple(self.texts[i] for i in numbers),
+            self.unused,
         )
 
 
@@ -97,7 +108,7 @@ def read_picture(path: Path) -> bytes:
         PictureError: if they cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_file(path, LARGEST)
     except OSError as error:
         raise PictureError(f"it cannot be read: {error.strerror}") from error
 
@@ -108,28 +119,3 @@ def _size_and_time(path: Path) -> str:
     except OSError:
         return "unreadable"  # a picture to skip, such as a link to nothing
     return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def check_present(folder: Path, files: Sequence[str], named_by: Path) -> None:
-    """Refuse file names that lead out of the folder, or that nothing lies under.
-
-    Raises:
-        DataError: naming the first of them and the folder they are looked for in.
-    """
-    strays = [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]
-    if strays:
-        raise DataError(f"{named_by} names {strays[0]!r}, which leads out of {folder}; mend it")
-    below = {Path(file).parent for file in files}
-    there = {
-        str(parent / entry.name)
-        for parent in below
-        if (folder / parent).is_dir()
-        for entry in (folder / parent).iterdir()
-        if not entry.is_dir()
-    }
-    missing = [file for file in files if str(Path(file)) not in there]
-    if missing:
-        raise DataError(
-            f"{named_by} names {len(files)} pictures, and {len(missing)} of them are not in "
-            f"{folder}, such as {missing[0]}; put them there, or set data.pictures to their folder"
-        )

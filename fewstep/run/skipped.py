@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fewstep.data.encoding import check_skipped
+from fewstep.data.encoding import check_skipped, one_line
 from fewstep.training.processes import ALONE, Processes
 
 
@@ -19,7 +19,7 @@ class Skipped:
 
     def tell(self, reason: str) -> None:
         """Note what this process has left out in a step."""
-        self.told.append(" ".join(reason.split()))
+        self.told.append(one_line(reason))
 
     def settle(self) -> None:
         """List and count what all processes have left out; each calls it after each step.

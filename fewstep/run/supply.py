@@ -18,7 +18,7 @@ from fewstep.data.latent_cache import LatentCache, open_cache
 from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.opening import open_data
 from fewstep.data.order import ordered
-from fewstep.data.pairs import Pairs
+from fewstep.data.pairs import Pairs, PicturePairs
 from fewstep.data.prompts import Prompts
 from fewstep.data.source import digest
 from fewstep.data.stream import Stream, encode_views, views_of
@@ -101,7 +101,11 @@ class Supply:
     def claim(self) -> list[str]:
         """Make the cache's folder with room for it, and return what a user should know."""
         check_writable(self.root, self.cache_bytes)
-        return claim_cache(self.root, self.fingerprint)
+        notes = claim_cache(self.root, self.fingerprint)
+        if isinstance(self.pairs, PicturePairs) and (unused := self.pairs.source.unused):
+            listed = "fewstep data check lists them"
+            notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
+        return notes
 
     @property
     def cache_bytes(self) -> int:

@@ -1,8 +1,10 @@
 """What a path is, is found by looking; what is wrong with it is said before any work."""
 
+import errno
 import json
 import os
 import tarfile
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -310,6 +312,9 @@ def test_a_caption_with_commas_needs_quotes(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,text\n000.png,"a, b"\n001.png,a, b\n')
     with pytest.raises(DataError, match=r"line 3 has more fields than the header; .*in quotes"):
         opened(tmp_path)
+    (tmp_path / "metadata.csv").write_text('file_name,text\n000.png,"a "big" cat"\n')
+    with pytest.raises(DataError, match=r"line 2 is not CSV"):
+        opened(tmp_path)
 
 
 def test_lines_end_where_an_editor_ends_them(tmp_path):
@@ -330,6 +335,7 @@ def test_lines_end_where_an_editor_ends_them(tmp_path):
     [
         ('{"file_name": "000.png", "text": "a \\ud800"}', r"line 1 holds .* half a character"),
         ("[" * 100_000, "line 1 is nested too deep"),
+        ("1" * 5000, "line 1 is not JSON"),
     ],
 )
 def test_json_that_python_stumbles_over_is_refused(tmp_path, text, message):
@@ -492,3 +498,105 @@ def test_shards_may_be_sent_to_another_process(tmp_path):
     source.read(0)
     again: Shards = pickle.loads(pickle.dumps(replace(source)))
     assert again.read(1) == source.read(1)
+
+
+def test_what_is_hidden_is_no_part_of_a_folder(tmp_path):
+    folder_of(tmp_path, 1)
+    folder_of(tmp_path / ".ipynb_checkpoints", 2)
+    assert captions(opened(tmp_path)) == [("picture 0",)]
+    shards(tmp_path / "s", (1,))
+    (tmp_path / "s" / "more.tar").mkdir()
+    assert len(opened(tmp_path / "s")) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    folder_of(tmp_path / "p", 1)
+    scandir, locked = os.scandir, folder_of(tmp_path / "p" / "locked", 1)
+
+    def refuse(path):
+        if str(path) == str(locked):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
+        opened(tmp_path / "p")
+
+
+def test_a_file_that_may_never_end_is_not_read(tmp_path):
+    folder_of(tmp_path, 2)
+    (tmp_path / "001.png").unlink()
+    os.mkfifo(tmp_path / "001.png")
+    with pytest.raises(PictureError, match=r"001\.png: it cannot be read: it is a pipe"):
+        opened(tmp_path).picture(1)
+    (tmp_path / "001.png").unlink()
+    (tmp_path / "001.png").touch()
+    os.truncate(tmp_path / "001.png", 3 * 2**30)
+    with pytest.raises(PictureError, match="it has more than 1073 MB"):
+        opened(tmp_path).picture(1)
+    (tmp_path / "000.txt").unlink()
+    os.mkfifo(tmp_path / "000.txt")
+    with pytest.raises(DataError, match=r"cannot read .*000\.txt: it is a pipe"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(("on_disk", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_accent_is_the_same_in_both_spellings(tmp_path, on_disk, named):
+    there, told = (unicodedata.normalize(form, "café") for form in (on_disk, named))
+    (tmp_path / f"{there}.png").write_bytes(content(noise(0)))
+    (tmp_path / f"{told}.txt").write_text(told, encoding="utf-8")
+    assert captions(opened(tmp_path)) == [(unicodedata.normalize("NFC", "café"),)]
+    row = {"file_name": f"{told}.png", "text": "a"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert opened(tmp_path).source.read(0) == content(noise(0))
+    shard(tmp_path / "a.tar", {f"{there}.png": content(noise(0)), f"{told}.txt": told.encode()})
+    assert len(opened(tmp_path / "a.tar")) == 1
+
+
+def test_names_that_differ_in_their_spelling_alone_stay_apart(tmp_path):
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "é")
+        (tmp_path / f"{name}.png").write_bytes(content(noise(len(name))))
+        (tmp_path / f"{name}.txt").write_text(form)
+    pairs = opened(tmp_path)
+    told = {pairs.captions(i)[0]: pairs.source.read(i) for i in range(2)}
+    assert told == {"NFC": content(noise(1)), "NFD": content(noise(2))}
+
+
+def test_what_belongs_to_no_pair_is_known(tmp_path):
+    folder_of(tmp_path / "p", 2)
+    (tmp_path / "p" / "lost.txt").write_text("its picture is gone")
+    assert opened(tmp_path / "p").source.unused == ("lost.txt",)
+    (tmp_path / "p" / "metadata.jsonl").write_text('{"file_name": "001.png", "text": "a"}')
+    assert opened(tmp_path / "p").source.unused == ("000.png",)
+    path = coco(tmp_path / "coco", 2)
+    noise(0).save(tmp_path / "coco" / "train2017" / "more.jpg")
+    assert opened(path, num_pairs=1).source.unused == ("more.jpg",)
+
+
+@pytest.mark.parametrize("path", ["C:\\pictures", "data:v2", "a\0b"])
+def test_a_colon_makes_no_shards(path):
+    with pytest.raises(DataError, match="which is no folder"):
+        opened(path)
+
+
+def test_captions_of_a_dataset_that_are_not_utf8_are_said(tmp_path):
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    picture = {"bytes": content(noise(0)), "path": None}
+    text = pyarrow.array([b"a cat", "größer".encode("latin-1")], pyarrow.binary())
+    columns = {
+        "image": pyarrow.array([picture, picture], kind),
+        "text": pyarrow.Array.from_buffers(pyarrow.string(), 2, text.buffers()),
+    }
+    table = pyarrow.table(columns)
+    features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
+    about = json.dumps({"info": {"features": features}})
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": about}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match=r"row 1 is not UTF-8"):
+        opened(tmp_path)
