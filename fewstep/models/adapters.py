@@ -60,7 +60,8 @@ def lora_roles(
     """Put two LoRAs, "student" and "ema", on the family's network; its own weights stay frozen.
 
     The student's adapter is the one that is on, except inside a call of another role, so that a
-    recomputed (checkpointed) forward pass sees the weights that the first one saw.
+    recomputed (checkpointed) forward pass sees the weights that the first one saw. All layers read
+    what is on from one list, as PEFT's own switch goes through every layer of them.
 
     Raises:
         ModelError: if no module of the network matches the preset.
@@ -79,25 +80,23 @@ def lora_roles(
     layers = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
     _initialise(layers, seed)
 
-    def wear(adapter: str | None) -> None:
-        for layer in layers.values():
-            layer.enable_adapters(adapter is not None)
-            if adapter is not None:
-                layer.set_adapter(adapter)
+    worn = ["student"]
+    for layer in layers.values():
+        layer.set_adapter("student")  # the one that learns
+        layer._active_adapter = worn  # one list for all, so that roles change at no cost
 
     @contextmanager
-    def wearing(adapter: str | None) -> Iterator[None]:
-        wear(adapter)
+    def wearing(*adapters: str) -> Iterator[None]:
+        worn[:] = adapters
         try:
             yield
         finally:
-            wear("student")
+            worn[:] = ["student"]
 
-    wear("student")
     denoise = family.denoiser(network)
     return Roles(
         student=denoise,
-        teacher=_within(lambda: wearing(None), denoise),
+        teacher=_within(wearing, denoise),
         ema=_within(lambda: wearing("ema"), denoise),
         trained=_lora_weights(layers, "student"),
         averaged=_lora_weights(layers, "ema"),

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
@@ -50,6 +51,23 @@ def test_the_teacher_does_not_change_while_the_student_is_trained(family, inputs
     assert torch.equal(roles.teacher(*inputs).eps, before)
     assert not torch.allclose(roles.student(*inputs).eps, before, atol=1e-2)
     assert torch.equal(roles.ema(*inputs).eps, before)
+
+
+def test_a_change_of_role_asks_no_layer(family, inputs, monkeypatch):
+    roles = lora_roles(family, "all", RANK, ALPHA)
+    learning = {name for name, weight in family.network.named_parameters() if weight.requires_grad}
+    assert {name.replace(".student.", ".") for name in learning} == set(roles.trained)
+
+    def refuse(layer, *args):
+        raise AssertionError("hundreds of layers were told of a change of role")
+
+    for name in ("set_adapter", "enable_adapters"):
+        monkeypatch.setattr(LoraLayer, name, refuse)
+    with pytest.raises(RuntimeError):
+        roles.teacher(inputs[0][:, :1], *inputs[1:])
+    disturb(roles)
+    assert not torch.equal(roles.student(*inputs).eps, roles.ema(*inputs).eps)
+    assert {n for n, w in family.network.named_parameters() if w.requires_grad} == learning
 
 
 def gradients(method, nets, batch, family, accumulate=1, scale=1.0):
