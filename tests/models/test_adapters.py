@@ -136,6 +136,11 @@ def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
 
 HALVES = [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
 
+MOST_ROUNDINGS = 40
+"""An output of the tiny network is 3 roundings off, and the gradient of a sum of outputs 5 to 10.
+The loss pulls by a difference of two outputs, a fiftieth of them in size, which cancels digits: 13 to
+37 over noises, presets and versions, in bf16 as in fp16, where a rounding is an eighth."""
+
 
 def error(roles, expected):
     """Return the distance of the student's gradient to another, as a share of its length."""
@@ -163,7 +168,7 @@ def test_gradients_in_half_precision_are_those_of_fp32_to_its_rounding(
             assert weight.dtype == torch.float32
             weight.grad /= scale
         expected = expected or {name: weight.grad for name, weight in roles.trained.items()}
-    assert 0 < error(roles, expected) < 40 * rounding
+    assert 0 < error(roles, expected) < MOST_ROUNDINGS * rounding
 
 
 def test_a_callers_autocast_leaves_no_gradient_out(inputs):
@@ -179,7 +184,7 @@ def test_a_callers_autocast_leaves_no_gradient_out(inputs):
         weight.grad = None
     with torch.autocast("cpu", torch.bfloat16):  # its cache would keep the target's casts
         gradients(method, nets, Batch(x, cond), family)
-    assert 0 < error(roles, expected) < 30 * 2**-8
+    assert 0 < error(roles, expected) < MOST_ROUNDINGS * 2**-8
 
 
 def test_dropout_falls_on_the_student_alone_and_only_in_training(family, inputs):
