@@ -138,8 +138,8 @@ HALVES = [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
 
 MOST_ROUNDINGS = 40
 """An output of the tiny network is 3 roundings off, and the gradient of a sum of outputs 5 to 10.
-The loss pulls by a difference of two outputs, a fiftieth of them in size, which cancels digits: 13 to
-37 over noises, presets and versions, in bf16 as in fp16, where a rounding is an eighth."""
+The loss pulls by a difference of two outputs, a fiftieth of them in size, which cancels digits: 13
+to 37 over noises, presets and versions, in bf16 as in fp16, where a rounding is an eighth."""
 
 
 def error(roles, expected):
