@@ -154,11 +154,11 @@ class Workshop:
 
     def prepare(self, start: Start) -> list[str]:
         """Encode what is not encoded yet, each process its share; return what is to be known."""
-        processes = self.processes
-        notes = self.supply.claim() if processes.is_first else []
+        processes, supply = self.processes, self.supply  # all meet there, the first too
+        notes = supply.claim() if processes.is_first else []
         processes.wait()
         share = Share(processes.rank, processes.count, processes.wait)
-        self.supply.fill(share, start)
+        supply.fill(share, start)
         return notes
 
     def batches(self, start: Start) -> Batches:
