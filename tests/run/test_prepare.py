@@ -19,6 +19,7 @@ from fewstep.run.distill import distill_run
 from fewstep.run.prepare import check_data, prepare_data
 from tests.data.samples import SIZE, bomb, coco, content, folder_of, noise, shards
 from tests.run.test_distill import StopAfter, same, weights
+from tests.run.together import run_together
 from tests.tiny import tiny_config, tiny_pipeline
 
 T4 = "configs/sd15-t4.toml"
@@ -123,17 +124,67 @@ def test_data_check_reads_the_columns_that_are_named(tmp_path):
     assert "1 pictures, 1 captions" in told.stdout
 
 
+def config_of_shards(root, streaming, workers):
+    data = {"flip": True, "caption_dropout": 0.3, "shuffle_buffer": 3}
+    folder = shards(root / "s", (4, 5))
+    return config_for(folder, {"steps": 4}, streaming=streaming, workers=workers, **data)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_stopped_run_on_pictures_continues_to_the_same_weights(tmp_path, streaming, workers):
-    folder = shards(tmp_path / "s", (4, 5))
-    config = config_for(folder, {"steps": 4}, streaming=streaming, workers=workers,
-                        flip=True, caption_dropout=0.3, shuffle_buffer=3)  # fmt: skip
+    config = config_of_shards(tmp_path, streaming, workers)
     distill_run(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         distill_run(config, tmp_path / "stopped", StopAfter(1, signal.SIGTERM))
     distill_run(config, tmp_path / "stopped")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_killed_run_on_pictures_continues_to_the_same_weights(tmp_path, streaming, workers):
+    config = config_of_shards(tmp_path, streaming, workers)
+    distill_run(config, tmp_path / "whole")
+    assert run_together(1, killed, config, tmp_path / "killed") == [-signal.SIGKILL]
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["000002"]
+    distill_run(config, tmp_path / "killed")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def killed(rank: int, config, run) -> None:
+    distill_run(config, run, StopAfter(3, signal.SIGKILL))
+
+
+def test_what_a_stream_leaves_out_is_listed_and_limited(tmp_path):
+    path = coco(tmp_path / "coco", 6, broken=(2,))
+    config = config_for(path, {"steps": 6}, streaming=True, max_skipped=0.2)
+    assert distill_run(config, tmp_path / "run") == 6
+    (listed,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert "000000000002.jpg: image file is truncated" in listed
+    few = replace(config, data=replace(config.data, max_skipped=0.1))
+    with pytest.raises(UserError, match=r"1 pictures cannot be used, .*max_skipped allows 0"):
+        distill_run(few, tmp_path / "few")
+
+
+def test_what_belongs_to_no_pair_is_said(tmp_path):
+    folder = folder_of(tmp_path / "p", 3)
+    (folder / "lost.txt").write_text("its picture is gone")
+    told = checked(folder)
+    assert told.exit_code == 0
+    assert "1 beside them that belong to no pair:\n  lost.txt" in told.stdout
+    (note,) = prepare_data(config_for(folder), tmp_path / "run").notes
+    assert "1 files belong to no pair, such as lost.txt" in note
+
+
+def test_a_name_that_is_not_utf8_can_be_listed(tmp_path):
+    folder = folder_of(tmp_path / "p", 3)
+    name = folder / os.fsdecode(b"caf\xe9.png")
+    name.write_bytes(b"broken")
+    name.with_suffix(".txt").write_text("a cat")
+    prepared = prepare_data(config_for(folder, max_skipped=0.3), tmp_path / "run")
+    assert "caf\\udce9.png: it is no picture" in (prepared.folder / "skipped.txt").read_text()
 
 
 def test_streaming_trains_to_the_weights_that_the_cache_gives(tmp_path):
