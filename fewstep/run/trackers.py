@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import LoggerType, ProjectConfiguration
 from PIL import Image
 
 from fewstep.config import Config, SettingError
@@ -18,16 +18,16 @@ from fewstep.run.folder import flat
 
 
 def check_trackers(config: Config) -> None:
-    """Refuse trackers that are not installed, which accelerate would leave out without a word.
+    """Refuse trackers that accelerate would leave out without a word, or does not know yet.
 
     Raises:
         SettingError: naming the extra to install.
     """
     for name in config.train.trackers:
-        if importlib.util.find_spec(name) is None:
+        if importlib.util.find_spec(name) is None or name not in LoggerType:
             raise SettingError(
-                f"train.trackers has {name!r}, which is not installed: pip install "
-                f"'fewstep[{name}]', or leave it out"
+                f"train.trackers has {name!r}, which is not installed, or accelerate is too old "
+                f"for it: pip install 'fewstep[{name}]', or leave it out"
             )
 
 

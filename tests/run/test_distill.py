@@ -468,9 +468,15 @@ def test_bad_settings_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "trackio"])
-def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch, tracker):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    message = rf"'{tracker}', which is not installed: pip install 'fewstep\[{tracker}\]'"
+@pytest.mark.parametrize(
+    ("known", "by_accelerate"), [(None, ("wandb", "trackio")), ("installed", ())]
+)
+def test_a_tracker_that_cannot_be_used_is_refused(
+    tmp_path, monkeypatch, tracker, known, by_accelerate
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: known)
+    monkeypatch.setattr("fewstep.run.trackers.LoggerType", by_accelerate)
+    message = rf"'{tracker}', which is not installed, or .* pip install 'fewstep\[{tracker}\]'"
     with pytest.raises(UserError, match=message):
         distill_run(tiny_config(trackers=(tracker,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
