@@ -55,8 +55,11 @@ def test_a_kill_between_the_renames_is_mended_the_next_time(tmp_path):
 
 
 def test_two_processes_do_not_write_into_the_same_file_beside(tmp_path, monkeypatch):
-    theirs = tmp_path / ".file.1.part"
-    theirs.write_text("half of it")
-    write_file(tmp_path / "file", "mine")
-    assert theirs.read_text() == "half of it"
-    assert (tmp_path / "file").read_text() == "mine"
+    beside, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: beside.append(old) or replace(old, new))
+    for node, number in (("a", 1), ("a", 2), ("b", 1)):
+        monkeypatch.setattr(files.socket, "gethostname", lambda node=node: node)
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        write_file(tmp_path / "file", f"{node}{number}")
+        assert (tmp_path / "file").read_text() == f"{node}{number}"
+    assert len(set(beside)) == 3

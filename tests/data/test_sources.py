@@ -267,6 +267,25 @@ def test_a_damaged_shard_is_an_error(tmp_path):
         read_shards(find_shards(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b" ", r"a\.txt has the caption"), ("größer".encode("latin-1"), r"a\.txt is not UTF-8"),
+     (b"word " * 2000, r"a\.txt has 9999 characters")],
+)  # fmt: skip
+def test_a_caption_in_a_shard_that_is_none_is_an_error(tmp_path, text, message):
+    shard(tmp_path / "a.tar", {"a.png": content(noise(0)), "a.txt": text})
+    with pytest.raises(CaptionErrors, match=message):
+        opened(tmp_path / "a.tar")
+
+
+def test_prompts_that_cannot_be_read_are_an_error(tmp_path):
+    (tmp_path / "p.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(DataError, match=r"p\.txt is not UTF-8"):
+        opened(tmp_path / "p.txt")
+    with pytest.raises(DataError, match=r"cannot read .*q\.txt: No such file"):
+        opened(tmp_path / "q.txt")
+
+
 def zeroed(data: bytes, header: int) -> bytes:
     return data[:header] + bytes(512) + data[header + 512 :]
 

@@ -148,7 +148,7 @@ def test_a_killed_run_on_pictures_continues_to_the_same_weights(tmp_path, stream
     config = config_of_shards(tmp_path, streaming, workers)
     distill_run(config, tmp_path / "whole")
     assert run_together(1, killed, config, tmp_path / "killed") == [-signal.SIGKILL]
-    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["000002"]
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["00000002"]
     distill_run(config, tmp_path / "killed")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 

@@ -220,7 +220,7 @@ def test_killed_under_its_launcher_it_continues_to_the_bit(
     command = [*launch, "fewstep", "distill", str(config), "--run", str(run)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            if (run / "checkpoints" / "000002").exists():
+            if (run / "checkpoints" / "00000002").exists():
                 parent = psutil.Process(process.pid)
                 for each in [parent, *parent.children(recursive=True)]:
                     with suppress(psutil.NoSuchProcess):  # a loader ends with its parent
