@@ -24,6 +24,9 @@ UNET = "model.diffusion_model."
 BEGINNINGS = {"unet": UNET, "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 """What the names of each part's weights begin with."""
 
+STUDENT = "fewstep.method"
+"""The entry of a file's metadata that says that a student is inside."""
+
 NAMED = {"unet": (UNet2DConditionModel, unet_names), "vae": (AutoencoderKL, vae_names)}
 """The networks whose weights a file names one by one as diffusers does, and how."""
 
@@ -40,8 +43,8 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
     `config` is a name in ARCHITECTURES or a diffusers folder; without it the weights decide.
 
     Raises:
-        ModelError: if the file cannot be read, is pickled without `allow_pickle`, or is of an
-            architecture that is not known.
+        ModelError: if the file cannot be read, is pickled without `allow_pickle`, holds a student,
+            or is of an architecture that is not known.
     """
     if path.suffix not in (SAFE, *PICKLED):
         raise ModelError(
@@ -54,6 +57,11 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
             "to .safetensors, or set model.allow_pickle = true if you trust its origin"
         )
     shapes, metadata = _contents(path)
+    if STUDENT in metadata:
+        raise ModelError(
+            f"{path} holds a {metadata[STUDENT]} student, as its header says, and no teacher: name "
+            "the folder that fewstep export wrote it into, or its base model"
+        )
     for part, beginning in BEGINNINGS.items():
         if not any(name.startswith(beginning) for name in shapes):
             raise ModelError(

@@ -78,7 +78,8 @@ class Field:
     """The students, and the teacher that all of them were distilled from.
 
     Raises:
-        UserError: if they come from different teachers, resolutions or guidance scales.
+        UserError: if their teachers' weights, noise levels or kind of prediction differ, or their
+            resolutions or guidance scales.
     """
 
     students: Sequence[Student]
@@ -94,6 +95,8 @@ class Field:
         ]
         for entry, values in {
             "base model": {s.contract.base["fingerprint"] for s in students},
+            "noise schedule": {s.contract.schedule.sha256[:12] for s in students},
+            "prediction_type": {s.contract.schedule.prediction_type for s in students},
             "resolution": {s.contract.data["resolution"] for s in students},
             "guidance scale": {s.contract.guidance_scale for s in students} - {1.0},
         }.items():

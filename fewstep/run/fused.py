@@ -9,6 +9,7 @@ from torch import nn
 from fewstep.files import write_file
 from fewstep.models.base import ModelFamily
 from fewstep.models.saving import save_checkpoint, save_folder
+from fewstep.models.single_file import STUDENT
 from fewstep.publishing.artefact import Artefact, as_json, digests
 from fewstep.publishing.names import FUSED
 from fewstep.publishing.readers import FUSED_FOLDER
@@ -19,9 +20,13 @@ from fewstep.sampling.stock import scheduler_config
 def write_checkpoint(
     folder: Path, artefact: Artefact, family: ModelFamily, network: nn.Module, dtype: torch.dtype
 ) -> None:
-    """Write `fused/NAME-fused.safetensors`, one file in the layout of SD's first release."""
+    """Write `fused/NAME-fused.safetensors`, one file in the layout of SD's first release.
+
+    Its header keeps it from being taken for a teacher.
+    """
     path = folder / FUSED / f"{artefact.name}-fused.safetensors"
-    save_checkpoint(path, family, network, artefact.header.modelspec(), dtype)
+    header = artefact.header.modelspec() | {STUDENT: artefact.contract.method["name"]}
+    save_checkpoint(path, family, network, header, dtype)
 
 
 def write_whole_model(

@@ -49,13 +49,19 @@ def open_folder(source: str | Path, revision: str | None = None) -> Path:
     """Return the folder of an artefact: of a run that holds one, or downloaded from the Hub.
 
     Raises:
-        ArtefactError: if there is no such folder, and nothing of that name on the Hub.
+        ArtefactError: if it is a file, or there is no such folder and nothing of that name on the
+            Hub.
     """
     folder = Path(source)
     if (folder / "artefact").is_dir():
         return folder / "artefact"
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise ArtefactError(
+            f"{source} is a file, and says nothing of timesteps: name the run, or the folder that "
+            "fewstep export wrote it into"
+        )
     if not on_the_hub(str(source)):
         raise ArtefactError(f"{source} is neither a folder nor a Hub id such as name/model")
     from huggingface_hub import snapshot_download

@@ -12,10 +12,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from fewstep.diffusion.random import Draw
 from fewstep.models.base import ModelError
 from fewstep.models.ldm import renamed, text_weights, unet_names, vae_names
-from fewstep.models.loading import load_model
+from fewstep.models.loading import load_model, load_skeleton
+from fewstep.run.evaluate import evaluate_sources
 from fewstep.run.export import Export, export_artefact
+from fewstep.run.paint import Wish, paint
 from fewstep.sampling.finding import is_artefact
 from fewstep.sampling.pipeline import FewStepPipeline
+from fewstep.sampling.trust import ArtefactError
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -83,6 +86,16 @@ def test_the_checkpoint_loads_to_identical_weights(exported):
     assert any(not torch.equal(base[name], weight) for name, weight in network.state_dict().items())
     with safe_open(path, "pt") as file:
         assert "modelspec.usage_hint" in file.metadata()
+
+
+def test_the_checkpoint_is_not_taken_for_a_teacher(exported, tmp_path):
+    path = str(exported / "fused" / "tiny-student-fused.safetensors")
+    inside = r"holds a (multi-boundary-)?cd student, as its header says.* name the folder"
+    for read in (load_model, load_skeleton, lambda file: paint(file, PROMPTS, Wish())):
+        with pytest.raises(ModelError, match=inside):
+            read(path)
+    with pytest.raises(ArtefactError, match="is a file, and says nothing of timesteps: name the"):
+        evaluate_sources([path], "prompts", tmp_path)
 
 
 def test_the_names_are_those_of_stable_diffusion_1():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fewstep.config import ModelSettings
 from fewstep.errors import UserError
 from fewstep.evaluation.results import load, save
 from fewstep.run.compare import compare_sources, load_comparison, save_comparison
@@ -13,7 +14,7 @@ from fewstep.run.contestants import Field
 from fewstep.run.distill import distill_run
 from fewstep.run.gallery import Gallery, Made
 from fewstep.run.report import write_report
-from tests.tiny import tiny_config
+from tests.tiny import save_tiny_pipeline, tiny_config
 
 PROMPTS = ["a star", "two red rings", "a heart"]
 
@@ -62,6 +63,20 @@ def test_students_of_different_guidance_are_not_compared(runs, tmp_path):
     )
     with pytest.raises(UserError, match=r"differ in their guidance scale \(.*2.0"):
         Field.open([str(runs), str(tmp_path / "g")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"beta_end": 0.013}, "noise schedule"), ({"prediction_type": "sample"}, "prediction_type")],
+)
+def test_students_whose_networks_agree_but_not_their_noise_are_not_compared(
+    runs, tmp_path, changes, told
+):
+    base = save_tiny_pipeline(tmp_path / "base", **changes)
+    config = tiny_config("ct", steps=1)
+    distill_run(replace(config, model=ModelSettings(base=str(base))), tmp_path / "other")
+    with pytest.raises(UserError, match=f"these students differ in their {told}"):
+        Field.open([str(runs / "ct"), str(tmp_path / "other")])
 
 
 def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
