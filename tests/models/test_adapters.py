@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_separate_copies(
         for key, average in roles.averaged.items():
             worn[key.replace(".weight", ".student.weight")].data = average.clone()
     nets = Denoisers(family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0))
-    gradients(method, nets, batch, family)  # in one batch
+    gradients(method, nets, batch, family, accumulate)
 
     set_checkpointing(roles.network.train(), checkpointing)
     mine = roles.ema if target == "ema" else roles.student
