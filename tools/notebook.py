@@ -28,19 +28,20 @@ def main() -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
         if cell.cell_type == "code":
-            cell.outputs = [tidy(output) for output in cell.outputs if worth_keeping(output)]
+            cell.outputs = [output for output in map(tidy, cell.outputs) if worth_keeping(output)]
     nbformat.write(notebook, PATH)
 
 
 def worth_keeping(output: nbformat.NotebookNode) -> bool:
-    """Tell results from warnings and progress bars."""
-    if output.output_type == "stream":
-        return output.name == "stdout" and bool(output.text.strip())
-    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+    """Tell results from what libraries warn of."""
+    return output.output_type != "stream" or bool(output.text.strip())
 
 
 def tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take the addresses of objects out."""
+    """Keep nothing of stderr but finished progress bars, and take the addresses of objects out."""
+    if output.get("name") == "stderr":
+        bars = (line for line in output.text.splitlines(keepends=True) if "━" in line)
+        output.text = "".join(bars)
     text = output.get("data", {}).get("text/plain")
     if text:
         output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", text)

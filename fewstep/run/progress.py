@@ -1,6 +1,7 @@
 """What the terminal shows of a run: honest bars with loss, speed and time left."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,11 @@ from fewstep.training.trainer import StepResult
 
 
 def progress_bar() -> Progress:
-    """Return a bar that writes to stderr and leaves a line a task when it is done."""
+    """Return a bar that writes to stderr and leaves a line a task when it is done.
+
+    In a notebook it lives where ipywidgets is installed; else its last state is printed.
+    """
+    notebook = None if find_spec("ipywidgets") else False
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -31,7 +36,7 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True, force_jupyter=notebook),
     )
 
 
