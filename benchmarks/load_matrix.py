@@ -130,7 +130,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_cases(Path(folder))
         rows = measure(Path(folder))
-    result = {"tolerance": TOLERANCE, "torch": torch.__version__, "rows": rows}
+    told = {"command": "python benchmarks/load_matrix.py", "torch": torch.__version__}
+    result = told | {"tolerance": TOLERANCE, "rows": rows}
     write_file(RESULTS, json.dumps(result, indent=1) + "\n")
     wrong = [row for row in rows if row["loads"] != row["should_load"]]
     print(f"{len(rows) - len(wrong)} of {len(rows)} as they should be; wrote {RESULTS}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
 from math import perm
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from fewstep.bundled.scenes import (
     sample_pairs,
     sample_scene,
 )
+from fewstep.files import write_file
 
 CAPTIONS = {
     "full": "a big red heart above a small blue star on a white background",
@@ -31,6 +33,8 @@ CAPTIONS = {
     "count": "two red stars",
     "minimal": "a star",
 }
+COMMAND = "python benchmarks/openness.py"
+RESULTS = Path(__file__).parent / "results" / "openness.json"
 ALPHAS_BAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 
 
@@ -104,4 +108,6 @@ def openness(caption: str, count: int = 3000, samples: int = 128) -> dict[str, f
 
 
 if __name__ == "__main__":
-    print(json.dumps({caption: openness(caption) for caption in CAPTIONS.values()}, indent=2))
+    found = {caption: openness(caption) for caption in CAPTIONS.values()}
+    write_file(RESULTS, json.dumps({"command": COMMAND, "captions": found}, indent=2) + "\n")
+    print(f"wrote {RESULTS}")

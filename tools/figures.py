@@ -89,7 +89,7 @@ def teacher_attributes() -> str:
 
 def openness() -> str:
     """How much a caption leaves to the noise."""
-    entries = json.loads((RESULTS / "openness.json").read_text(encoding="utf-8"))
+    entries = json.loads((RESULTS / "openness.json").read_text(encoding="utf-8"))["captions"]
     lines = [
         [caption, *(f"{error:.3f}" for error in row.values())] for caption, row in entries.items()
     ]

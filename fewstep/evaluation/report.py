@@ -160,6 +160,7 @@ def provenance(results: Results) -> str:
                 "Protocol": results.protocol,
                 "Machine": results.machine,
                 "Commit": results.commit,
+                **({"What measuring took": results.cost} if results.cost else {}),
             }
         ),
         f"<pre>{escape(results.command)}</pre>\n",

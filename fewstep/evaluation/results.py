@@ -16,6 +16,7 @@ RESULTS = {
     "commit": str,
     "machine": str,
     "unavailable": dict,
+    "cost": str,
     "rows": list,
 }
 ROW = {
@@ -58,6 +59,8 @@ class Results:
     rows: tuple[Row, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Metrics of the protocol that could not be measured, and why."""
+    cost: str = ""
+    """What measuring took itself, in words."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -73,6 +76,8 @@ class Results:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{source} is not JSON ({error}); evaluate again") from error
+        if isinstance(entries, dict):
+            entries.setdefault("cost", "")  # an entry that older files have not
         top = strict(entries, RESULTS, str(source))
         return cls(**{**top, "rows": tuple(read_row(r, f"{source}: row") for r in top["rows"])})
 
@@ -104,8 +109,8 @@ def joined(parts: Sequence[Results]) -> Results:
         if row not in rows:
             rows.append(row)
     told = {
-        name: "; ".join(dict.fromkeys(getattr(part, name) for part in parts))
-        for name in ("command", "commit", "machine")
+        name: "; ".join(filter(None, dict.fromkeys(getattr(part, name) for part in parts)))
+        for name in ("command", "commit", "machine", "cost")
     }
     unavailable = {name: why for part in parts for name, why in part.unavailable.items()}
     return Results(protocols[0], **told, rows=tuple(rows), unavailable=unavailable)

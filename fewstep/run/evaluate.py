@@ -1,6 +1,7 @@
 """`fewstep evaluate`: students beside their teacher from the same noises, by a protocol."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,15 +61,18 @@ def evaluate_sources(
     if processes.is_first:
         check_writable(out, needed_bytes(gallery, len(contestants)))
 
-    bar = progress_bar()
+    missing = [(gallery.lacking(contestant), contestant.calls) for contestant in contestants]
+    bar, clock = progress_bar(), time.perf_counter()
     bar.disable = not processes.is_first
     with bar:
         starts = gallery.starts[processes.rank :: processes.count]
         paint_share(contestants, gallery, judges, starts, bar)
         processes.wait()
         if processes.is_first:
+            painted = time.perf_counter() - clock
             measured = measure(contestants, field, gallery, judges, bar)
-            write_results(measured, field, gallery, judges, out)
+            cost = told_cost(missing, painted, time.perf_counter() - clock - painted)
+            write_results(measured, field, gallery, judges, out, cost)
     processes.wait()
     return out / "results.json"
 
@@ -119,13 +123,21 @@ def paint_share(
 def measure(
     contestants: Sequence[Contestant], field: Field, gallery: Gallery, judges: Judges, bar: Progress
 ) -> list[Measured]:
-    """Judge every contestant, and compare it with the first one: the teacher."""
+    """Judge every contestant, and compare it with the first one: the teacher.
+
+    Raises:
+        UserError: naming the contestant whose features are not finite or do not fit.
+    """
     task = bar.add_task("measuring", total=len(contestants) + len(field.students), note="")
     measured: list[Measured] = []
     for contestant in contestants:
         teacher = measured[0] if measured else None
         others = others_of(contestant, contestants, field)
-        measured.append(observe(contestant, others, gallery, judges, teacher))
+        try:
+            measured.append(observe(contestant, others, gallery, judges, teacher))
+        except ValueError as error:  # the maths says what is wrong, and not with whom
+            who = f"{contestant.source} in {contestant.steps} steps"
+            raise UserError(f"{who} cannot be measured: {error}") from error
         bar.advance(task)
     unguided = next(one for one in measured if one.contestant == field.teacher(guided=False))
     by_contestant = {one.contestant: one for one in measured}
@@ -141,8 +153,26 @@ def measure(
     return measured
 
 
+def told_cost(missing: Sequence[tuple[int, int]], painted: float, compared: float) -> str:
+    """Return what an evaluation took; `missing` are pictures and network calls of each.
+
+    >>> told_cost([(100, 4), (0, 100)], 60.4, 2.0)
+    '100 pictures painted and judged, 400 network calls: 60 s; comparing all: 2 s'
+    """
+    pictures, calls = sum(n for n, _ in missing), sum(n * each for n, each in missing)
+    return (
+        f"{pictures:,} pictures painted and judged, {calls:,} network calls: {painted:,.0f} s; "
+        f"comparing all: {compared:,.0f} s"
+    )
+
+
 def write_results(
-    measured: Sequence[Measured], field: Field, gallery: Gallery, judges: Judges, out: Path
+    measured: Sequence[Measured],
+    field: Field,
+    gallery: Gallery,
+    judges: Judges,
+    out: Path,
+    cost: str,
 ) -> None:
     """Write the table, and the pictures of the first prompts side by side."""
     task = judges.task
@@ -155,6 +185,7 @@ def write_results(
         machine=machine(),
         unavailable=judges.unavailable,
         rows=(*map(as_row, measured), *pooled_rows(measured)),
+        cost=cost,
     )
     save(results, out / "results.json")
     num_shown = min(NUM_SHOWN, len(gallery.numbers(0)))
@@ -174,5 +205,6 @@ def print_results(path: Path) -> None:
     console.print(summary(results))
     for line in unmeasured(results):
         console.print(line, highlight=False)
+    console.print(results.cost, highlight=False)
     if found := match(results.rows):
         console.print(lead(found), highlight=False)

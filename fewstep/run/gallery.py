@@ -15,6 +15,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.files import write_file
 from fewstep.run.contestants import Contestant
@@ -91,15 +92,29 @@ class Gallery:
         starts: Iterable[int] | None = None,
         advance: Callable[[int], None] = lambda count: None,
     ) -> Iterator[Made]:
-        """Yield the contestant's batches, painting those that are not on disk yet."""
+        """Yield the contestant's batches, painting those that are not on disk yet.
+
+        Raises:
+            UserError: naming the contestant, if its latents are not finite.
+        """
         painter = None
         for first in self.starts if starts is None else starts:
             path = self.path(contestant, first)
             if not path.exists():
-                painter = painter or warmed_up(contestant, self.resolution)
-                write_file(path, save(self.paint(painter, first)))
+                try:
+                    painter = painter or warmed_up(contestant, self.resolution)
+                    painted = self.paint(painter, first)
+                except UserError as error:
+                    who = f"{contestant.source} in {contestant.steps} steps"
+                    raise UserError(f"{who} cannot be painted: {error}") from error
+                write_file(path, save(painted))
             yield Made.read(path)
             advance(len(self.numbers(first)))
+
+    def lacking(self, contestant: Contestant) -> int:
+        """Return how many of the contestant's pictures are not on disk yet."""
+        missing = (first for first in self.starts if not self.path(contestant, first).exists())
+        return sum(len(self.numbers(first)) for first in missing)
 
     def path(self, contestant: Contestant, first: int) -> Path:
         """Return the file of a batch, named by everything that its pictures depend on."""

@@ -25,7 +25,10 @@ def test_what_is_saved_is_what_is_read(tmp_path):
 
 def test_the_file_has_the_schema_of_the_contract():
     written = json.loads(RESULTS.to_json())
-    assert list(written) == ["protocol", "command", "commit", "machine", "rows", "unavailable"]
+    names = ["protocol", "command", "commit", "machine", "rows", "unavailable", "cost"]
+    assert list(written) == names
+    del written["cost"]
+    assert Results.from_json(json.dumps(written)) == RESULTS, "files that are older than the entry"
     assert list(written["rows"][0]) == ["source", "method", "steps", "calls", "seed", "metrics"]
     assert written["rows"][0]["metrics"]["prompt_accuracy"] == {
         "value": 0.7,
@@ -72,6 +75,7 @@ def test_a_row_that_two_results_share_appears_once():
     assert both.rows == (*RESULTS.rows, replace(POOLED, method="ct"))
     assert both.command == "fewstep evaluate; another"
     assert both.machine == "a machine"
+    assert both.cost == ""
 
 
 def test_single_seeds_are_left_out_of_the_overview_only_where_a_pooled_row_stands_for_them():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.bundled.scenes import render, sample_scene
 from fewstep.config import ModelSettings
 from fewstep.errors import UserError
+from fewstep.evaluation.frechet import checked
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
@@ -71,11 +72,33 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     assert "3 prompts of the user's; teacher's guidance 4" in results.protocol
 
     evaluate.print_results(out / "results.json")
-    assert "CLIP score: unavailable, needs clip-vit" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "CLIP score: unavailable, needs clip-vit" in printed
+    calls = len(PROMPTS) * sum(row.calls for row in results.rows)
+    pictures = len(PROMPTS) * len(results.rows)
+    assert f"{pictures} pictures painted and judged, {calls} network calls: " in printed
 
     monkeypatch.setattr(gallery, "warmed_up", None)  # nothing is left to paint
     monkeypatch.setattr("fewstep.run.consistency.measured", None)
-    assert load(run()).rows == results.rows
+    again = load(run())
+    assert again.rows == results.rows
+    assert again.cost.startswith("0 pictures painted and judged, 0 network calls: 0 s; ")
+
+    monkeypatch.setattr(
+        "fewstep.run.observing.judge", lambda *args: checked(np.full((3, 2), np.nan))
+    )
+    with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 pictu"):
+        run()
+
+
+def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(runs, tmp_path):
+    field = Field.open([str(runs / "ct")])
+    student = field.students[0]
+    weights = {name: torch.full_like(w, torch.nan) for name, w in student.weights.items()}
+    contestant = field.student(replace(student, weights=weights))
+    with pytest.raises(UserError, match=r"^ct in 4 steps cannot be painted: .*not finite"):
+        list(Gallery(tmp_path, PROMPTS, 64).batches(contestant))
+    assert not list(tmp_path.iterdir())
 
 
 def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp_path, monkeypatch):
