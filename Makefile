@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow test-floor check verify format docs constraints clean
+.PHONY: help install demo test test-slow test-notebook test-floor check verify format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -28,6 +28,9 @@ test: $(READY)  ## run the quick tests
 
 test-slow: $(READY)  ## run the slow tests
 	$(PYTEST) -n $(WORKERS) -m slow || [ $$? -eq 5 ]  # 5: there are none
+
+test-notebook: $(READY)  ## run the notebook from a clean kernel, both of its ways, small
+	$(PYTEST) -m slow tests/notebooks
 
 test-floor:  ## run the tests of models, training and sampling on the oldest versions, in .venv-floor
 	@$(PYTHON) tools/install.py $(FLOOR) constraints/floor.txt
