@@ -27,7 +27,9 @@ def progress_bar() -> Progress:
 
     In a notebook it lives where ipywidgets is installed; else its last state is printed.
     """
-    notebook = None if find_spec("ipywidgets") else False
+    console = Console(stderr=True)
+    if console.is_jupyter and not find_spec("ipywidgets"):
+        console = Console(stderr=True, force_jupyter=False, force_terminal=False)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -36,7 +38,7 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True, force_jupyter=notebook),
+        console=console,
     )
 
 

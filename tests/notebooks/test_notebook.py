@@ -1,5 +1,6 @@
 """The notebook: short cells that define nothing, and both of its ways run from top to bottom."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -34,6 +35,19 @@ def test_cells_are_short_and_define_nothing():
     for cell in code_cells():
         assert len(cell.source.splitlines()) <= 15, cell.source
         assert not any(line.startswith(("def ", "class ")) for line in cell.source.splitlines())
+
+
+def test_its_outputs_are_committed_whole_and_small():
+    assert PATH.stat().st_size < 3_000_000
+    assert [cell.execution_count for cell in code_cells()] == [*range(1, len(code_cells()) + 1)]
+    outputs = [output for cell in code_cells() for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8
+
+
+def test_the_outputs_say_nothing_of_the_machine_that_made_them():
+    text = str([cell.outputs for cell in code_cells()])
+    assert not re.search(r"/(home|root|tmp|Users|work)/|Warning|Traceback", text)
 
 
 @pytest.mark.slow
