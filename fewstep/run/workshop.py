@@ -254,7 +254,7 @@ class Workshop:
             self.weights.trained.values(),
             lr=train.learning_rate,
             weight_decay=train.weight_decay,
-            fused=self.on_gpu,
+            fused=True,
         )
 
     @cached_property
