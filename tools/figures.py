@@ -162,6 +162,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "teacher-attributes": teacher_attributes,
     "openness": openness,
     "train-step": partial(speed, "train_step.json"),
+    "train-step-batches": partial(speed, "train_step_batches.json"),
     "train-step-sd15": partial(speed, "train_step_sd15.json"),
     "train-step-gpu": partial(speed, "train_step_gpu.json"),
     "train-step-t4": partial(speed, "train_step_t4.json"),
