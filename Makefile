@@ -30,7 +30,7 @@ test-slow: $(READY)  ## run the slow tests
 	$(PYTEST) -n $(WORKERS) -m slow || [ $$? -eq 5 ]  # 5: there are none
 
 test-notebook: $(READY)  ## run the notebook from a clean kernel, both of its ways, small
-	$(PYTEST) -m slow tests/notebooks
+	$(PYTEST) -n $(WORKERS) -m slow tests/notebooks
 
 test-floor:  ## run the tests of models, training and sampling on the oldest versions, in .venv-floor
 	@$(PYTHON) tools/install.py $(FLOOR) constraints/floor.txt

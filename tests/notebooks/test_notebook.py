@@ -69,4 +69,5 @@ def test_the_t4s_way_runs_on_a_tiny_pipeline_and_a_set_like_coco(tmp_path):
     executed(f"""
 ON_T4, recipe, changes = True, "sd15-t4.toml", {changes!r}
 out, prompts = {str(tmp_path / "runs")!r}, ["a red heart", "two stars"]
+hub_base, license = "you/base", "creativeml-openrail-m"
 """)
