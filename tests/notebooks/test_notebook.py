@@ -1,6 +1,7 @@
 """The notebook: short cells that define nothing, and both of its ways run from top to bottom."""
 
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -31,6 +32,17 @@ def executed(settings: str) -> nbformat.NotebookNode:
     return changed
 
 
+def on_the_hub(name: str, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a pipeline in the Hub's cache, as if it had been downloaded."""
+    repo, commit = home / "hub" / f"models--{name.replace('/', '--')}", "c0ffee" + "0" * 34
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    (repo / "snapshots" / commit / "README.md").write_text("---\nlicense: openrail\n---\n")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 def test_cells_are_short_and_define_nothing():
     for cell in code_cells():
         assert len(cell.source.splitlines()) <= 15, cell.source
@@ -59,9 +71,10 @@ out, num_prompts = {str(tmp_path)!r}, 100
 
 
 @pytest.mark.slow
-def test_the_t4s_way_runs_on_a_tiny_pipeline_and_a_set_like_coco(tmp_path):
+def test_the_t4s_way_runs_on_a_tiny_pipeline_and_a_set_like_coco(tmp_path, monkeypatch):
+    on_the_hub("you/base", tiny_pipeline(), tmp_path / "home", monkeypatch)
     changes = [
-        f'model.base="{tiny_pipeline()}"', 'model.precision="fp32"',
+        'model.base="you/base"', 'model.precision="fp32"',
         f'data.path="{coco(tmp_path / "coco")}"', "data.resolution=64", "data.num_pairs=8",
         "train.steps=2", "train.batch_size=2", "train.accumulate=2", "train.warmup=0",
         "train.preview_every=0", "adapter.rank=2", "adapter.alpha=2",
@@ -69,5 +82,4 @@ def test_the_t4s_way_runs_on_a_tiny_pipeline_and_a_set_like_coco(tmp_path):
     executed(f"""
 ON_T4, recipe, changes = True, "sd15-t4.toml", {changes!r}
 out, prompts = {str(tmp_path / "runs")!r}, ["a red heart", "two stars"]
-hub_base, license = "you/base", "creativeml-openrail-m"
 """)
