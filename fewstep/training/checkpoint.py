@@ -110,12 +110,10 @@ class Checkpoints:
         return _plain(state)
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        on_device = self.optimizer.defaults.get("fused")  # there the number of steps lies too
         for joined, value in tensors.items():
             key, name = joined.split("/", 1)
             parameter = self.weights.trained[name]
-            device = parameter.device if on_device or key != "step" else "cpu"
-            self.optimizer.state[parameter][key] = value.to(device)
+            self.optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _is_calm(path: Path) -> bool:
