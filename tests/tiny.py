@@ -128,3 +128,15 @@ def save_tiny_pipeline(folder: Path, version: int = 1, **scheduler: object) -> P
         )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def into_hub_cache(name: str, folder: Path, home: Path, commit: str) -> Path:
+    """Put a model into the Hub's cache below HF_HOME, as if downloaded; return where its files lie.
+
+    `name` is its Hub id.
+    """
+    repo = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    return repo / "snapshots" / commit

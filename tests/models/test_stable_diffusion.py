@@ -17,7 +17,7 @@ from fewstep.models import stable_diffusion
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.loading import load_model
 from fewstep.sampling.painter import teacher_painter
-from tests.tiny import save_tiny_pipeline, tiny_pipeline
+from tests.tiny import into_hub_cache, save_tiny_pipeline, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
 
@@ -178,10 +178,7 @@ def test_a_config_that_is_no_object_is_refused(tmp_path, name):
 @pytest.mark.slow
 def test_a_hub_id_is_pinned_to_the_commit_that_it_was_read_at(tmp_path):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    repo = tmp_path / "hub" / "models--me--tiny"
-    shutil.copytree(tiny_pipeline(), repo / "snapshots" / commit)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
+    into_hub_cache("me/tiny", tiny_pipeline(), tmp_path, commit)
     program = (
         "from fewstep.models.loading import load_model; model = load_model('me/tiny');"
         "print(model.revision, model.fingerprint)"

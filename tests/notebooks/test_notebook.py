@@ -1,7 +1,6 @@
 """The notebook: short cells that define nothing, and both of its ways run from top to bottom."""
 
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -9,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.data.samples import coco
-from tests.tiny import tiny_pipeline
+from tests.tiny import into_hub_cache, tiny_pipeline
 
 PATH = Path(__file__).parents[2] / "notebooks" / "consistency_distillation.ipynb"
 
@@ -30,17 +29,6 @@ def executed(settings: str) -> nbformat.NotebookNode:
     where = {"metadata": {"path": str(PATH.parent)}}
     NotebookClient(changed, timeout=600, kernel_name="python3", resources=where).execute()
     return changed
-
-
-def on_the_hub(name: str, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a pipeline in the Hub's cache, as if it had been downloaded."""
-    repo, commit = home / "hub" / f"models--{name.replace('/', '--')}", "c0ffee" + "0" * 34
-    shutil.copytree(folder, repo / "snapshots" / commit)
-    (repo / "snapshots" / commit / "README.md").write_text("---\nlicense: openrail\n---\n")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    monkeypatch.setenv("HF_HOME", str(home))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def test_cells_are_short_and_define_nothing():
@@ -72,7 +60,10 @@ out, num_prompts = {str(tmp_path)!r}, 100
 
 @pytest.mark.slow
 def test_the_t4s_way_runs_on_a_tiny_pipeline_and_a_set_like_coco(tmp_path, monkeypatch):
-    on_the_hub("you/base", tiny_pipeline(), tmp_path / "home", monkeypatch)
+    base = into_hub_cache("you/base", tiny_pipeline(), tmp_path / "home", "c0ffee" + "0" * 34)
+    (base / "README.md").write_text("---\nlicense: openrail\n---\n")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     changes = [
         'model.base="you/base"', 'model.precision="fp32"',
         f'data.path="{coco(tmp_path / "coco")}"', "data.resolution=64", "data.num_pairs=8",
