@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from fewstep.errors import UserError
@@ -16,12 +18,12 @@ class WeightsMissing(UserError):
 class Weights:
     """A file or folder in the folder of weights, or a model in the Hub's cache.
 
-    `sha256` is the beginning of the file's digest.
+    `sha256` holds the beginnings of the digests of the files of weights that are known, by name.
     """
 
     name: str
     get: str
-    sha256: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
     repo: str = ""
 
     def find(self, folder: Path | None = None) -> Path:
@@ -29,7 +31,7 @@ class Weights:
 
         Raises:
             WeightsMissing: if they are neither in the folder nor in the Hub's cache.
-            UserError: if the file is another one than its name says.
+            UserError: if a file is another one than its name says.
         """
         folder = folder or weights_folder()
         path = folder / self.name
@@ -37,20 +39,30 @@ class Weights:
             self.check(path)
             return path
         if self.repo and (cached := in_hub_cache(self.repo)):
+            self.check(cached)
             return cached
         raise WeightsMissing(f"needs {self.name} in {folder}: {self.get}")
 
     def check(self, path: Path) -> None:
-        """Refuse a file whose digest is not the known one."""
-        if not self.sha256:
-            return
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(self.sha256):
-            raise UserError(
-                f"{path} is damaged or another file: its sha256 begins with "
-                f"{found[: len(self.sha256)]} and not with {self.sha256}; {self.get}"
-            )
+        """Refuse a file whose digest is not the known one, and a folder without any known file."""
+        files = {name: path / name if path.is_dir() else path for name in self.sha256}
+        there = {name: file for name, file in files.items() if file.is_file()}
+        if files and not there:
+            raise UserError(f"{path} holds no {' and no '.join(files)}; {self.get}")
+        for name, file in there.items():
+            known, found = self.sha256[name], digest(file, file.stat().st_mtime_ns)
+            if not found.startswith(known):
+                raise UserError(
+                    f"{file} is damaged or another file: its sha256 begins with "
+                    f"{found[: len(known)]} and not with {known}; {self.get}"
+                )
+
+
+@cache
+def digest(file: Path, changed: int) -> str:
+    """Return a file's sha256, which is read once as long as it was `changed` at the same time."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def weights_folder() -> Path:
@@ -73,11 +85,19 @@ INCEPTION = Weights(
     "pt_inception-2015-12-05-6726825d.pth",
     "download it from https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
-    sha256="6726825d",
+    {"pt_inception-2015-12-05-6726825d.pth": "6726825d"},
 )
+CLIP_SHA256 = {
+    "clip-vit-large-patch14": {
+        "model.safetensors": "a2bf730a0c7debf1",
+        "pytorch_model.bin": "f1a17cdbe0f36fec",
+    },
+    "clip-vit-large-patch14-336": {"pytorch_model.bin": "c6032c2e0caae3dc"},
+}
 
 
 def clip(name: str) -> Weights:
     """Return where one of OpenAI's CLIP models is looked for."""
     repo = f"openai/{name}"
-    return Weights(name, f"hf download {repo} --local-dir THAT_FOLDER/{name}", repo=repo)
+    get = f"hf download {repo} --local-dir THAT_FOLDER/{name}"
+    return Weights(name, get, CLIP_SHA256.get(name, {}), repo)

@@ -80,7 +80,21 @@ def test_a_file_with_the_wrong_hash_is_refused(inception_file):
     with pytest.raises(UserError, match=r"sha256 begins with .* and not with 6726825d; download"):
         INCEPTION.find(inception_file.parent)
     digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
-    assert replace(INCEPTION, sha256=digest[:8]).find(inception_file.parent) == inception_file
+    known = replace(INCEPTION, sha256={inception_file.name: digest[:8]})
+    assert known.find(inception_file.parent) == inception_file
+
+
+def test_a_folder_with_other_weights_or_without_any_is_refused(tmp_path):
+    wanted = clip("clip-vit-large-patch14")
+    folder = tmp_path / wanted.name
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"holds no model\.safetensors and no pytorch_model\.bin"):
+        wanted.find(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"another model")
+    with pytest.raises(UserError, match="not with a2bf730a0c7debf1; hf download"):
+        wanted.find(tmp_path)
+    digest = hashlib.sha256(b"another model").hexdigest()
+    assert replace(wanted, sha256={"model.safetensors": digest}).find(tmp_path) == folder
 
 
 def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path, monkeypatch):
