@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.models.adapters import full_roles, lora_roles, merge_lora
+from fewstep.models.adapters import LEAN, full_roles, lora_roles, merge_lora
 from fewstep.models.base import ModelError
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
@@ -68,6 +68,25 @@ def test_a_change_of_role_asks_no_layer(family, inputs, monkeypatch):
     disturb(roles)
     assert not torch.equal(roles.student(*inputs).eps, roles.ema(*inputs).eps)
     assert {n for n, w in family.network.named_parameters() if w.requires_grad} == learning
+
+
+@pytest.mark.parametrize(("alpha", "dropout"), [(ALPHA, 0.0), (float(RANK), 0.0), (ALPHA, 0.5)])
+def test_the_lean_layers_give_what_pefts_own_give(family, inputs, alpha, dropout):
+    roles = lora_roles(family, "all", RANK, alpha, dropout)
+    disturb(roles)
+    roles.network.train()
+
+    def outputs():
+        torch.manual_seed(0)
+        return [role(*inputs).eps for role in (roles.student, roles.ema, roles.teacher)]
+
+    ours = outputs()
+    layers = [layer for layer in family.network.modules() if type(layer) in LEAN.values()]
+    assert {type(layer) for layer in layers} == set(LEAN.values())
+    for layer in layers:
+        layer.__class__ = next(own for own, lean in LEAN.items() if type(layer) is lean)
+    for mine, pefts in zip(ours, outputs(), strict=True):
+        torch.testing.assert_close(mine, pefts)
 
 
 def gradients(method, nets, batch, family, accumulate=1, scale=1.0):
