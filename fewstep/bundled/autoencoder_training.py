@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from fewstep.bundled.optimising import LossAt, optimise
+from fewstep.bundled.optimising import LossAt, optimise, working_precision
 from fewstep.bundled.pool import pictures, scene_at
 from fewstep.bundled.teacher_config import AutoencoderSettings, TeacherConfig
 from fewstep.diffusion.random import generator
@@ -34,14 +34,12 @@ def build_autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:
 
 
 def train_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
-    """Train the autoencoder, or continue, and return it with its latents' scale measured."""
+    """Train the autoencoder, or continue, and return its moving average."""
     torch.manual_seed(config.seed)  # initial weights
     network = build_autoencoder(config.autoencoder)
     start_linear(network)
     loss_at = losses_of(network, config)
-    trained = optimise("autoencoder", network, loss_at, config.autoencoder, run, ema=0.99)
-    trained.register_to_config(scaling_factor=latent_scale(trained, config))
-    return trained.eval()
+    return optimise("autoencoder", network, loss_at, config.autoencoder, run, ema=0.99).eval()
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def losses_of(network: AutoencoderKL, config: TeacherConfig) -> LossAt:
     def loss_at(step: int) -> dict[str, Tensor]:
         numbers = range(step * size, (step + 1) * size)
         x = pictures(scene_at(config.seed, "autoencoder", number)[0] for number in numbers)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with working_precision(settings):
             posterior = network.encode(x).latent_dist
             noise = generator(config.seed, "autoencoder", step)
             y = network.decode(posterior.sample(noise)).sample
@@ -105,7 +103,7 @@ def hues(wrong: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latent_scale(network: nn.Module, config: TeacherConfig, count: int = 512) -> float:
-    """Return 1 / the standard deviation of the latents, over scenes that training never saw."""
+    """Return what gives latents their wanted deviation, over scenes that training never saw."""
     x = pictures(scene_at(config.seed, "check", number)[0] for number in range(count))
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in x.split(64)])
-    return float(1 / latents.std())
+    return float(config.autoencoder.latent_std / latents.std())

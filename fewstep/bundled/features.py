@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.bundled.optimising import LossAt, optimise
+from fewstep.bundled.optimising import LossAt, optimise, working_precision
 from fewstep.bundled.pool import pictures, scene_at
 from fewstep.bundled.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
 from fewstep.bundled.teacher_config import FeatureSettings, TeacherConfig
@@ -85,7 +85,7 @@ def losses_of(network: FeatureNetwork, config: TeacherConfig) -> LossAt:
         numbers = range(step * settings.batch_size, (step + 1) * settings.batch_size)
         scenes = [scene_at(config.seed, "features", number)[0] for number in numbers]
         counts, ground = labels_of(scenes)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with working_precision(settings):
             read = network.read(network((pictures(scenes) + 1) / 2)).float()
         counted, logits = read.split([len(COUNTED), len(GROUNDS)], dim=1)
         count_error = (counted - counts).square().sum(dim=1).mean()

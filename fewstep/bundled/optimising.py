@@ -54,6 +54,12 @@ def learning_rate(plan: PlanSettings, step: int) -> float:
     return plan.learning_rate * warmth * min(1.0, (plan.steps - step) / max(1, plan.decay))
 
 
+def working_precision(plan: PlanSettings) -> torch.autocast:
+    """Return the context of a forward pass: bf16 where the plan and the processor have it."""
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16 and has_bf16)
+
+
 def optimise(
     name: str, network: Network, loss_at: LossAt, plan: PlanSettings, run: Path, ema: float = 0.0
 ) -> Network:

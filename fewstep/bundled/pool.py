@@ -18,23 +18,27 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from fewstep.bundled.captions import describe
+from fewstep.bundled.optimising import working_precision
+from fewstep.bundled.places import told_places
 from fewstep.bundled.scenes import Scene, render, sample_scene
 from fewstep.bundled.teacher_config import TeacherConfig
 from fewstep.files import write_file
 
-STREAMS = {"autoencoder": 1, "pool": 2, "features": 3, "check": 4}
+STREAMS = {"autoencoder": 1, "pool": 2, "features": 3, "check": 4, "text": 5}
 
 
 @dataclass(frozen=True)
 class Pool:
     """Encoded scenes: latents' means and spreads, [size, channel, height, width], and captions.
 
-    `captions` holds several captions a scene as tokens, [size, caption, length].
+    `captions` holds several captions a scene as tokens, [size, caption, length], and `places` what
+    they tell of each of its things, [size, caption, thing, 5], as `told_places` says.
     """
 
     means: Tensor
     spreads: Tensor
     captions: Tensor
+    places: Tensor
 
 
 def scene_at(seed: int, stream: str, number: int) -> tuple[Scene, np.random.Generator]:
@@ -62,8 +66,7 @@ def encode_pool(config: TeacherConfig, run: Path) -> Pool:
         for shard in track(missing, "pool"):
             encode_shard(config, run, shard)
     parts = [load_file(shard_path(run, shard)) for shard in shards]
-    fields = ("means", "spreads", "captions")
-    return Pool(*(torch.cat([part[field] for part in parts]) for field in fields))
+    return Pool(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def shard_path(run: Path, shard: int) -> Path:
@@ -78,17 +81,24 @@ def encode_shard(config: TeacherConfig, run: Path, shard: int) -> None:
     autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder").eval()
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     first = shard * config.pool.shard
-    means, spreads, captions = [], [], []
+    means, spreads, captions, places = [], [], [], []
     for start in range(first, first + config.pool.shard, 50):
         numbers = range(start, min(start + 50, first + config.pool.shard))
         drawn = [scene_at(config.seed, "pool", number) for number in numbers]
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.autoencoder.bf16):
+        with working_precision(config.autoencoder):
             posterior = autoencoder.encode(pictures(scene for scene, _ in drawn)).latent_dist
         means.append(posterior.mean.half())
         spreads.append(posterior.std.half())
-        texts = [describe(scene, rng) for scene, rng in drawn for _ in range(config.pool.captions)]
+        told = [
+            (scene, describe(scene, rng))
+            for scene, rng in drawn
+            for _ in range(config.pool.captions)
+        ]
+        texts = [text for _, text in told]
+        where = torch.tensor([told_places(scene, text) for scene, text in told])
+        places.append(where.unflatten(0, (len(drawn), -1)).half())
         captions.append(tokens(tokenizer, texts).unflatten(0, (len(drawn), -1)).short())
-    parts = {"means": means, "spreads": spreads, "captions": captions}
+    parts = {"means": means, "spreads": spreads, "captions": captions, "places": places}
     content = {name: torch.cat(part).contiguous() for name, part in parts.items()}
     write_file(shard_path(run, shard), save(content))
 
@@ -103,7 +113,6 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     for text, row in zip(texts, numbers, strict=True):
         if len(row) > tokenizer.model_max_length:
             raise ValueError(
-                f"{text!r} has more than {tokenizer.model_max_length - 2} tokens; "
-                "raise denoiser.text_length"
+                f"{text!r} has more than {tokenizer.model_max_length - 2} tokens; raise text.length"
             )
     return torch.tensor(numbers)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from fewstep.bundled.autoencoder_training import train_autoencoder
-from fewstep.bundled.denoiser_training import SCHEDULER, Teacher, train_denoiser
+from fewstep.bundled.autoencoder_training import latent_scale, train_autoencoder
+from fewstep.bundled.denoiser_training import SCHEDULER, build_unet, train_denoiser
 from fewstep.bundled.features import train_features
 from fewstep.bundled.optimising import load_average
 from fewstep.bundled.pool import encode_pool
 from fewstep.bundled.teacher_config import TeacherConfig, load_teacher_config
+from fewstep.bundled.text_training import train_text_encoder
 from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.config import need
 from fewstep.files import write_folder
@@ -27,14 +28,16 @@ __all__ = ["export", "load_teacher_config", "train_teacher"]
 def train_teacher(config: TeacherConfig, run: Path) -> Path:
     """Train the teacher and the feature network, or continue, and return the exported folder.
 
-    Every stage is left out where it is done: tokenizer, autoencoder, encoded pool, denoiser.
+    Every stage is left out where it is done: tokenizer, autoencoder, text encoder, encoded pool,
+    denoiser.
     """
     run.mkdir(parents=True, exist_ok=True)
     tokenizer = prepare_tokenizer(config, run)
     autoencoder = prepare_autoencoder(config, run)
+    text_encoder = prepare_text_encoder(config, run, tokenizer)
     pool = encode_pool(config, run)
     scale = autoencoder.config["scaling_factor"]
-    train_denoiser(config, run, pool, tokenizer, scale, start_folder(config))
+    train_denoiser(config, run, pool, tokenizer, text_encoder, scale, start_folder(config))
     folder = export(config, run)
     train_features(config, run)
     return folder
@@ -56,19 +59,37 @@ def prepare_tokenizer(config: TeacherConfig, run: Path) -> CLIPTokenizer:
     if not folder.exists() and start:
         write_folder(folder, CLIPTokenizer.from_pretrained(start / "tokenizer").save_pretrained)
     elif not folder.exists():
-        length = config.denoiser.text_length
-        write_folder(folder, lambda path: save_tokenizer(path, length))
+        write_folder(folder, lambda path: save_tokenizer(path, config.text.length))
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def prepare_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
-    """Return the run's autoencoder, trained where it is missing."""
+    """Return the run's autoencoder, trained where it is missing, with its latents' scale."""
     folder, start = run / "autoencoder", start_folder(config)
-    if not folder.exists() and start:
-        write_folder(folder, AutoencoderKL.from_pretrained(start / "vae").save_pretrained)
-    elif not folder.exists():
-        write_folder(folder, train_autoencoder(config, run).save_pretrained)
+    if not folder.exists():
+        autoencoder = (
+            AutoencoderKL.from_pretrained(start / "vae")
+            if start
+            else train_autoencoder(config, run)
+        )
+        autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, config))
+        write_folder(folder, autoencoder.save_pretrained)
     return AutoencoderKL.from_pretrained(folder)
+
+
+def prepare_text_encoder(
+    config: TeacherConfig, run: Path, tokenizer: CLIPTokenizer
+) -> CLIPTextModel:
+    """Return the run's text encoder, trained where it is missing, frozen."""
+    folder, start = run / "text_encoder", start_folder(config)
+    if not folder.exists():
+        text_encoder = (
+            CLIPTextModel.from_pretrained(start / "text_encoder")
+            if start
+            else train_text_encoder(config, run, tokenizer)
+        )
+        write_folder(folder, text_encoder.save_pretrained)
+    return CLIPTextModel.from_pretrained(folder).eval().requires_grad_(False)
 
 
 def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path:
@@ -77,16 +98,15 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
     Raises:
         FileNotFoundError: the denoiser has no checkpoint yet.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder")
     shape = torch.Size([autoencoder.config["latent_channels"], *[latent_size(autoencoder)] * 2])
-    teacher = Teacher(config.denoiser, shape, tokenizer)
-    load_average(run, "denoiser", teacher)
+    unet = build_unet(config, shape)
+    load_average(run, "denoiser", unet)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
-        text_encoder=teacher.text_encoder,
-        tokenizer=tokenizer,
-        unet=teacher.unet,
+        text_encoder=CLIPTextModel.from_pretrained(run / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(run / "tokenizer"),
+        unet=unet,
         scheduler=PNDMScheduler(**SCHEDULER, skip_prk_steps=True),
         safety_checker=None,
         feature_extractor=None,

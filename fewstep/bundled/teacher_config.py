@@ -15,7 +15,7 @@ class PlanSettings:
     """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero.
 
     AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
-    `muon` times that.
+    `muon` times that. bf16 is used where the processor multiplies in it.
     """
 
     steps: int
@@ -42,7 +42,12 @@ class PlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings(PlanSettings):
-    """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value."""
+    """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value.
+
+    Its latents are scaled to a standard deviation of `latent_std`. The smaller it is, the later a
+    picture is decided on the way from noise: these pictures are small and plain, and at 1 next to
+    nothing would be left to decide in the last of four steps (docs/experiments.md).
+    """
 
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
@@ -51,11 +56,13 @@ class AutoencoderSettings(PlanSettings):
     kl_weight: float = 2e-5
     hue_weight: float = 0.5
     edge_weight: float = 2.0
+    latent_std: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         need(all(c % self.groups == 0 for c in self.channels), "autoencoder.channels",
              self.channels, f"multiples of the {self.groups} groups")  # fmt: skip
+        need(self.latent_std > 0, "autoencoder.latent_std", self.latent_std, "above 0")
 
 
 @dataclass(frozen=True)
@@ -74,21 +81,36 @@ class PoolSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSettings(PlanSettings):
+    """A CLIPTextModel for `length` tokens; the last ones, behind any caption, answer questions."""
+
+    width: int = 96
+    layers: int = 4
+    heads: int = 3
+    length: int = 27
+    caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need(0 <= self.caption_dropout < 1, "text.caption_dropout", self.caption_dropout,
+             "at least 0 and below 1")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenoiserSettings(PlanSettings):
-    """A UNet2DConditionModel and a CLIPTextModel, trained jointly with an average (EMA) kept."""
+    """A UNet2DConditionModel of which an average (EMA) is kept.
+
+    `peers` is how many other scenes of the same caption share in the target of each sample.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
     attention: tuple[bool, ...] = (False, True, True)
     num_layers: int = 1
     heads: tuple[int, ...] = (2, 2, 4)
     groups: int = 16
-    text_width: int = 96
-    text_layers: int = 2
-    text_heads: int = 3
-    text_length: int = 24
     caption_dropout: float = 0.1
-    snr_weight: float = 2.0
-    max_weight: float = 8.0
+    peers: int = 16
+    looking: float = 0.003
     ema: float = 0.999
 
     def __post_init__(self) -> None:
@@ -98,6 +120,7 @@ class DenoiserSettings(PlanSettings):
                  getattr(self, name), "one value for each of denoiser.channels")  # fmt: skip
         need(0 <= self.caption_dropout < 1, "denoiser.caption_dropout", self.caption_dropout,
              "at least 0 and below 1")  # fmt: skip
+        need(self.peers >= 0, "denoiser.peers", self.peers, "0 or more")
         need(0 <= self.ema < 1, "denoiser.ema", self.ema, "at least 0 and below 1")
 
 
@@ -113,11 +136,13 @@ class FeatureSettings(PlanSettings):
 class TeacherConfig:
     """Everything that decides the bundled teacher and its feature network.
 
-    `start` is the folder of a teacher to train on, or "shipped": its tokenizer and its autoencoder
-    are kept, and its denoiser's weights are the first ones. Empty, all begins from nothing.
+    `start` is the folder of a teacher to train on, or "shipped": its tokenizer, autoencoder and
+    text encoder are kept, and its denoiser's weights are the first ones. Empty, all begins from
+    nothing.
     """
 
     autoencoder: AutoencoderSettings
+    text: TextSettings
     denoiser: DenoiserSettings
     features: FeatureSettings
     pool: PoolSettings = field(default_factory=PoolSettings)

@@ -38,12 +38,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def copied(run: Path, to: Path) -> Path:
     """Copy all that comes before the denoiser."""
-    for name in ("tokenizer", "autoencoder", "pool"):
+    for name in ("tokenizer", "autoencoder", "text_encoder", "pool"):
         shutil.copytree(run / name, to / name)
     return to
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "denoiser", "features"])
+@pytest.mark.parametrize("stage", ["autoencoder", "text", "denoiser", "features"])
 def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
     finished, tmp_path, monkeypatch, stage
 ):
@@ -51,7 +51,12 @@ def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
 
     def update_until_killed(parts, loss_at, plan, step):
         names = {name.split(".")[0] for name, _ in parts.network.named_parameters()}
-        here = {"encoder": "autoencoder", "unet": "denoiser", "body": "features"}
+        here = {
+            "encoder": "autoencoder",
+            "answers": "text",
+            "conv_in": "denoiser",
+            "body": "features",
+        }
         if step == 1 and not killed and stage in {here.get(name) for name in names}:
             killed.append(stage)
             torch.manual_seed(99)  # the global random state must not matter
@@ -62,7 +67,7 @@ def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         train_teacher(tiny_config(), tmp_path)
     train_teacher(tiny_config(), tmp_path)
-    for name in ("autoencoder", "denoiser", "features"):
+    for name in ("autoencoder", "text", "denoiser", "features"):
         assert same(weights(tmp_path, name), weights(finished, name))
 
 
