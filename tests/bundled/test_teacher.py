@@ -53,7 +53,7 @@ def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
         names = {name.split(".")[0] for name, _ in parts.network.named_parameters()}
         here = {
             "encoder": "autoencoder",
-            "answers": "text",
+            "thing": "text",
             "conv_in": "denoiser",
             "body": "features",
         }
