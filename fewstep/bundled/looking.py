@@ -1,7 +1,7 @@
 """Teach the denoiser's attention where to look: a pixel at the token of the thing it belongs to."""
 
 # diffusers hands out its layers without types
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalCall=false, reportOptionalSubscript=false
 
 import torch
 from diffusers import UNet2DConditionModel

@@ -43,7 +43,7 @@ def told_places(scene: Scene, caption: str) -> list[list[float]]:
     sides = dict(enumerate(range(MOST)))
     if told.relation:
         last = range(len(told.mentions) - 2, len(told.mentions))
-        sides |= zip(last, map(PLACES.index, SIDES[told.relation]), strict=True)
+        sides.update(zip(last, map(PLACES.index, SIDES[told.relation]), strict=True))
     places = [[0.0, 0.0, 0.0, UNTOLD, UNTOLD] for _ in range(MOST)]
     for mention, number in zip(mentions, match, strict=True):
         thing = scene.things[number]

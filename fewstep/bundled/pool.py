@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from fewstep.bundled.captions import describe
 from fewstep.bundled.optimising import working_precision
-from fewstep.bundled.places import told_places
+from fewstep.bundled.places import ASKED, told_places
 from fewstep.bundled.scenes import Scene, render, sample_scene
 from fewstep.bundled.teacher_config import TeacherConfig
 from fewstep.files import write_file
@@ -107,12 +107,12 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Return the tokens of texts, padded to the tokenizer's length.
 
     Raises:
-        ValueError: a text is too long to be told to the teacher in full.
+        ValueError: a text reaches into the last tokens, which answer questions.
     """
     numbers = tokenizer(texts, padding="max_length").input_ids
-    for text, row in zip(texts, numbers, strict=True):
-        if len(row) > tokenizer.model_max_length:
-            raise ValueError(
-                f"{text!r} has more than {tokenizer.model_max_length - 2} tokens; raise text.length"
-            )
+    lengths = tokenizer(texts).input_ids
+    room = tokenizer.model_max_length - ASKED
+    for text, row in zip(texts, lengths, strict=True):
+        if len(row) > room:
+            raise ValueError(f"{text!r} has more than {room - 2} tokens; raise text.length")
     return torch.tensor(numbers)

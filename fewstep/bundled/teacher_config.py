@@ -100,7 +100,8 @@ class TextSettings(PlanSettings):
 class DenoiserSettings(PlanSettings):
     """A UNet2DConditionModel of which an average (EMA) is kept.
 
-    `peers` is how many other scenes of the same caption share in the target of each sample.
+    `peers` is how many other scenes of the same caption share in the target of each sample,
+    `looking` the weight of the loss that teaches attention where to look.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -121,6 +122,7 @@ class DenoiserSettings(PlanSettings):
         need(0 <= self.caption_dropout < 1, "denoiser.caption_dropout", self.caption_dropout,
              "at least 0 and below 1")  # fmt: skip
         need(self.peers >= 0, "denoiser.peers", self.peers, "0 or more")
+        need(self.looking >= 0, "denoiser.looking", self.looking, "0 or more")
         need(0 <= self.ema < 1, "denoiser.ema", self.ema, "at least 0 and below 1")
 
 

@@ -8,6 +8,7 @@ Learnt from pictures alone, who is above whom takes very long to notice (docs/ex
 
 # transformers hands out its configs and outputs without types
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false
 
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from fewstep.bundled.captions import Claims, claims, describe
+from fewstep.bundled.captions import Claims, Mention, claims, describe
 from fewstep.bundled.optimising import LossAt, optimise, working_precision
 from fewstep.bundled.places import ASKED, PLACES, SIDES
 from fewstep.bundled.pool import scene_at, tokens
@@ -111,9 +112,9 @@ def answers(caption: str) -> list[int]:
     [1, None, 'red', 'heart']
     """
     told = claims(caption) if caption else Claims(())
-    mentioned = dict(zip(PLACES, told.mentions, strict=False))
+    mentioned: dict[str, Mention] = dict(zip(PLACES, told.mentions, strict=False))
     if told.relation:
-        mentioned |= zip(SIDES[told.relation], told.mentions[-2:], strict=True)
+        mentioned.update(zip(SIDES[told.relation], told.mentions[-2:], strict=True))
     said = [
         known.index(getattr(mentioned.get(place), kind, UNSAID))
         for place in PLACES
