@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fewstep.bundled.captions import all_words, describe
+from fewstep.bundled.places import ASKED
 from fewstep.bundled.scenes import sample_scene
 from fewstep.bundled.teacher_config import load_teacher_config
 from fewstep.bundled.vocabulary import save_tokenizer, unknown_words
@@ -11,7 +12,7 @@ from fewstep.bundled.vocabulary import save_tokenizer, unknown_words
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    length = load_teacher_config().denoiser.text_length
+    length = load_teacher_config().text.length
     return save_tokenizer(tmp_path_factory.mktemp("tokenizer"), length)
 
 
@@ -21,11 +22,11 @@ def test_each_word_is_one_token_of_its_own(tokenizer):
     assert len({row[1] for row in numbers}) == len(all_words())
 
 
-def test_captions_are_as_long_as_their_words_and_fit(tokenizer):
+def test_captions_are_as_long_as_their_words_and_keep_clear_of_the_tokens_that_are_asked(tokenizer):
     rng = np.random.default_rng(0)
     for caption in [describe(sample_scene(rng), rng) for _ in range(300)]:
         assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2
-        assert len(caption.split()) + 2 <= tokenizer.model_max_length
+        assert len(caption.split()) + 2 <= tokenizer.model_max_length - ASKED
         assert unknown_words(caption) == []
 
 
