@@ -109,10 +109,9 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     Raises:
         ValueError: a text reaches into the last tokens, which answer questions.
     """
-    numbers = tokenizer(texts, padding="max_length").input_ids
-    lengths = tokenizer(texts).input_ids
+    told = tokenizer(texts, padding="max_length")
     room = tokenizer.model_max_length - ASKED
-    for text, row in zip(texts, lengths, strict=True):
-        if len(row) > room:
+    for text, mask in zip(texts, told.attention_mask, strict=True):
+        if sum(mask) > room:
             raise ValueError(f"{text!r} has more than {room - 2} tokens; raise text.length")
-    return torch.tensor(numbers)
+    return torch.tensor(told.input_ids)
