@@ -26,8 +26,8 @@ demo: $(READY)  ## distil the bundled model three ways and show the result (QUIC
 test: $(READY)  ## run the quick tests
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-test-slow: $(READY)  ## run the slow tests
-	$(PYTEST) -n $(WORKERS) -m slow || [ $$? -eq 5 ]  # 5: there are none
+test-slow: $(READY)  ## run the slow tests (ONLY="killed or stopped": those of these names)
+	$(PYTEST) -n $(WORKERS) -m slow $(if $(ONLY),-k "$(ONLY)") || [ $$? -eq 5 ]  # 5: there are none
 
 test-notebook: $(READY)  ## run the notebook from a clean kernel, both of its ways, small
 	$(PYTEST) -n $(WORKERS) -m slow tests/notebooks

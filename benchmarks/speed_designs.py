@@ -11,19 +11,24 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import torch
 from torch import nn
 
-from benchmarks.speed_levers import MergedCopy, StudentFirst, guided_by_two_calls, twin, under
+from benchmarks.speed_levers import (
+    MergedCopy,
+    StudentFirst,
+    guided_by_two_calls,
+    twin,
+    under,
+    with_pefts_forward,
+)
 from benchmarks.speed_own import Fewstep, NoiseBatches, workshop
 from benchmarks.speed_reference import Flags, Reference
-from benchmarks.speed_work import PROMPTS, Setting, Work, fill_lora
+from benchmarks.speed_work import PROMPTS, Setting, Work, fill_lora, in_plain_layout
 from fewstep.diffusion.guidance import guided
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.cd import ConsistencyDistillation
-from fewstep.models.checkpointing import Checkpointing, set_checkpointing
 from fewstep.training.trainer import train
 from fewstep.types import Conditioning
 
@@ -37,12 +42,12 @@ class Levers:
     half_base: bool = False
     one_batch: bool = False
     teacher_first: bool = False
-    bare_teacher: bool = False
-    channels_last: bool = False
+    lean_adapters: bool = False
     fused_optimizer: bool = False
-    checkpointing: Checkpointing = "none"
+    channels_last: bool = False
+    bare_teacher: bool = False
     merged_target: bool = False
-    compiled: Literal["no", "blocks", "whole"] = "no"
+    compiled_blocks: bool = False
 
 
 class Rung(Fewstep):
@@ -53,18 +58,20 @@ class Rung(Fewstep):
         self.shop = workshop(setting, setting.precision if levers.half_base else "fp32")
         family, settings = self.shop.family, self.shop.config.train
         network = family.network
-        if levers.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not levers.channels_last:
+            in_plain_layout(family)
         self.plain = self.plain_network(network)
         self.copy = deepcopy(network) if levers.merged_target else None
         roles = self.shop.roles
         fill_lora(roles.trained)
         fill_lora(roles.averaged)
         network.train()
-        set_checkpointing(network, levers.checkpointing)
+        if not levers.lean_adapters:
+            with_pefts_forward(network)
         self.networks = [n for n in (network, self.plain, self.copy) if n is not None]
-        for each in self.networks:
-            compile_as(levers.compiled, each)
+        if levers.compiled_blocks:
+            for each in self.networks:
+                compile_blocks(each)
         if not levers.cached:
             for part in family.codec_parts:
                 part.to(setting.half)
@@ -117,18 +124,15 @@ class Rung(Fewstep):
         )
 
 
-def compile_as(how: str, network: nn.Module) -> None:
-    """Compile a network in place, whole or each of its transformer blocks."""
-    if how == "whole":
-        network.compile()
-    elif how == "blocks":
-        for block in network.modules():
-            if type(block).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
-                block.compile()
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each residual and transformer block of a network in place."""
+    for block in network.modules():
+        if type(block).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
+            block.compile()
 
 
 def ladder() -> dict[str, Levers]:
-    """Return the rungs, each with all levers of those before it."""
+    """Return the rungs, each with all levers of those before it; the last is fewstep's design."""
     steps = {
         "levers off": {},
         "cached latents": {"cached": True},
@@ -136,24 +140,23 @@ def ladder() -> dict[str, Levers]:
         "half-precision base": {"half_base": True},
         "teacher in one batch": {"one_batch": True},
         "teacher first": {"teacher_first": True},
-        "bare teacher": {"bare_teacher": True},
+        "lean adapters": {"lean_adapters": True},
         "fused optimizer": {"fused_optimizer": True},
         "channels last": {"channels_last": True},
-        "compiled blocks": {"compiled": "blocks"},
-        "compiled whole": {"compiled": "whole"},
     }
     rungs, held = {}, Levers()
     for name, lever in steps.items():
         held = replace(held, **lever)
         rungs[name] = held
-    before = rungs["channels last"]
-    return rungs | {
-        "merged target": replace(before, merged_target=True),
-        "full checkpointing": replace(before, checkpointing="full"),
-        "selective checkpointing": replace(before, checkpointing="selective"),
-    }
+    return rungs | {name: replace(held, **lever) for name, lever in ASIDE.items()}
 
 
+ASIDE = {
+    "bare teacher": {"bare_teacher": True},
+    "merged target": {"merged_target": True},
+    "compiled blocks": {"compiled_blocks": True},
+}
+"""Levers that are no part of fewstep's design, each on top of it."""
 REFERENCES = {
     "reference": Flags(),
     "reference, checkpointing": Flags(gradient_checkpointing=True),

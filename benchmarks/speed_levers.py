@@ -19,7 +19,7 @@ from fewstep.diffusion.solvers import SOLVERS, ddim
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.base import LossOutput, measure
 from fewstep.methods.cd import ConsistencyDistillation
-from fewstep.models.adapters import Roles
+from fewstep.models.adapters import LEAN, Roles
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 
@@ -73,6 +73,13 @@ def twin(network: nn.Module) -> nn.Module:
         other = type(network).from_config(network.config)  # type: ignore[attr-defined]
     other.load_state_dict(network.state_dict(), assign=True)
     return other.eval().requires_grad_(False)
+
+
+def with_pefts_forward(network: nn.Module) -> None:
+    """Give the layers with adapters PEFT's own forward pass back."""
+    pefts = {lean: own for own, lean in LEAN.items()}
+    for layer in network.modules():
+        layer.__class__ = pefts.get(type(layer), type(layer))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Fewstep:
         self.batches = batches or NoiseBatches.of(self.shop)
         self.method = self.shop.named_method[1]
         self.shop.park_codec()
-        self.networks = [self.shop.family.network, *self.codec()]
+        self.networks = [self.shop.network, *self.codec()]  # compiled, checkpointed
         self.optimizer = self.shop.optimizer
         fill_lora(self.shop.roles.trained)
         fill_lora(self.shop.roles.averaged)

@@ -18,7 +18,14 @@ from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.speed_work import PROMPTS, Probe, Setting, fill_lora, tensor_bytes
+from benchmarks.speed_work import (
+    PROMPTS,
+    Probe,
+    Setting,
+    fill_lora,
+    in_plain_layout,
+    tensor_bytes,
+)
 from fewstep.models.adapters import ALL
 
 HUBER_C = 1e-3
@@ -38,6 +45,7 @@ class Reference:
 
     def __init__(self, setting: Setting, flags: Flags) -> None:
         self.setting, family = setting, setting.family()
+        in_plain_layout(family)
         half = setting.half
         self.vae, self.text_encoder = family.vae.to(half), family.text_encoder.to(half)
         self.tokenizer, self.teacher = family.tokenizer, family.network
@@ -55,6 +63,8 @@ class Reference:
         self.alphas_cumprod = self.noise_scheduler.alphas_cumprod.to(setting.device)
         self.gap = 1000 // setting.num_solver_steps
         self.pictures = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
+        if setting.device == "cuda":
+            self.pictures = self.pictures.pin_memory()
         with torch.no_grad():
             self.uncond = self.encode_prompts([""] * setting.batch_size)
 

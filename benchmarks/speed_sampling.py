@@ -54,10 +54,13 @@ def by_diffusers(
     *,
     lora: bool = True,
     fused: bool = False,
+    compiled: bool = False,
     steps: int = STEPS,
     guidance_scale: float = 1.0,
 ) -> tuple[Paint, list[nn.Module]]:
     pipe = diffusers_pipeline(setting, lora, fused)
+    if compiled:
+        pipe.unet.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
     like = torch.empty(setting.batch_size, *setting.latent_shape)
     noise = Draw.keyed(0, range(len(prompts)), purpose="paint").noise_like(like)
@@ -76,7 +79,6 @@ def by_diffusers(
 def by_fewstep(
     setting: Setting,
     *,
-    channels_last: bool = False,
     compiled: bool = False,
     half_decoder: bool = False,
     tiny_decoder: bool = False,
@@ -86,8 +88,6 @@ def by_fewstep(
     )
     painter = pipeline.painter(STEPS)
     family, network = pipeline.student
-    if channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
         network.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
@@ -111,17 +111,13 @@ def by_fewstep(
 DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
     "diffusers, LoRA": by_diffusers,
     "diffusers, LoRA fused": lambda setting: by_diffusers(setting, fused=True),
+    "diffusers, LoRA fused, compiled": lambda setting: by_diffusers(
+        setting, fused=True, compiled=True
+    ),
     "fewstep": by_fewstep,
-    "fewstep, channels last": lambda setting: by_fewstep(setting, channels_last=True),
-    "fewstep, half decoder": lambda setting: by_fewstep(
-        setting, channels_last=True, half_decoder=True
-    ),
-    "fewstep, compiled": lambda setting: by_fewstep(
-        setting, channels_last=True, half_decoder=True, compiled=True
-    ),
-    "fewstep, tiny decoder": lambda setting: by_fewstep(
-        setting, channels_last=True, tiny_decoder=True
-    ),
+    "fewstep, half decoder": lambda setting: by_fewstep(setting, half_decoder=True),
+    "fewstep, compiled": lambda setting: by_fewstep(setting, compiled=True),
+    "fewstep, tiny decoder": lambda setting: by_fewstep(setting, tiny_decoder=True),
     "diffusers, teacher": lambda setting: by_diffusers(
         setting, lora=False, steps=TEACHER_STEPS, guidance_scale=setting.guidance_scale
     ),

@@ -1,7 +1,9 @@
 """A table of designs, each timed in turns with the first one: the command, the rows, the file."""
 
 import argparse
+import gc
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +20,7 @@ from benchmarks.speed_plot import draw
 from benchmarks.speed_turns import (
     WorkFailed,
     flops_of,
+    forget_peak,
     in_turns,
     matmul_rate,
     median,
@@ -53,12 +56,16 @@ def serve(
     with torch.compiler.set_stance("force_eager"):
         flops = flops_of(step)
     timed(step, WARM_UP, setting.device)
+    gc.collect()
+    forget_peak(setting.device)
     pipe.send({"flops": flops, "static_bytes": static_bytes(), "outcome": str(file)})
-    while True:
-        count = pipe.recv()
-        pipe.send(timed(step, count, setting.device) if count else peak_bytes(setting.device))
+    while count := pipe.recv():
+        if setting.device == "cuda":
+            timed(step, 1, "cuda")  # asks for the memory that it gave back
+        pipe.send(timed(step, count, setting.device))
         if setting.device == "cuda":
             torch.cuda.empty_cache()
+    pipe.send(peak_bytes(setting.device))
 
 
 def rows_of(
@@ -140,23 +147,30 @@ def measure(
 ) -> Path:  # fmt: skip
     """Time the designs at every batch size; write the results and their plot."""
     check_writable(asked.out.parent)
+    torch.set_num_threads(asked.threads)
     rate = matmul_rate(asked.device, DTYPES[asked.precision])
     rows = []
     with TemporaryDirectory(prefix="fewstep-speed-") as folder:
         save_pipeline(asked.model, Path(folder))
         settings = [setting_of(asked, folder, size) for size in asked.batch_sizes]
         prepare(settings[0])
+        work = {k: v for k, v in asdict(settings[0]).items() if k not in ("folder", "batch_size")}
+        results = {
+            "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}",
+            "commit": commit(),
+            "machine": machine(),
+            "work": work,
+            "matmul_flops_per_second": rate,
+            "rows": rows,
+        }
         for setting in settings:
-            rows += rows_of(worker, names, setting, asked.rounds, asked.steps)
-    results = {
-        "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(),
-        "work": {k: v for k, v in asdict(settings[0]).items() if k not in ("folder", "batch_size")},
-        "matmul_flops_per_second": rate,
-        "rows": rows,
-    }
-    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+            try:
+                rows += rows_of(worker, names, setting, asked.rounds, asked.steps)
+            except WorkFailed as failure:  # of the baseline: nothing to compare with at this size
+                row = {"design": names[0], "batch_size": setting.batch_size, "failed": str(failure)}
+                rows.append(row)
+                print(summary(row), file=sys.stderr)
+            write_file(asked.out, json.dumps(results, indent=1) + "\n")
     draw(results, asked.out.with_suffix(".png"))
     return asked.out
 
@@ -200,6 +214,10 @@ def arguments(
         parser.error("--device cuda, but torch sees no GPU here; use --device cpu")
     if asked.memory_cap is not None and asked.device != "cuda":
         parser.error("--memory-cap is for a GPU; add --device cuda")
+    if asked.memory_cap is not None:
+        whole = torch.cuda.get_device_properties(0).total_memory / 1e9
+        if not 0 < asked.memory_cap <= whole:
+            parser.error(f"--memory-cap is {asked.memory_cap}; this GPU has {whole:.1f} GB")
     if min(*asked.batch_sizes, asked.rounds, asked.steps, asked.rank, 1) < 1:
         parser.error("--batch-sizes, --rounds, --steps and --rank have to be 1 or more")
     if asked.resolution and asked.resolution % 64:

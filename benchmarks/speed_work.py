@@ -108,6 +108,12 @@ class Work(Protocol):
         ...
 
 
+def in_plain_layout(family: ModelFamily) -> None:
+    """Give all parts PyTorch's own memory layout back, instead of fewstep's channels last."""
+    for part in (family.network, *family.codec_parts):
+        part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
 @torch.no_grad()
 def fill_lora(weights: Mapping[str, Tensor]) -> None:
     """Fill an adapter's weights by their names: alike in all designs, with gradients in both."""

@@ -36,7 +36,7 @@ from fewstep.run.gallery import Gallery
 from fewstep.run.tasks import PROMPT_SEED, held_out_prompts, renderings
 from fewstep.sampling.painter import teacher_calls, teacher_painter
 
-STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 3.0, 5.0, 7.0)
+STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 2.0, 3.0, 5.0, 7.0)
 PICTURES = Path("runs/teacher-pictures")
 FEATURES = FeatureCache.of_extractor("bundled", PICTURES / "features", None, "cpu")
 Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--num", type=int, default=500, help="prompts a cell of the table")
     parser.add_argument("--num-best", type=int, default=1000, help="prompts of the best row")
-    parser.add_argument("--best", type=float, default=5.0, help="its guidance scale")
+    parser.add_argument("--best", type=float, default=2.0, help="its guidance scale")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     todo = jobs(asked.num, asked.num_best, asked.best)

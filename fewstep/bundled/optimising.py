@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from statistics import fmean
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep.bundled.optimizers import Optimizer
 from fewstep.bundled.teacher_config import PlanSettings
+from fewstep.errors import UserError
 
 LossAt = Callable[[int], dict[str, Tensor]]
 """From the number of a step to its losses; `loss` is minimised, the others are logged.
@@ -139,12 +141,26 @@ def restore(run: Path, name: str, plan: PlanSettings, parts: Parts) -> int:
     path = checkpoint_path(run, name)
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = read(path)
     decayed = state["step"] > state["planned"] - plan.decay
     if decayed and state["planned"] != plan.steps and plateau_path(run, name).exists():
-        state = torch.load(plateau_path(run, name), weights_only=True)
+        state = read(plateau_path(run, name))
     parts.load(state)
     return state["step"]
+
+
+def read(path: Path) -> dict:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it to train this part from its beginning"
+        ) from error
 
 
 def load_average(run: Path, name: str, network: nn.Module) -> int:
@@ -156,7 +172,7 @@ def load_average(run: Path, name: str, network: nn.Module) -> int:
     path = checkpoint_path(run, name)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist yet: train until its first checkpoint")
-    state = torch.load(path, weights_only=True)
+    state = read(path)
     network.load_state_dict(state["average"])
     return state["step"]
 

@@ -4,7 +4,9 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
@@ -15,32 +17,87 @@ from fewstep.bundled.denoiser_training import SCHEDULER, build_unet, train_denoi
 from fewstep.bundled.features import train_features
 from fewstep.bundled.optimising import load_average
 from fewstep.bundled.pool import encode_pool
-from fewstep.bundled.teacher_config import TeacherConfig, load_teacher_config
+from fewstep.bundled.teacher_config import PlanSettings, TeacherConfig, load_teacher_config
 from fewstep.bundled.text_training import train_text_encoder
 from fewstep.bundled.vocabulary import save_tokenizer
-from fewstep.config import need
-from fewstep.files import write_folder
+from fewstep.config import SettingError, need
+from fewstep.files import check_writable, write_file, write_folder
 from fewstep.models.loading import bundled_folder
 
 __all__ = ["export", "load_teacher_config", "train_teacher"]
 
+HARMLESS = {"threads", "save_every", "log_every"}
+"""Settings of a stage that decide nothing of what it makes."""
+BYTES_A_SCENE = 5_000
+"""What an encoded scene takes in the pool, rounded up."""
+
 
 def train_teacher(config: TeacherConfig, run: Path) -> Path:
-    """Train the teacher and the feature network, or continue, and return the exported folder.
+    """Train the teacher, or continue, and return the exported folder.
 
     Every stage is left out where it is done: tokenizer, autoencoder, text encoder, encoded pool,
-    denoiser.
+    denoiser. The feature network comes last, unless it is a teacher that is trained on: its
+    pictures are still the same.
+
+    Raises:
+        SettingError: if the folder holds stages that other settings made.
+        OSError: if it cannot be written to.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    start = start_folder(config)
+    claim_run(config, run)
     tokenizer = prepare_tokenizer(config, run)
     autoencoder = prepare_autoencoder(config, run)
     text_encoder = prepare_text_encoder(config, run, tokenizer)
     pool = encode_pool(config, run)
     scale = autoencoder.config["scaling_factor"]
-    train_denoiser(config, run, pool, tokenizer, text_encoder, scale, start_folder(config))
+    train_denoiser(config, run, pool, tokenizer, text_encoder, scale, start)
     folder = export(config, run)
-    train_features(config, run)
+    if not start:
+        train_features(config, run)
     return folder
+
+
+def claim_run(config: TeacherConfig, run: Path) -> None:
+    """Keep in the folder which settings its stages are made with, or check that these are they.
+
+    Raises:
+        SettingError: naming the settings that differ.
+        OSError: if the folder cannot be written to.
+    """
+    pool = 0 if (run / "pool").exists() else config.pool.size * BYTES_A_SCENE
+    check_writable(run, pool + 200_000_000)
+    path, mine = run / "settings.json", decisive(config)
+    if not path.exists():
+        write_file(path, json.dumps(mine, indent=1) + "\n")
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    if differing := [key for key in mine if mine[key] != theirs.get(key)]:
+        told = "; ".join(f"{key} = {theirs.get(key)!r} there, {mine[key]!r} here"
+                         for key in differing)  # fmt: skip
+        raise SettingError(
+            f"{run} belongs to a teacher of other settings ({told}); choose another --run folder"
+        )
+
+
+def decisive(config: TeacherConfig) -> dict[str, Any]:
+    """Return the settings that have to stay as they were, by their dotted names.
+
+    Of the denoiser and the feature network it is their shape: how they learn may change on the way.
+    """
+    plan = {field.name for field in fields(PlanSettings)}
+    free = {
+        "autoencoder": HARMLESS,
+        "text": HARMLESS,
+        "pool": {"workers"},
+        "denoiser": plan | {"caption_dropout", "peers", "looking", "ema"},
+        "features": plan,
+    }
+    tables = {
+        f"{table}.{key}": list(value) if isinstance(value, tuple) else value
+        for table, names in free.items()
+        for key, value in asdict(getattr(config, table)).items()
+        if key not in names
+    }
+    return {"seed": config.seed, "start": config.start} | tables
 
 
 def start_folder(config: TeacherConfig) -> Path | None:

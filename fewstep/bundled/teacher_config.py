@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from fewstep.config import SettingError, apply_overrides, from_tables, need
 
@@ -17,6 +18,8 @@ class PlanSettings:
     AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
     `muon` times that. bf16 is used where the processor multiplies in it.
     """
+
+    table: ClassVar[str]
 
     steps: int
     batch_size: int = 64
@@ -33,11 +36,11 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "threads", "save_every", "log_every"):
-            need(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
+            need(getattr(self, name) > 0, f"{self.table}.{name}", getattr(self, name), "1 or more")
         for name in ("muon", "warmup", "decay", "weight_decay"):
-            need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        need(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        need(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+            need(getattr(self, name) >= 0, f"{self.table}.{name}", getattr(self, name), "0 or more")
+        for name in ("learning_rate", "max_grad_norm"):
+            need(getattr(self, name) > 0, f"{self.table}.{name}", getattr(self, name), "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class AutoencoderSettings(PlanSettings):
     picture is decided on the way from noise: these pictures are small and plain, and at 1 next to
     nothing would be left to decide in the last of four steps (docs/experiments.md).
     """
+
+    table: ClassVar[str] = "autoencoder"
 
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
@@ -84,6 +89,8 @@ class PoolSettings:
 class TextSettings(PlanSettings):
     """A CLIPTextModel for `length` tokens; the last ones, behind any caption, answer questions."""
 
+    table: ClassVar[str] = "text"
+
     width: int = 96
     layers: int = 4
     heads: int = 3
@@ -103,6 +110,8 @@ class DenoiserSettings(PlanSettings):
     `peers` is how many other scenes of the same caption share in the target of each sample,
     `looking` the weight of the loss that teaches attention where to look.
     """
+
+    table: ClassVar[str] = "denoiser"
 
     channels: tuple[int, ...] = (32, 64, 128)
     attention: tuple[bool, ...] = (False, True, True)
@@ -129,6 +138,8 @@ class DenoiserSettings(PlanSettings):
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(PlanSettings):
     """A small convolutional network that reads pictures; it has `width` features."""
+
+    table: ClassVar[str] = "features"
 
     channels: tuple[int, ...] = (24, 48, 96, 160)
     width: int = 64

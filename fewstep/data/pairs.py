@@ -12,6 +12,9 @@ from fewstep.data.framing import Framing, as_tensor
 from fewstep.data.pictures import decode
 from fewstep.data.source import Captioned, Source, digest
 
+STREAM = 1_000_081
+"""Keeps these scenes apart from those that the teacher learns from and students are judged by."""
+
 
 class Pairs(Captioned, Protocol):
     """Captions with pictures."""
@@ -31,7 +34,7 @@ class BundledPairs:
 
     @property
     def identity(self) -> str:
-        return f"bundled scenes {self.num_pairs} {self.resolution} {self.seed}"
+        return f"bundled scenes {STREAM} {self.num_pairs} {self.resolution} {self.seed}"
 
     @property
     def parts(self) -> Sequence[int]:
@@ -57,7 +60,7 @@ class BundledPairs:
     def _scene(self, number: int):
         from fewstep.bundled.scenes import sample_scene
 
-        rng = np.random.default_rng([self.seed, number])
+        rng = np.random.default_rng([STREAM, self.seed, number])
         return sample_scene(rng), rng
 
 

@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import mul
 from typing import Any
@@ -73,7 +74,7 @@ class NoiseSchedule:
     def num_train_timesteps(self) -> int:
         return len(self.alphas) - 1
 
-    @property
+    @cached_property
     def ends_in_pure_noise(self) -> bool:
         """Whether the last timestep has no signal left (zero terminal SNR)."""
         return self.alphas[-1].item() == 0

@@ -90,7 +90,7 @@ METRICS: dict[str, Metric] = {
         np.asarray,
         "cost",
         "Seconds a picture",
-        "time for one picture, decoding included, on the machine named here",
+        "time for one picture that is painted alone, decoding included, on the machine named here",
         "lower",
         ".3g",
     ),

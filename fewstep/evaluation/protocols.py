@@ -1,5 +1,6 @@
 """Protocols: what has to be the same before two numbers may stand in one table."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ class Protocol:
     metrics: tuple[str, ...]
     captions: str = ""
     """The part of COCO whose captions and pictures are taken."""
+    draws: bool = False
+    """Whether prompts are drawn from all captions, instead of each picture's first."""
     side: int | None = None
 
     @property
@@ -33,13 +36,20 @@ class Protocol:
         return tuple(dict.fromkeys(name for name in names if name in EXTRACTORS))
 
     def described(
-        self, name: str, num: int, guidance_scale: float, extractors: Sequence[str]
+        self,
+        name: str,
+        prompts: Sequence[str],
+        resolution: int,
+        guidance_scale: float,
+        extractors: Sequence[str],
     ) -> str:
         """Return everything that a number depends on, in words."""
+        digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:8]
         parts = [
             name,
-            f"{num} {self.prompts}",
+            f"{len(prompts)} {self.prompts} ({digest})",
             self.reference,
+            f"{resolution} px",
             f"pictures resized to {self.side} (Lanczos)" if self.side else "",
             f"teacher's guidance {guidance_scale:g}",
             *(EXTRACTORS[extractor].title for extractor in extractors),
@@ -62,11 +72,12 @@ PROTOCOLS = {
         captions="val2017",
     ),
     "coco2014-30k-256": Protocol(
-        prompts="captions of COCO val2014",
+        prompts="captions drawn from COCO val2014",
         num_prompts=30_000,
         reference="reference: all its pictures, the middle square at 256 (Lanczos)",
         metrics=(*WITH_REFERENCE, "fid_teacher", "clip_score", *WITHOUT_WEIGHTS),
         captions="val2014",
+        draws=True,
         side=256,
     ),
     "prompts": Protocol(

@@ -30,8 +30,8 @@ class Weights:
         """Return where the weights are; nothing is downloaded.
 
         Raises:
-            WeightsMissing: if they are neither in the folder nor in the Hub's cache.
-            UserError: if a file is another one than its name says.
+            WeightsMissing: if they are neither in the folder nor in the Hub's cache, or not whole.
+            UserError: if a file is another one than its name says, or one that is not known.
         """
         folder = folder or weights_folder()
         path = folder / self.name
@@ -48,7 +48,10 @@ class Weights:
         files = {name: path / name if path.is_dir() else path for name in self.sha256}
         there = {name: file for name, file in files.items() if file.is_file()}
         if files and not there:
-            raise UserError(f"{path} holds no {' and no '.join(files)}; {self.get}")
+            raise WeightsMissing(f"{path} holds no {' and no '.join(files)}; {self.get}")
+        unknown = [name for name in LOADED if (path / name).is_file() and name not in files]
+        if files and unknown:
+            raise UserError(f"{path / unknown[0]} is no known file of weights; remove it")
         for name, file in there.items():
             known, found = self.sha256[name], digest(file, file.stat().st_mtime_ns)
             if not found.startswith(known):
@@ -80,6 +83,9 @@ def in_hub_cache(repo: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
 
+
+LOADED = ("model.safetensors", "pytorch_model.bin")
+"""What transformers loads of a folder, the first that is there."""
 
 INCEPTION = Weights(
     "pt_inception-2015-12-05-6726825d.pth",

@@ -161,12 +161,14 @@ def worn_sum(layer: LoraLayer, x: Tensor) -> Tensor:
     """Return what a layer and the adapters that it wears make of x.
 
     PEFT's own forward pass first looks for all that no role has (merged and mixed adapters, DoRA,
-    casts), which costs more than the products of a small model.
+    casts), which costs more than the products of a small model. Dropout is for what learns: without
+    gradients, as a target, nothing is left out.
     """
     y = layer.base_layer(x)
     for role in layer._active_adapter:
-        change = layer.lora_B[role](layer.lora_A[role](layer.lora_dropout[role](x)))
-        y = y + (change if layer.scaling[role] == 1 else layer.scaling[role] * change)
+        kept = layer.lora_dropout[role](x) if torch.is_grad_enabled() else x
+        change = layer.lora_B[role](layer.lora_A[role](kept))
+        y = torch.add(y, change, alpha=layer.scaling[role])
     return y
 
 
@@ -231,9 +233,13 @@ def _within(
 def full_roles(family: ModelFamily) -> Roles:
     """Fine-tune a whole copy of the network in fp32; the family's own is the frozen teacher.
 
-    In half precision the copies compute under autocast.
+    In half precision the copies compute under autocast. They have the plain memory layout, which
+    is that of the optimiser's state when it is read from a checkpoint.
     """
-    student, ema = deepcopy(family.network).float(), deepcopy(family.network).float()
+    student, ema = (
+        deepcopy(family.network).float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for _ in range(2)
+    )
     student.requires_grad_(True)
     return Roles(
         student=family.denoiser(student),

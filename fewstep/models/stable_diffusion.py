@@ -19,6 +19,9 @@ from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.stable_diffusion_parts import Parts
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
+CONVOLUTIONS = torch.channels_last
+"""The memory layout that convolutions are fastest in, on processors and on GPUs."""
+
 PIXELS_AT_ONCE = 64 * 64**2
 """How much the autoencoder is given at once: 64 pictures of 64 pixels, one of 512."""
 
@@ -63,8 +66,8 @@ class StableDiffusion:
         unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks)
         return cls(
             fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # before the cast
-            network=unet.to(device, dtype),
-            vae=vae.to(device),
+            network=unet.to(device, dtype, memory_format=CONVOLUTIONS),
+            vae=vae.to(device, memory_format=CONVOLUTIONS),
             text_encoder=text_encoder.to(device),
             tokenizer=parts.tokenizer,
             scheduler_config=config,

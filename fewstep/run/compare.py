@@ -23,6 +23,7 @@ from fewstep.run.contestants import Contestant, Field
 from fewstep.run.gallery import Gallery, Made, paint_all
 from fewstep.run.paint import check_words, gather_prompts
 from fewstep.run.progress import progress_bar
+from fewstep.run.timing import Costs, costs_in_turns
 
 COMPARISON = "comparison"
 """How the protocol of every comparison begins."""
@@ -50,6 +51,7 @@ def compare_sources(
     contestants = [field.teacher(), field.teacher(few), *students]
     with progress_bar() as bar:
         made = paint_all(contestants, gallery, bar)
+        costs = costs_in_turns(contestants, gallery, bar)
     save_results(
         Results(
             protocol=f"{COMPARISON}, {len(prompts)} prompts, seed {seed}",
@@ -57,7 +59,8 @@ def compare_sources(
             commit=commit(),
             machine=machine(),
             rows=tuple(
-                _row(contestant, own, made[contestants[0]]) for contestant, own in made.items()
+                _row(contestant, own, made[contestants[0]], costs[contestant])
+                for contestant, own in made.items()
             ),
         ),
         out / "results.json",
@@ -65,12 +68,12 @@ def compare_sources(
     return save_comparison(out, prompts, {c: own.pictures for c, own in made.items()})
 
 
-def _row(contestant: Contestant, made: Made, teacher: Made) -> Row:
+def _row(contestant: Contestant, made: Made, teacher: Made, costs: Costs) -> Row:
     """Return what a picture costs, and where its noise decides it how far it is from the teacher's.
 
     One picture alone has no interval, and so no distance.
     """
-    metrics = {"seconds_per_image": made.seconds_per_image}
+    metrics = dict(costs)
     if contestant.keeps_noise and made is not teacher and len(made.pictures) > 1:
         metrics["same_noise_rmse"] = METRICS["same_noise_rmse"].measure(
             made.pictures, teacher.pictures

@@ -26,6 +26,7 @@ from fewstep.run.paint import check_words
 from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
 from fewstep.run.tasks import Task, open_task
+from fewstep.run.timing import costs_in_turns
 from fewstep.training.processes import Processes, is_first_process
 
 NUM_SHOWN = 8
@@ -65,6 +66,9 @@ def evaluate_sources(
     bar, clock = progress_bar(), time.perf_counter()
     bar.disable = not processes.is_first
     with bar:
+        if processes.is_first:
+            judges.real  # noqa: B018  a broken picture shows before anything is painted
+        processes.wait()
         starts = gallery.starts[processes.rank :: processes.count]
         paint_share(contestants, gallery, judges, starts, bar)
         processes.wait()
@@ -94,7 +98,7 @@ def check_model(field: Field, task: Task) -> None:
 def needed_bytes(gallery: Gallery, num_contestants: int) -> int:
     """Return how large the pictures and latents will be, but for those that are there."""
     side = gallery.side or gallery.resolution
-    each = 3 * side**2 + 16 * (gallery.resolution // 8) ** 2
+    each = 3 * side**2 + 16 * (gallery.resolution // 4) ** 2  # the finest latents there are
     there = sum(file.stat().st_size for file in gallery.folder.glob("*.safetensors"))
     return max(20_000_000, num_contestants * len(gallery.prompts) * each - there)
 
@@ -128,13 +132,15 @@ def measure(
     Raises:
         UserError: naming the contestant whose features are not finite or do not fit.
     """
+    costs = costs_in_turns(contestants, gallery, bar)
     task = bar.add_task("measuring", total=len(contestants) + len(field.students), note="")
     measured: list[Measured] = []
     for contestant in contestants:
         teacher = measured[0] if measured else None
         others = others_of(contestant, contestants, field)
         try:
-            measured.append(observe(contestant, others, gallery, judges, teacher))
+            own_costs = costs[contestant]
+            measured.append(observe(contestant, others, gallery, judges, teacher, own_costs))
         except ValueError as error:  # the maths says what is wrong, and not with whom
             who = f"{contestant.source} in {contestant.steps} steps"
             raise UserError(f"{who} cannot be measured: {error}") from error
@@ -178,7 +184,7 @@ def write_results(
     task = judges.task
     results = Results(
         protocol=task.protocol.described(
-            task.name, len(task.prompts), field.guidance_scale, list(judges.caches)
+            task.name, task.prompts, field.resolution, field.guidance_scale, list(judges.caches)
         ),
         command=" ".join(["fewstep", *sys.argv[1:]]),
         commit=commit(),

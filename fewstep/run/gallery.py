@@ -1,9 +1,8 @@
 """Pictures for measuring, made once: a contestant's pictures are kept on disk by what made them."""
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -16,44 +15,24 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.files import write_file
 from fewstep.run.contestants import Contestant
 from fewstep.sampling.painter import Painter
 
 BATCH = 50
-WARM_UP = 2
-FEWEST_BATCHES = 5
 
 
 @dataclass(frozen=True)
 class Made:
-    """Pictures uint8 [n, H, W, 3], their latents, and each batch's seconds a picture.
-
-    `memory` is the most bytes of the GPU that each batch used, 0 without one.
-    """
+    """Pictures uint8 [n, H, W, 3] and their latents."""
 
     pictures: NDArray[np.uint8]
     latents: NDArray[np.float32]
-    seconds: NDArray[np.float64]
-    memory: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
-
-    @property
-    def seconds_per_image(self) -> Interval:
-        """The mean over batches; of very few, no more than its value is known."""
-        return mean_of_batches(self.seconds, len(self.pictures))
-
-
-def mean_of_batches(values: NDArray[np.float64], n: int) -> Interval:
-    """Return the mean over batches; of very few, no more than its value is known."""
-    value = float(values.mean())
-    if len(values) < FEWEST_BATCHES:
-        return Interval(value, value, value, n)
-    return replace(mean_of_few(values), n=n)
+        tensors = load_file(path)
+        return cls(tensors["pictures"].numpy(), tensors["latents"].numpy())
 
 
 @dataclass(frozen=True)
@@ -84,7 +63,7 @@ class Gallery:
         """Return the contestant's pictures, all at once."""
         batches = list(self.batches(contestant, advance=advance))
         return Made(*(np.concatenate([getattr(b, n) for b in batches])
-                      for n in ("pictures", "latents", "seconds", "memory")))  # fmt: skip
+                      for n in ("pictures", "latents")))  # fmt: skip
 
     def batches(
         self,
@@ -102,7 +81,7 @@ class Gallery:
             path = self.path(contestant, first)
             if not path.exists():
                 try:
-                    painter = painter or warmed_up(contestant, self.resolution)
+                    painter = painter or contestant.painter()
                     painted = self.paint(painter, first)
                 except UserError as error:
                     who = f"{contestant.source} in {contestant.steps} steps"
@@ -125,21 +104,14 @@ class Gallery:
         return self.folder / f"{name}.safetensors"
 
     def paint(self, painter: Painter, first: int) -> dict[str, Tensor]:
-        """Paint a batch, and take its time and memory."""
+        """Return a batch as it is kept."""
         numbers = self.numbers(first)
         prompts = [self.prompts[i] for i in numbers]
-        if on_gpu := torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        clock = time.perf_counter()
         latents = painter.latents(prompts, self.seed, self.resolution, numbers, BATCH)
         pictures = painter.decode(latents, BATCH)
-        seconds = (time.perf_counter() - clock) / len(numbers)
-        memory = torch.cuda.max_memory_allocated() if on_gpu else 0
         return {
             "pictures": resized(pictures, self.side).contiguous(),
-            "latents": latents.cpu(),
-            "seconds": torch.tensor([seconds], dtype=torch.float64),
-            "memory": torch.tensor([memory], dtype=torch.float64),
+            "latents": latents.cpu().contiguous(),
         }
 
 
@@ -152,13 +124,6 @@ def resized(pictures: Tensor, side: int | None) -> Tensor:
         for picture in pictures.numpy()
     )
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in small]))
-
-
-def warmed_up(contestant: Contestant, resolution: int) -> Painter:
-    """Return its painter after a few pictures that nobody times: the first are always slower."""
-    painter = contestant.painter()
-    painter.decode(painter.latents([""] * WARM_UP, seed=0, resolution=resolution))
-    return painter
 
 
 def paint_all(

@@ -123,5 +123,8 @@ class Judges:
     @cached_property
     def prompt_features(self) -> Features:
         """The prompts' embeddings beside those of pictures."""
-        path = EXTRACTORS[METRICS["clip_score"].features].find(self.weights)
-        return embed_prompts(path, self.task.prompts, default_device())
+        name, prompts = METRICS["clip_score"].features, self.task.prompts
+        path = EXTRACTORS[name].find(self.weights)
+        return self.caches[name].kept(
+            repr(prompts), lambda: embed_prompts(path, prompts, default_device())
+        )

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.evaluation import METRICS
-from fewstep.evaluation.intervals import Interval, Values
+from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.prompt_accuracy import Verdict, all_right
 from fewstep.run.contestants import Contestant
-from fewstep.run.gallery import Gallery, Made, mean_of_batches
+from fewstep.run.gallery import Gallery, Made
 from fewstep.run.judges import Judges
+from fewstep.run.timing import Costs
 
 PAIRED = ("prompt_accuracy", "frechet", "clip_score")
 """The metrics whose difference to the teacher's is a metric of its own."""
@@ -38,7 +39,7 @@ class Measured:
     contestant: Contestant
     values: dict[str, Values]
     verdicts: list[Verdict]
-    costs: Mapping[str, Interval]
+    costs: Costs
     features: Mapping[str, NDArray[np.float32]]
     """What the networks made of its pictures; kept of the teacher alone."""
 
@@ -49,11 +50,11 @@ def observe(
     gallery: Gallery,
     judges: Judges,
     teacher: Measured | None,
+    costs: Costs,
 ) -> Measured:
     """Judge a contestant's pictures, alone and beside the others'; `teacher` is what truth gave."""
     features, pairs = defaultdict(list), defaultdict(list)
     judged: list[Verdict] = []
-    seconds, memory = [], []
     for first, own in zip(gallery.starts, gallery.batches(contestant), strict=True):
         for name, part in judges.features(own).items():
             features[name].append(part)
@@ -62,16 +63,11 @@ def observe(
             judged += judges.verdicts(own.pictures, prompts)
         for name, part in beside(contestant, own, others, gallery, first).items():
             pairs[name].append(part)
-        seconds.append(own.seconds)
-        memory.append(own.memory)
     whole = {name: np.concatenate(parts) for name, parts in features.items()}
     values = judge(whole, judged, judges, teacher.features if teacher else whole)
     if teacher:
         values |= differences(values, teacher.values, "difference")
     values |= {name: np.concatenate(parts) for name, parts in pairs.items()}
-    costs = {"seconds_per_image": mean_of_batches(np.concatenate(seconds), len(gallery.prompts))}
-    if peak := max(float(part.max()) for part in memory):
-        costs["peak_memory"] = Interval(peak, peak, peak, len(gallery.prompts))
     return Measured(contestant, values, judged, costs, {} if teacher else whole)
 
 
@@ -111,7 +107,13 @@ def differences(
 def beside(
     contestant: Contestant, own: Made, others: Others, gallery: Gallery, first: int
 ) -> dict[str, Values]:
-    """Return a batch's distances to those of the others, from the same noise where it counts."""
+    """Return a batch's distances to those of the others from the same noises.
+
+    Where fresh noise was added on the way there is nothing to compare.
+    """
+    values: dict[str, Values] = {}
+    if not contestant.keeps_noise:
+        return values
 
     def batch(other: Contestant) -> Made:
         return Made.read(gallery.path(other, first))
@@ -119,21 +121,16 @@ def beside(
     def measured(name: str, what: str, other: Made) -> Values:
         return METRICS[name].per_picture(getattr(own, what), getattr(other, what))
 
-    values: dict[str, Values] = {}
-    if contestant != others.longest:
+    if contestant != others.longest and others.longest.keeps_noise:
         values["step_agreement"] = measured("step_agreement", "latents", batch(others.longest))
     if contestant == others.truth:
         return values
     theirs = batch(others.truth)
-    values["latent_std_ratio"] = measured("latent_std_ratio", "latents", theirs)
-    if contestant.keeps_noise:
-        for name in ("same_noise_rmse", "same_noise_psnr"):
-            values[name] = measured(name, "pictures", theirs)
-        for name in ("latent_rmse", "latent_mean_shift"):
-            values[name] = measured(name, "latents", theirs)
-        if not contestant.knows_teacher:
-            plain = batch(others.plain)
-            values["same_noise_rmse_unguided"] = measured(
-                "same_noise_rmse_unguided", "pictures", plain
-            )
+    for name in ("same_noise_rmse", "same_noise_psnr"):
+        values[name] = measured(name, "pictures", theirs)
+    for name in ("latent_rmse", "latent_mean_shift", "latent_std_ratio"):
+        values[name] = measured(name, "latents", theirs)
+    if not contestant.knows_teacher:
+        name = "same_noise_rmse_unguided"
+        values[name] = measured(name, "pictures", batch(others.plain))
     return values

@@ -49,6 +49,8 @@ def open_task(
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
+    if num_prompts is not None and num_prompts < 2:
+        raise UserError(f"--num-prompts is {num_prompts}; an interval needs 2 or more")
     for option, value, taken in (
         ("--prompts", prompt_file, name == "prompts"),
         ("--data", data, bool(protocol.captions)),
@@ -103,8 +105,8 @@ def coco(
 ) -> Task:
     """Take prompts and pictures from a folder of COCO.
 
-    The prompts are the first caption of each picture, or drawn from all where the protocol asks for
-    more; the reference are all pictures.
+    The prompts are the first caption of each picture, or drawn from all where the protocol says
+    so; the reference are all pictures.
 
     Raises:
         UserError: if the folder is not there or holds too few captions.
@@ -125,29 +127,33 @@ def coco(
         )
     found = read_coco(files[protocol.captions])
     num = protocol.num_prompts if num_prompts is None else num_prompts
-    prompts = drawn(found.texts, protocol.num_prompts or 0)
+    prompts = in_any_order(found.texts) if protocol.draws else [texts[0] for texts in found.texts]
     prompts = enough(prompts, num, data)
 
     def real() -> Iterator[Pictures]:
         for first in range(0, len(found.files), BATCH):
-            paths = (found.folder / file for file in found.files[first : first + BATCH])
-            yield np.stack([middle(decode(path.read_bytes()), side) for path in paths])
+            paths = [found.folder / file for file in found.files[first : first + BATCH]]
+            yield np.stack([reference(path, side) for path in paths])
+
+    def reference(path: Path, side: int) -> np.ndarray:
+        try:
+            return middle(decode(path.read_bytes()), side)
+        except (OSError, UserError) as error:
+            raise UserError(f"the reference picture {path} cannot be read: {error}") from error
 
     identity = f"{found.identity} {side}"
     return Task(name, protocol, prompts, Real(identity, real))
 
 
-def drawn(captions: Sequence[Sequence[str]], num: int) -> list[str]:
-    """Return the first caption of each picture, or where more are asked for `num` of all.
+def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
+    """Return the captions of all pictures in an order that was drawn once for all.
 
-    >>> drawn([("a cat", "a dog"), ("a hat",)], 2)
-    ['a cat', 'a hat']
+    >>> sorted(in_any_order([("a cat", "a dog"), ("a hat",)]))
+    ['a cat', 'a dog', 'a hat']
     """
-    if num <= len(captions):
-        return [texts[0] for texts in captions]
     everything = [text for texts in captions for text in texts]
     order = np.random.default_rng(PROMPT_SEED).permutation(len(everything))
-    return [everything[i] for i in order[:num]]
+    return [everything[i] for i in order]
 
 
 def middle(picture: Image.Image, side: int) -> np.ndarray:

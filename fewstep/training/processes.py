@@ -70,6 +70,8 @@ class Processes:
 
     def any(self, number: int) -> int:
         """Return the largest number that a process says."""
+        if self.count == 1:
+            return number
         return int(self.gather(torch.tensor([number], device=self.device)).max())
 
     def gather_lines(self, lines: list[str]) -> list[str]:

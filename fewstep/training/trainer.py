@@ -79,12 +79,18 @@ def train(
             outputs.append(LossOutput(output.loss.detach(), output.t))
 
         processes.average_gradients(weights.trained.values())
-        losses = processes.gather(torch.cat([output.loss for output in outputs])).cpu()
-        t = processes.gather(torch.cat([output.t for output in outputs])).cpu()
+        scaler.unscale_(optimizer)
+        losses = processes.gather(torch.cat([output.loss for output in outputs]))
+        t = processes.gather(torch.cat([output.t for output in outputs]))
+        gradients = [weight.grad for weight in weights.trained.values() if weight.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        losses, t, norm = to_host(losses, t, norm)  # the one time that the host waits
         by_noise = by_quarter(losses, t, schedule)
         watch.check_loss(step, losses.mean().item(), by_noise)
-        scaler.unscale_(optimizer)
-        grad_norm = clip_gradient(weights, settings, scaler.is_enabled(), step, watch)
+        grad_norm = None if scaler.is_enabled() and not norm.isfinite() else norm.item()
+        if grad_norm is not None:  # else the scaler leaves this step out
+            watch.check_gradient(step, grad_norm, weights.trained)
+            clip(gradients, grad_norm, settings.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         scaler.step(optimizer)
@@ -102,19 +108,17 @@ def train(
         )
 
 
-def clip_gradient(
-    weights: Weights, settings: TrainSettings, is_scaled: bool, step: int, watch: Watch
-) -> float | None:
-    """Clip the gradient and return its norm before; None where it overflowed the scaled range."""
-    trained = weights.trained.values()
-    try:
-        norm = nn.utils.clip_grad_norm_(trained, settings.max_grad_norm, error_if_nonfinite=True)
-    except RuntimeError:
-        if is_scaled:
-            return None  # the scaler leaves this step out
-        watch.check_gradient(step, weights.trained)
-        raise
-    return norm.item()
+def to_host(*tensors: Tensor) -> list[Tensor]:
+    """Return the tensors on the host, all in one transfer and in the first one's dtype."""
+    whole = torch.cat([tensor.reshape(-1).to(tensors[0]) for tensor in tensors]).cpu()
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def clip(gradients: list[Tensor], norm: float, most: float) -> None:
+    """Scale gradients of this norm down to `most`, where it is above."""
+    if norm > most:
+        torch._foreach_mul_(gradients, most / norm)
 
 
 def checked_scale(step: int, scaler: GradScaler) -> float | None:
@@ -175,8 +179,9 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 @torch.no_grad()
 def update_average(weights: Weights, decay: float) -> None:
     """Move every average a share 1 - `decay` of the way to its weight."""
-    for name, average in weights.averaged.items():
-        average.lerp_(weights.trained[name].to(average.dtype), 1 - decay)
+    averages = [*weights.averaged.values()]
+    trained = [weights.trained[name].to(weights.averaged[name].dtype) for name in weights.averaged]
+    torch._foreach_lerp_(averages, trained, 1 - decay)
 
 
 def by_quarter(losses: Tensor, t: Tensor, schedule: NoiseSchedule) -> tuple[float | None, ...]:

@@ -67,18 +67,21 @@ class Watch:
                                      f"{self.lowest:.4g} and is {self.mean:.4g}")  # fmt: skip
             self.lowest = min(self.lowest, self.mean)
 
-    def check_gradient(self, step: int, trained: Mapping[str, nn.Parameter]) -> None:
+    def check_gradient(self, step: int, norm: float, trained: Mapping[str, nn.Parameter]) -> None:
         """Refuse a gradient that is not finite.
 
         Raises:
             TrainingDivergedError: naming the weights at fault.
         """
+        if math.isfinite(norm):
+            return
         broken = [name for name, weight in trained.items()
                   if weight.grad is not None and not weight.grad.isfinite().all()]  # fmt: skip
+        told = f"the norm of the gradient is {norm}"
         if broken:
             count = f"{len(broken)} of {len(trained)} weights"
             told = f"the gradient of {count} is not finite, first {broken[0]}"
-            raise diverged(step, f"{told}; the loss was {self._told()}")
+        raise diverged(step, f"{told}; the loss was {self._told()}")
 
     def _told(self) -> str:
         return ", ".join(f"{loss:.4g}" for loss in [*self.last][-3:]) or "not seen yet"

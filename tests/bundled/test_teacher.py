@@ -14,6 +14,7 @@ from fewstep.bundled.optimising import plateau_path
 from fewstep.bundled.teacher import export, train_teacher
 from fewstep.bundled.teacher_config import TeacherConfig, load_teacher_config
 from fewstep.config import SettingError
+from fewstep.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,31 @@ def test_a_raised_number_of_steps_extends_the_plateau(finished, tmp_path):
     assert same(weights(run, "denoiser"), weights(finished, "denoiser"))
 
 
+def test_a_folder_of_other_settings_is_refused_and_nothing_of_it_changed(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    shutil.copy(finished / "settings.json", run)
+    for changed in ("text.layers=7", "pool.captions=9", "seed=1"):
+        key, value = changed.split("=")
+        with pytest.raises(SettingError, match=rf"{key} = \d+ there, {value} here.*another --run"):
+            train_teacher(tiny_config(changed), run)
+    assert not (run / "checkpoints").exists()
+    train_teacher(tiny_config("denoiser.learning_rate=1e-4", "text.save_every=9"), run)
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_out(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    (run / "checkpoints").mkdir()
+    whole = (finished / "checkpoints" / "denoiser.pt").read_bytes()
+    (run / "checkpoints" / "denoiser.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"denoiser\.pt is damaged .* delete it to train this part"):
+        train_teacher(tiny_config(), run)
+
+
+def test_a_plans_setting_is_named_with_its_table():
+    with pytest.raises(SettingError, match=r"text\.steps is 0; it has to be 1 or more"):
+        load_teacher_config(overrides=["text.steps=0"])
+
+
 def test_stock_diffusers_loads_the_exported_folder_and_paints(finished):
     pipeline = StableDiffusionPipeline.from_pretrained(finished / "teacher")
     pipeline.set_progress_bar_config(disable=True)
@@ -112,6 +138,7 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
         (ours,), (theirs,) = ([*(f / part).glob("*.safetensors")] for f in (folder, start))
         before, after = load_file(theirs), load_file(ours)
         assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert not (tmp_path / "checkpoints" / "features.pt").exists(), "its pictures are the same"
     with pytest.raises(
         SettingError, match="start is 'nowhere'; it has to be the folder of a teach"
     ):

@@ -7,45 +7,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.errors import UserError
 from fewstep.evaluation import extractors
 from fewstep.evaluation.extractors import FeatureCache, embed_prompts, load_clip, resized
 from fewstep.evaluation.inception import Inception, load_inception
 from fewstep.evaluation.weights import INCEPTION, WeightsMissing, clip, weights_folder
+from tests.judges import save_clip, save_inception
 
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory):
-    torch.manual_seed(0)
-    table = Inception().state_dict()
-    kept = {n: t for n, t in table.items() if "num_batches_tracked" not in n}
-    path = tmp_path_factory.mktemp("weights") / INCEPTION.name
-    torch.save({**kept, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, path)
-    return path
+    return save_inception(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    words = save_tokenizer(folder, 24)
-    torch.manual_seed(0)
-    text = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24,
-            "eos_token_id": words.eos_token_id, "projection_dim": 8}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-              "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
-              "projection_dim": 8}  # fmt: skip
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    model.save_pretrained(folder)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip")).parent
 
 
 def noise(n=2, side=40, seed=0):
@@ -88,11 +67,17 @@ def test_a_folder_with_other_weights_or_without_any_is_refused(tmp_path):
     wanted = clip("clip-vit-large-patch14")
     folder = tmp_path / wanted.name
     folder.mkdir()
-    with pytest.raises(UserError, match=r"holds no model\.safetensors and no pytorch_model\.bin"):
+    with pytest.raises(WeightsMissing, match=r"holds no model\.safetensors and no pytorch_model"):
         wanted.find(tmp_path)
+    other = replace(wanted, sha256={"pytorch_model.bin": ""})
+    (folder / "pytorch_model.bin").write_bytes(b"known")
+    assert other.find(tmp_path) == folder
     (folder / "model.safetensors").write_bytes(b"another model")
     with pytest.raises(UserError, match="not with a2bf730a0c7debf1; hf download"):
         wanted.find(tmp_path)
+    with pytest.raises(UserError, match=r"model\.safetensors is no known file of weights"):
+        other.find(tmp_path)
+    (folder / "pytorch_model.bin").unlink()
     digest = hashlib.sha256(b"another model").hexdigest()
     assert replace(wanted, sha256={"model.safetensors": digest}).find(tmp_path) == folder
 

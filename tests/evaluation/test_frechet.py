@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from fewstep.evaluation.frechet import Gaussian, Moments, distance, frechet, merge
+from fewstep.evaluation.frechet import (
+    Gaussian,
+    Moments,
+    distance,
+    frechet,
+    frechet_paired,
+    merge,
+)
+from fewstep.evaluation.intervals import mean
 
 
 @pytest.fixture
@@ -103,6 +111,23 @@ def test_the_interval_has_the_width_of_repeated_draws(rng):
     repeated = np.std([distance(Gaussian.fit(x), reference) for x in draws])
     told = np.mean([frechet(x, reference).std() / np.sqrt(400) for x in draws])
     assert told == pytest.approx(repeated, rel=0.15)
+
+
+def test_the_interval_of_sets_from_the_same_noises_covers_their_distance(rng):
+    true = Gaussian(np.zeros(3), np.eye(3))
+    moved = Gaussian(np.array([0.5, 0, 0]), np.diag([0.7, 1, 1.2]))
+    hits, widths = 0, {frechet: [], frechet_paired: []}
+    for _ in range(200):
+        noise = rng.normal(size=(500, 3))
+        theirs = noise @ true.factor
+        mine = moved.mean + noise @ moved.factor
+        for measure, found in widths.items():
+            found.append(mean(measure(mine, theirs)))
+        paired = widths[frechet_paired][-1]
+        hits += paired.low <= distance(moved, true) <= paired.high
+    assert 0.9 < hits / 200 < 0.99
+    alone, together = (np.mean([i.high - i.low for i in found]) for found in widths.values())
+    assert together < 0.7 * alone, "what both have in common is no doubt about the distance"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -78,7 +78,8 @@ def test_the_lean_layers_give_what_pefts_own_give(family, inputs, alpha, dropout
 
     def outputs():
         torch.manual_seed(0)
-        return [role(*inputs).eps for role in (roles.student, roles.ema, roles.teacher)]
+        asked = [roles.student] if dropout else [roles.student, roles.ema, roles.teacher]
+        return [role(*inputs).eps for role in asked]
 
     ours = outputs()
     layers = [layer for layer in family.network.modules() if type(layer) in LEAN.values()]
@@ -133,7 +134,7 @@ def test_the_gradient_is_that_of_separate_copies(
     for key, weight in roles.trained.items():
         expected = by_name[key.replace(".weight", ".student.weight")].grad
         assert weight.grad is not None
-        torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=3e-6)
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
@@ -229,6 +230,8 @@ def test_dropout_falls_on_the_student_alone_and_only_in_training(family, inputs)
     roles.network.train()
     assert not torch.equal(roles.student(*inputs).eps, roles.student(*inputs).eps)
     assert torch.equal(roles.teacher(*inputs).eps, roles.teacher(*inputs).eps)
+    with torch.no_grad():  # as a target
+        assert torch.equal(roles.student(*inputs).eps, roles.student(*inputs).eps)
     roles.network.eval()
     assert torch.equal(roles.student(*inputs).eps, roles.student(*inputs).eps)
 

@@ -12,8 +12,11 @@ from fewstep.evaluation.results import load, save
 from fewstep.run.compare import compare_sources, load_comparison, save_comparison
 from fewstep.run.contestants import Field
 from fewstep.run.distill import distill_run
-from fewstep.run.gallery import Gallery, Made
+from fewstep.run.gallery import Gallery
+from fewstep.run.progress import progress_bar
 from fewstep.run.report import write_report
+from fewstep.run.timing import costs_in_turns
+from fewstep.sampling.painter import Painter
 from tests.tiny import save_tiny_pipeline, tiny_config
 
 PROMPTS = ["a star", "two red rings", "a heart"]
@@ -109,12 +112,37 @@ def test_beside_an_evaluation_a_comparison_gives_its_pictures(runs, tmp_path):
     assert "two red rings" in html
 
 
-def test_seconds_have_an_interval_only_where_there_are_batches_enough(tmp_path):
-    pictures = np.zeros((300, 2, 2, 3), np.uint8)
-    few = Made(pictures, np.zeros((300, 4)), np.array([1.0, 3.0])).seconds_per_image
-    assert (few.value, few.low, few.high, few.n) == (2.0, 2.0, 2.0, 300)
-    many = Made(pictures, np.zeros((300, 4)), np.array([1.0, 2.0, 3.0, 2.0, 2.0])).seconds_per_image
-    assert many.high - many.value == pytest.approx(2.776 * 0.5**0.5 / 5**0.5, rel=2e-3)
+def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_path, monkeypatch):
+    field = Field.open([str(runs / "ct")])
+    contestants = [field.teacher(4), field.student(field.students[0])]
+    asked = []
+
+    class Told(Painter):
+        def latents(self, prompts, *args, **kwargs):
+            asked.append((self.calls, *prompts))
+            return super().latents(prompts, *args, **kwargs)
+
+    def told(contestant):
+        painter = contestant.painter()
+        return replace(contestant, painter=lambda: Told(**vars(painter)))
+
+    def costs(contestants, prompts):
+        gallery = Gallery(tmp_path, prompts, 64)
+        return costs_in_turns([told(c) for c in contestants], gallery, progress_bar())
+
+    few = costs(contestants, PROMPTS[:2])
+    assert [who for who in asked if who[1]] == [
+        (calls, prompt) for prompt in PROMPTS[:2] for calls in (8, 4)
+    ]
+    seconds = few[contestants[0]]["seconds_per_image"]
+    assert seconds.low == seconds.value == seconds.high > 0, "two times are too few for more"
+    many = costs(contestants, [f"a star {i}" for i in range(9)])
+    assert many[contestants[1]]["seconds_per_image"].n == 5
+    asked.clear()
+    assert costs(contestants, PROMPTS[:2]) == few
+    assert not asked
+    costs(contestants[:1], PROMPTS[:2])
+    assert asked, "another comparison is timed anew"
 
 
 def test_nothing_to_report_is_an_error(tmp_path):

@@ -1,6 +1,8 @@
 """Evaluation: by a protocol, batch by batch, shared by processes, from what is on disk."""
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from fewstep.bundled.scenes import render, sample_scene
 from fewstep.config import ModelSettings
 from fewstep.errors import UserError
+from fewstep.evaluation import METRICS
 from fewstep.evaluation.frechet import checked
+from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
+from fewstep.evaluation.weights import CLIP_SHA256, INCEPTION
 from fewstep.run import consistency, evaluate, gallery, tasks
 from fewstep.run.contestants import Field
 from fewstep.run.distill import distill_run
@@ -26,7 +32,9 @@ from fewstep.run.lineup import check_distinct, is_shown, line_up, others_of
 from fewstep.run.observing import Measured, observe
 from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
-from fewstep.run.tasks import PROMPT_SEED, Real, Task, coco, drawn, held_out_prompts, open_task
+from fewstep.run.tasks import PROMPT_SEED, Real, Task, coco, held_out_prompts, open_task
+from fewstep.sampling.painter import Painter
+from tests.judges import save_clip, save_inception
 from tests.run.together import run_together
 from tests.tiny import tiny_config
 
@@ -47,6 +55,22 @@ def no_weights(tmp_path, monkeypatch):
     return tmp_path / "no-weights"
 
 
+@pytest.fixture
+def judges_weights(tmp_path, monkeypatch):
+    """A folder with every judge's architecture, small or with random weights, taken as known."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    file = save_inception(folder)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(INCEPTION.sha256, file.name, digest)
+    for name in CLIP_SHA256:
+        digest = hashlib.sha256(save_clip(folder / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(CLIP_SHA256, name, {"model.safetensors": digest})
+    for name, metric in METRICS.items():
+        monkeypatch.setitem(METRICS, name, replace(metric, smallest_n=2))
+    return folder
+
+
 def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     runs, tmp_path, prompt_file, no_weights, monkeypatch, capsys
 ):
@@ -63,13 +87,14 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     assert {"same_noise_rmse", "latent_std_ratio", "self_consistency"} <= student.keys()
     assert student["same_noise_rmse"].n == len(PROMPTS)
     assert student["self_consistency"].value > 0
-    assert "step_agreement" in by_name["ct", 1]
+    assert "step_agreement" in by_name["teacher", 8]
+    assert not {"step_agreement", "latent_std_ratio"} & by_name["ct", 4].keys()
     assert "same_noise_rmse" not in by_name["ct", 4], "fresh noise leaves nothing to compare"
     assert "same_noise_rmse_unguided" in by_name["ct", 1]
     assert "same_noise_rmse" not in by_name["teacher", 100]
     assert "needs 100 prompts or more, not 3" in results.unavailable["latent_frechet"]
     assert "clip-vit-large-patch14" in results.unavailable["clip_score"]
-    assert "3 prompts of the user's; teacher's guidance 4" in results.protocol
+    assert re.search(r"3 prompts of the user's \([0-9a-f]{8}\); 64 px; tea", results.protocol)
 
     evaluate.print_results(out / "results.json")
     printed = " ".join(capsys.readouterr().out.split())
@@ -78,7 +103,7 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     pictures = len(PROMPTS) * len(results.rows)
     assert f"{pictures} pictures painted and judged, {calls} network calls: " in printed
 
-    monkeypatch.setattr(gallery, "warmed_up", None)  # nothing is left to paint
+    monkeypatch.setattr(Painter, "latents", None)  # nothing is left to paint, or to time
     monkeypatch.setattr("fewstep.run.consistency.measured", None)
     again = load(run())
     assert again.rows == results.rows
@@ -145,6 +170,9 @@ def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
         evaluate_sources(asked, "prompts", tmp_path)
     with pytest.raises(UserError, match=r"--num-prompts is 9, and .* holds 3 prompts"):
         evaluate_sources(asked, "prompts", tmp_path, 9, prompt_file=prompt_file)
+    for num in (-5, 0, 1):
+        with pytest.raises(UserError, match=f"--num-prompts is {num}; an interval needs 2 or more"):
+            evaluate_sources(asked, "prompts", tmp_path, num, prompt_file=prompt_file)
     with pytest.raises(UserError, match="takes no --prompts"):
         evaluate_sources(asked, "bundled", tmp_path, prompt_file=prompt_file)
     with pytest.raises(UserError, match="takes no --data"):
@@ -156,10 +184,10 @@ def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize("num", [0, 20])
+@pytest.mark.parametrize("num", [2, 20])
 def test_too_few_prompts_for_a_protocols_metric_are_refused(num, tmp_path):
     task = open_task("bundled", num, None, None, 64)
-    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs (2|100) or more"):
+    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 or more"):
         Judges.of(task, tmp_path)
 
 
@@ -191,11 +219,48 @@ def test_coco_gives_first_captions_and_the_middles_of_its_pictures(tmp_path):
     assert task.real.identity != other
 
 
-def test_more_captions_than_pictures_are_drawn_from_all_without_repetition():
-    captions = [(f"{i} a", f"{i} b") for i in range(50)]
-    chosen = drawn(captions, 80)
-    assert len(set(chosen)) == 80
-    assert chosen == drawn(captions, 80)
+def test_a_protocol_that_draws_takes_its_prompts_from_all_captions(tmp_path):
+    protocol = replace(PROTOCOLS["coco2017-5k"], draws=True)
+    prompts = coco("coco2017-5k", protocol, 8, coco_folder(tmp_path), 16).prompts
+    assert len(set(prompts)) == 8, "of 12 captions of 6 pictures"
+    assert {text.rsplit(" ", 1)[1] for text in prompts} == {"0", "1"}
+    assert prompts == coco("coco2017-5k", protocol, 8, tmp_path, 16).prompts
+    assert PROTOCOLS["coco2014-30k-256"].draws
+
+
+def test_a_broken_reference_picture_is_named_before_anything_is_painted(
+    runs, tmp_path, judges_weights
+):
+    folder = coco_folder(tmp_path)
+    (folder / "val2017" / "000000000004.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"reference picture .*000000000004\.jpg cannot be read"):
+        evaluate_sources([str(runs / "ct")], "coco2017-5k", tmp_path / "out", 4, data=folder,
+                         weights=judges_weights)  # fmt: skip
+    assert not list((tmp_path / "out").glob("pictures/*"))
+
+
+def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weights, monkeypatch):
+    out = tmp_path / "out"
+    results = load(
+        evaluate_sources([str(runs / "multi-boundary-cd")], "coco2017-5k", out, 4,
+                         student_steps=(4,), data=coco_folder(tmp_path), weights=judges_weights)
+    )  # fmt: skip
+    assert not results.unavailable
+    teacher, student = results.rows[0].metrics, results.rows[-1].metrics
+    judged = {"fid", "kid", "cmmd", "precision", "recall", "clip_score"}
+    assert judged <= teacher.keys() & student.keys()
+    assert {"fid_teacher", "clip_score_difference", "latent_frechet"} <= student.keys()
+    assert "fid_teacher" not in teacher
+    assert student["clip_score_difference"].value == pytest.approx(
+        student["clip_score"].value - teacher["clip_score"].value
+    )
+    asked = [Inception, CLIPVisionModelWithProjection, CLIPTextModelWithProjection]
+    for network in asked:  # all is kept: a second evaluation asks none of them
+        monkeypatch.setattr(network, "forward", None)
+    asked = [str(runs / "multi-boundary-cd")]
+    again = load(evaluate_sources(asked, "coco2017-5k", out, 4, student_steps=(4,),
+                                  data=tmp_path, weights=judges_weights))  # fmt: skip
+    assert again.rows == results.rows
 
 
 def made(contestants, kept, rng):
@@ -209,8 +274,6 @@ def made(contestants, kept, rng):
                     rng.integers(0, 256, (n, kept.resolution, kept.resolution, 3), np.uint8)
                 ),
                 "latents": torch.from_numpy(rng.normal(size=(n, 4, 16, 16)).astype(np.float32)),
-                "seconds": torch.ones(1, dtype=torch.float64),
-                "memory": torch.full((1,), 3e9, dtype=torch.float64),
             }, kept.path(contestant, first))  # fmt: skip
 
 
@@ -243,7 +306,8 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     for contestant in contestants:
         others = others_of(contestant, contestants, field)
         teacher = measured[0] if measured else None
-        measured.append(observe(contestant, others, kept, judges, teacher))
+        costs = {"peak_memory": Interval(3e9, 3e9, 3e9, 5)}
+        measured.append(observe(contestant, others, kept, judges, teacher, costs))
     rows = {(row.method, row.steps, row.calls): row.metrics for row in map(as_row, measured)}
     teacher, ct = rows["teacher", 50, 100], rows["ct", 1, 1]
     assert ct["frechet_difference"].value == pytest.approx(
@@ -252,8 +316,8 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     assert ct["latent_frechet"].value > 0
     assert "latent_frechet" not in teacher, "its distance to itself"
     assert ct["peak_memory"].value == 3e9
-    assert ct["step_agreement"].n == 120
-    assert "step_agreement" not in rows["ct", 4, 4]
+    assert rows["teacher", 8, 16]["step_agreement"].n == 120
+    assert "step_agreement" not in ct, "its most steps add fresh noise"
     assert "same_noise_rmse_unguided" in ct
     assert not [n for n in rows["multi-boundary-cd", 4, 4] if n.endswith("unguided")]
     own = load_file(kept.path(contestants[4], 50))["latents"].numpy().astype(float)
