@@ -96,6 +96,20 @@ def openness() -> str:
     return _markdown(["caption", "4 steps", "50 steps"], lines)
 
 
+def segments() -> str:
+    """How far the jumps of a multi-boundary student land from its teacher."""
+    results = json.loads((RESULTS / "segments.json").read_text(encoding="utf-8"))
+    names = ["student", "teacher, guided", "teacher, unguided"]
+    lines = [
+        [f"{row['start']} to {row['end'] if row['end'] >= 0 else 'clean'}", row["from"]]
+        + [f"{row[n]['value']:.3f} ({row[n]['low']:.3f} to {row[n]['high']:.3f})" for n in names]
+        for row in results["segments"]
+    ]
+    note = f"RMS of the latents, n = {results['segments'][0]['student']['n']} trajectories."
+    columns = ["jump", "from", "the student", "one guided step", "one unguided step"]
+    return f"{_markdown(columns, lines)}\n{note}\n"
+
+
 def verified(name: str) -> str:
     """One of the truth bench's tables."""
     table = TABLES[name](json.loads((RESULTS / "verify.json").read_text(encoding="utf-8")))
@@ -161,6 +175,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "teacher-line": teacher_line,
     "teacher-attributes": teacher_attributes,
     "openness": openness,
+    "segments": segments,
     "train-step": partial(speed, "train_step.json"),
     "train-step-batches": partial(speed, "train_step_batches.json"),
     "train-step-sd15": partial(speed, "train_step_sd15.json"),

@@ -19,7 +19,7 @@ class PlanSettings:
     `muon` times that. bf16 is used where the processor multiplies in it.
     """
 
-    table: ClassVar[str]
+    table: ClassVar[str] = "plan"
 
     steps: int
     batch_size: int = 64

@@ -107,13 +107,10 @@ def differences(
 def beside(
     contestant: Contestant, own: Made, others: Others, gallery: Gallery, first: int
 ) -> dict[str, Values]:
-    """Return a batch's distances to those of the others from the same noises.
+    """Return a batch's distances to those of the others, from the same noise where it counts.
 
-    Where fresh noise was added on the way there is nothing to compare.
+    Where fresh noise is added on the way there is nothing to compare with the teacher.
     """
-    values: dict[str, Values] = {}
-    if not contestant.keeps_noise:
-        return values
 
     def batch(other: Contestant) -> Made:
         return Made.read(gallery.path(other, first))
@@ -121,9 +118,10 @@ def beside(
     def measured(name: str, what: str, other: Made) -> Values:
         return METRICS[name].per_picture(getattr(own, what), getattr(other, what))
 
-    if contestant != others.longest and others.longest.keeps_noise:
+    values: dict[str, Values] = {}
+    if contestant != others.longest:
         values["step_agreement"] = measured("step_agreement", "latents", batch(others.longest))
-    if contestant == others.truth:
+    if contestant == others.truth or not contestant.keeps_noise:
         return values
     theirs = batch(others.truth)
     for name in ("same_noise_rmse", "same_noise_psnr"):

@@ -119,7 +119,7 @@ def test_a_contract_that_lacks_what_painting_needs_is_refused(folder, part, entr
 )
 def test_a_whole_network_that_is_not_whole_is_refused(tmp_path, damage):
     contract = replace(tiny_contract(), adapter={"preset": "full"})
-    network = tiny_family().network
+    network = tiny_family().network.to(memory_format=torch.contiguous_format)
     student = tiny_student(contract, dict(network.state_dict()))
     replace(student, network_config=network.config).write(tmp_path / "full")
     assert read_artefact(tmp_path / "full")[1].keys() == network.state_dict().keys()
