@@ -36,8 +36,8 @@ def walk(denoiser: Denoiser, x: Latents, times: list[int], cond: Conditioning) -
     """Return x and where DDIM steps through `times`, noisiest first, take it."""
     path = [x]
     for t, s in pairwise(times):
-        steps = (torch.full((len(x),), time) for time in (t, s))
-        path.append(ddim(denoiser, path[-1], *steps, cond))
+        start, end = (torch.full((len(x),), time) for time in (t, s))
+        path.append(ddim(denoiser, path[-1], start, end, cond))
     return path
 
 
