@@ -1,11 +1,13 @@
 """Writing that is whole or not at all: a reader never meets half a file or half a folder."""
 
 import hashlib
+import json
 import os
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -21,6 +23,13 @@ def write_file(path: Path, content: str | bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """Return what a file of JSON holds; where it is missing it is made and written first."""
+    if not path.exists():
+        write_file(path, json.dumps(make()))
+    return json.loads(path.read_text())
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

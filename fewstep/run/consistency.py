@@ -1,7 +1,6 @@
 """The self-consistency residual of a student, along its own teacher's trajectories."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fewstep.diffusion.grid import knots
 from fewstep.diffusion.random import Draw
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.self_consistency import residuals
-from fewstep.files import write_file
+from fewstep.files import kept
 from fewstep.run.contestants import Contestant, Field, Student
 
 NUM_PROMPTS, NUM_KNOTS = 32, 20
@@ -30,10 +29,8 @@ def self_consistency(
     chosen = list(prompts[:NUM_PROMPTS])
     key = repr([contestant.identity, teacher.identity, chosen, seed, field.resolution, NUM_KNOTS])
     path = folder / f"consistency-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if not path.exists():
-        found = measured(contestant, teacher, field, student, chosen, seed)
-        write_file(path, json.dumps(found.tolist()))
-    return np.array(json.loads(path.read_text()), np.float64)
+    found = kept(path, lambda: measured(contestant, teacher, field, student, chosen, seed).tolist())
+    return np.array(found, np.float64)
 
 
 def measured(

@@ -1,6 +1,5 @@
 """Who judges pictures, batch by batch: what they say is kept on disk by the content it is of."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from fewstep.evaluation.grid import Pictures
 from fewstep.evaluation.latents import pooled
 from fewstep.evaluation.prompt_accuracy import Verdict, verdicts
 from fewstep.evaluation.weights import WeightsMissing
-from fewstep.files import write_file
+from fewstep.files import kept
 from fewstep.models.loading import default_device
 from fewstep.run.gallery import Made
 from fewstep.run.tasks import Task
@@ -95,12 +94,12 @@ class Judges:
     def verdicts(self, pictures: Pictures, prompts: Sequence[str]) -> list[Verdict]:
         """Read pictures of the bundled world."""
         key = content_key(pictures, self._world, *prompts)[:32]
-        path = self.folder / f"{key}.json"
-        if not path.exists():
+
+        def judge() -> list[Verdict]:
             judged = verdicts(pictures, prompts)
-            plain = [{kind: bool(held) for kind, held in verdict.items()} for verdict in judged]
-            write_file(path, json.dumps(plain))
-        return json.loads(path.read_text())
+            return [{kind: bool(held) for kind, held in verdict.items()} for verdict in judged]
+
+        return kept(self.folder / f"{key}.json", judge)
 
     @cached_property
     def _world(self) -> str:

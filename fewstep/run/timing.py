@@ -4,7 +4,6 @@ A picture is painted alone, as a user asks for one: prompt, network calls and de
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,7 +13,7 @@ from rich.progress import Progress
 
 from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.evaluation.provenance import machine
-from fewstep.files import write_file
+from fewstep.files import kept
 from fewstep.run.contestants import Contestant
 from fewstep.run.gallery import Gallery
 from fewstep.sampling.painter import Painter
@@ -34,14 +33,14 @@ def costs_in_turns(
     prompts = list(gallery.prompts[:ROUNDS])
     key = repr([machine(), [c.identity for c in contestants], prompts, gallery.resolution])
     path = gallery.folder / f"costs-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if not path.exists():
+
+    def measure() -> list[dict[str, dict]]:
         costs = measured_in_turns(contestants, gallery, prompts, bar)
-        told = [{name: asdict(cost) for name, cost in each.items()} for each in costs]
-        write_file(path, json.dumps(told))
-    kept = json.loads(path.read_text())
+        return [{name: asdict(cost) for name, cost in each.items()} for each in costs]
+
     return {
         contestant: {name: Interval(**cost) for name, cost in each.items()}
-        for contestant, each in zip(contestants, kept, strict=True)
+        for contestant, each in zip(contestants, kept(path, measure), strict=True)
     }
 
 

@@ -110,6 +110,7 @@ def test_the_gradient_is_that_of_separate_copies(
 ):
     x, _, cond = inputs
     uncond = family.encode_prompts([""])
+    family.network.to(memory_format=torch.contiguous_format)  # rounds alike wherever it lies
     teacher = family.denoiser(deepcopy(family.network))
     roles = lora_roles(family, "all", RANK, ALPHA)
     disturb(roles)
@@ -134,7 +135,7 @@ def test_the_gradient_is_that_of_separate_copies(
     for key, weight in roles.trained.items():
         expected = by_name[key.replace(".weight", ".student.weight")].grad
         assert weight.grad is not None
-        torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=3e-6)
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
