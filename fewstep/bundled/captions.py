@@ -9,10 +9,18 @@ from fewstep.bundled.sentences import Claims, Mention, all_words, claims
 __all__ = ["Claims", "Mention", "all_words", "claims", "describe", "judge"]
 
 CLEAR = 12.0  # pixels apart before a relation is said
+MOST_WORDS = 15  # in a caption
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """Say something true of a scene: a random part of what there is."""
+    """Say something true of a scene: a random part of what there is, in at most MOST_WORDS."""
+    while len((caption := say(scene, rng)).split()) > MOST_WORDS:
+        pass
+    return caption
+
+
+def say(scene: Scene, rng: np.random.Generator) -> str:
+    """Say something true of a scene, of any length."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
     if rng.random() < 0.14:
         return str(Mention(shape=things[0].shape))
