@@ -68,8 +68,6 @@ def optimise(
     """Train a network, or continue from its checkpoint, and return its moving average."""
     torch.set_num_threads(plan.threads)
     average = copy.deepcopy(network).requires_grad_(False)
-    if plan.compile:
-        network.compile()
     parts = Parts(network, average, Optimizer(network, plan))
     first = restore(run, name, plan, parts)
     recent: list[dict[str, float]] = []

@@ -26,7 +26,7 @@ from fewstep.models.loading import bundled_folder
 
 __all__ = ["export", "load_teacher_config", "train_teacher"]
 
-HARMLESS = {"compile", "threads", "save_every", "log_every"}
+HARMLESS = {"threads", "save_every", "log_every"}
 """Settings of a stage that decide nothing of what it makes."""
 BYTES_A_SCENE = 5_000
 """What an encoded scene takes in the pool, rounded up."""

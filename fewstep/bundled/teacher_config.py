@@ -16,8 +16,7 @@ class PlanSettings:
     """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero.
 
     AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
-    `muon` times that. bf16 is used where the processor multiplies in it. `compile` takes minutes at
-    first, then saves a fifth of a step.
+    `muon` times that. bf16 is used where the processor multiplies in it.
     """
 
     table: ClassVar[str] = "plan"
@@ -31,7 +30,6 @@ class PlanSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bf16: bool = True
-    compile: bool = False
     threads: int = 1
     save_every: int = 250
     log_every: int = 25
