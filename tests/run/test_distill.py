@@ -237,7 +237,7 @@ def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_p
     distill_run(config, tmp_path / "run")
     half = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
     full = [json.loads(line)["loss"] for line in (finished / "metrics.jsonl").open()]
-    assert half == pytest.approx(full, rel=0.2)  # small differences of outputs, rounded to 2**-8
+    assert half == pytest.approx(full, abs=2**-9)  # distances of outputs near 1, rounded by as much
     saved = load_file(tmp_path / "run" / "checkpoints" / "00000006" / "trained.safetensors")
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
     for dtype in (torch.float32, torch.bfloat16):
