@@ -1,0 +1,68 @@
+"""How good the bundled students are: every method, trained from several seeds, beside the teacher.
+
+    python benchmarks/students.py -o benchmarks/results/bundled.json
+
+Each training is `fewstep distill` with a bundled config, on a core of its own, and the end is
+`fewstep evaluate` on all of them. Interrupted, it continues: runs and pictures are kept in
+runs/students.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fewstep.files import write_file
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+METHODS = ("multi-boundary", "cd", "ct")
+
+
+def run(*command: str) -> None:
+    """Run a command of fewstep on one thread.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+
+
+def work_on(command: str, method: str, seed: int, folder: Path, overrides: list[str]) -> None:
+    """Prepare the data of a student, or distil it, or continue."""
+    config = str(CONFIGS / f"bundled-{method}.toml")
+    settings = [f"train.seed={seed}", "train.preview_every=0", *overrides]
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    to = str(folder / f"{method}-{seed}")
+    run(sys.executable, "-m", "fewstep", command, config, "--run", to, *chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--num-prompts", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], help="a setting of all trainings")
+    parser.add_argument("--runs", type=Path, default=Path("runs/students"))
+    asked = parser.parse_args()
+
+    trainings = asked.runs / "trainings"
+    work_on("prepare", METHODS[0], asked.seeds[0], trainings, asked.set)  # all share its cache
+    with ThreadPoolExecutor(asked.workers) as pool:
+        jobs = [pool.submit(work_on, "distill", method, seed, trainings, asked.set)
+                for seed in asked.seeds for method in METHODS]  # fmt: skip
+        for job in jobs:
+            job.result()
+    processes = f"--nproc_per_node={asked.workers}"
+    run(sys.executable, "-m", "torch.distributed.run", processes, "-m", "fewstep", "evaluate",
+        str(trainings), "--num-prompts", str(asked.num_prompts), "-o", str(asked.runs))  # fmt: skip
+    results = json.loads((asked.runs / "results.json").read_text(encoding="utf-8"))
+    results["command"] = " ".join(["python", *sys.argv])
+    write_file(asked.out, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
