@@ -14,7 +14,7 @@ from fewstep.run.tasks import held_out_prompts
 from fewstep.sampling.painter import teacher_painter
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "teacher.png"
-COLUMNS, SIDE, STEPS, GUIDANCE = 8, 128, (50, 4), 4.0
+COLUMNS, SIDE, STEPS, GUIDANCE = 8, 128, (50, 4), 2.0
 
 
 def main() -> None:
