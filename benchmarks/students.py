@@ -8,17 +8,15 @@ runs/students.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from fewstep.files import write_file
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-METHODS = ("multi-boundary", "cd", "ct")
+from fewstep.evaluation.results import load, save
+from fewstep.run.quickstart import CONFIGS, NAMES
 
 
 def run(*command: str) -> None:
@@ -32,7 +30,7 @@ def run(*command: str) -> None:
 
 def work_on(command: str, method: str, seed: int, folder: Path, overrides: list[str]) -> None:
     """Prepare the data of a student, or distil it, or continue."""
-    config = str(CONFIGS / f"bundled-{method}.toml")
+    config = str(CONFIGS / f"{method}.toml")
     settings = [f"train.seed={seed}", "train.preview_every=0", *overrides]
     chosen = [part for setting in settings for part in ("--set", setting)]
     to = str(folder / f"{method}-{seed}")
@@ -50,18 +48,17 @@ def main() -> None:
     asked = parser.parse_args()
 
     trainings = asked.runs / "trainings"
-    work_on("prepare", METHODS[0], asked.seeds[0], trainings, asked.set)  # all share its cache
+    work_on("prepare", NAMES[0], asked.seeds[0], trainings, asked.set)  # all share its cache
     with ThreadPoolExecutor(asked.workers) as pool:
         jobs = [pool.submit(work_on, "distill", method, seed, trainings, asked.set)
-                for seed in asked.seeds for method in METHODS]  # fmt: skip
+                for seed in asked.seeds for method in NAMES]  # fmt: skip
         for job in jobs:
             job.result()
     processes = f"--nproc_per_node={asked.workers}"
     run(sys.executable, "-m", "torch.distributed.run", processes, "-m", "fewstep", "evaluate",
         str(trainings), "--num-prompts", str(asked.num_prompts), "-o", str(asked.runs))  # fmt: skip
-    results = json.loads((asked.runs / "results.json").read_text(encoding="utf-8"))
-    results["command"] = " ".join(["python", *sys.argv])
-    write_file(asked.out, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    results = load(asked.runs / "results.json")
+    save(replace(results, command=" ".join(["python", *sys.argv])), asked.out)
 
 
 if __name__ == "__main__":
