@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--num-prompts", "20"]
+SMALL = ["--num-prompts", "100"]  # the fewest for a Fréchet distance
 for setting in ("train.steps=1", "train.batch_size=2", "data.num_pairs=8"):
     SMALL += ["--set", setting]
 
