@@ -1,0 +1,55 @@
+"""Train a UNet on with more layers in each block: it begins as the one that it grows out of."""
+
+# diffusers hands out its configs without types
+# pyright: reportAttributeAccessIssue=false
+
+import re
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from fewstep.config import need
+
+SILENT = (".conv2.", ".proj_out.", ".conv_shortcut.")  # what a layer adds to its input, and a skip
+
+
+@torch.no_grad()
+def deepen(stored: UNet2DConditionModel, unet: UNet2DConditionModel) -> None:
+    """Give `unet` the weights of `stored`, of which each block may have fewer layers.
+
+    The further layers are a block's last ones on the way down, and on the way up, where skips come
+    back in reverse, those after its first one. They begin as the identity: both networks compute
+    the same.
+
+    Raises:
+        SettingError: if the networks differ in more than their layers.
+    """
+    more = unet.config.layers_per_block - stored.config.layers_per_block
+    need(more >= 0, "denoiser.num_layers", unet.config.layers_per_block,
+         f"{stored.config.layers_per_block} or more, as `start` has that many")  # fmt: skip
+    weights = unet.state_dict()
+    given = {moved(name, more): weight for name, weight in stored.state_dict().items()}
+    fits = given.keys() <= weights.keys() and all(
+        weights[name].shape == weight.shape for name, weight in given.items()
+    )
+    need(fits, "denoiser.channels", unet.config.block_out_channels,
+         f"those of `start`, {tuple(stored.config.block_out_channels)}, with its attention")  # fmt: skip
+    for name in weights.keys() - given.keys():
+        if any(part in name for part in SILENT):
+            weights[name].zero_()
+        if name.endswith("conv_shortcut.weight"):
+            nn.init.dirac_(weights[name])  # keeps what comes from below, drops the skip
+    unet.load_state_dict(weights | given)
+
+
+def moved(name: str, more: int) -> str:
+    """Return what a weight is called where each block has `more` layers.
+
+    >>> moved("up_blocks.0.resnets.1.conv1.weight", 2)
+    'up_blocks.0.resnets.3.conv1.weight'
+    >>> moved("up_blocks.0.resnets.0.conv1.weight", 2)
+    'up_blocks.0.resnets.0.conv1.weight'
+    """
+    later = re.fullmatch(r"(up_blocks\.\d+\.(?:resnets|attentions)\.)([1-9]\d*)(\..*)", name)
+    return f"{later[1]}{int(later[2]) + more}{later[3]}" if later else name
