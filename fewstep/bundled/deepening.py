@@ -33,8 +33,9 @@ def deepen(stored: UNet2DConditionModel, unet: UNet2DConditionModel) -> None:
     fits = given.keys() <= weights.keys() and all(
         weights[name].shape == weight.shape for name, weight in given.items()
     )
+    theirs = tuple(stored.config.block_out_channels)
     need(fits, "denoiser.channels", unet.config.block_out_channels,
-         f"those of `start`, {tuple(stored.config.block_out_channels)}, with its attention")  # fmt: skip
+         f"those of `start`, {theirs}, with its attention")  # fmt: skip
     for name in weights.keys() - given.keys():
         if any(part in name for part in SILENT):
             weights[name].zero_()
