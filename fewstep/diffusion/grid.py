@@ -1,11 +1,12 @@
 """The grid contract: which timesteps the solver, the segments and the sampler meet at.
 
 One rule serves all three, so a student is never asked to jump from or to a timestep that it was not
-trained on. Knot i of N is round_half_even(i * T / N) - 1: knot 0 is CLEAN, knot N is the noisiest
-timestep, and read downwards they are DDIM's "trailing" timesteps.
+trained on. Knot i of N is round_half_even((i / N)^p * T) - 1: knot 0 is CLEAN, knot N the noisiest
+timestep. With p = 1 they are, read downwards, DDIM's "trailing" timesteps.
 """
 
 from fractions import Fraction
+from math import isqrt
 
 import torch
 from jaxtyping import Int
@@ -16,39 +17,65 @@ from fewstep.types import Timesteps
 NUM_TRAIN_TIMESTEPS = 1000
 """Of Stable Diffusion and of nearly every model that followed it."""
 
+SPACINGS = {"uniform": 1, "quadratic": 2}
+"""The power p of i / N: evenly spaced knots, or ones that lie closer the less noise there is."""
 
-def knots(num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> tuple[int, ...]:
-    """Return the `num_steps` + 1 timesteps that cut the trajectory evenly, CLEAN first.
+
+def knots(
+    num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, spacing: str = "uniform"
+) -> tuple[int, ...]:
+    """Return the `num_steps` + 1 timesteps that cut the trajectory, CLEAN first.
 
     >>> knots(4)
     (-1, 249, 499, 749, 999)
+    >>> knots(4, spacing="quadratic")
+    (-1, 61, 249, 561, 999)
+
+    Source: Song et al. 2021 (DDIM), appendix D.2, "linear" and "quadratic".
 
     Raises:
-        ValueError: if there are fewer than one or more than `num_train_timesteps` steps.
+        ValueError: if two of that many knots would fall on one timestep.
     """
-    if not 1 <= num_steps <= num_train_timesteps:
-        raise ValueError(
-            f"{num_steps} steps do not fit the schedule: use 1 to {num_train_timesteps}"
-        )
+    power, most = SPACINGS[spacing], most_steps(num_train_timesteps, spacing)
+    if not 1 <= num_steps <= most:
+        how = "" if spacing == "uniform" else f" with {spacing} spacing"
+        raise ValueError(f"{num_steps} steps do not fit the schedule{how}: use 1 to {most}")
     return tuple(
-        round(Fraction(i * num_train_timesteps, num_steps)) - 1 for i in range(num_steps + 1)
+        round(Fraction(i, num_steps) ** power * num_train_timesteps) - 1
+        for i in range(num_steps + 1)
     )
 
 
-def trailing(num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> tuple[int, ...]:
-    """Return where `num_steps` evenly spaced calls start, noisiest first: DDIM's "trailing".
+def most_steps(num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, spacing: str = "uniform") -> int:
+    """Return the largest number of steps whose knots are different timesteps.
+
+    >>> most_steps(), most_steps(spacing="quadratic")
+    (1000, 44)
+    """
+    if SPACINGS[spacing] == 1:
+        return num_train_timesteps
+    return isqrt(2 * num_train_timesteps - 1)  # above it, the knot next to CLEAN rounds to it
+
+
+def trailing(
+    num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, spacing: str = "uniform"
+) -> tuple[int, ...]:
+    """Return where `num_steps` calls start, noisiest first: DDIM's "trailing", if uniform.
 
     >>> trailing(4)
     (999, 749, 499, 249)
 
     Raises:
-        ValueError: if there are fewer than one or more than `num_train_timesteps` steps.
+        ValueError: if that many steps do not fit the schedule.
     """
-    return knots(num_steps, num_train_timesteps)[:0:-1]
+    return knots(num_steps, num_train_timesteps, spacing)[:0:-1]
 
 
 def boundaries(
-    num_segments: int, num_solver_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    num_segments: int,
+    num_solver_steps: int,
+    num_train_timesteps: int = NUM_TRAIN_TIMESTEPS,
+    spacing: str = "uniform",
 ) -> tuple[int, ...]:
     """Return the lower ends of the segments, CLEAN first; each is a knot of the solver's grid.
 
@@ -59,14 +86,15 @@ def boundaries(
         ValueError: if the solver's steps do not fit the schedule or cannot be divided among the
             segments.
     """
-    knots(num_solver_steps, num_train_timesteps)
-    ends = knots(num_segments, num_train_timesteps)
+    knots(num_solver_steps, num_train_timesteps, spacing)
+    ends = knots(num_segments, num_train_timesteps, spacing)
+    most = most_steps(num_train_timesteps, spacing)
     if num_solver_steps % num_segments:
         inner = ", ".join(map(str, ends[1:-1]))
         raise ValueError(
             f"{num_solver_steps} solver steps do not contain the boundaries {inner} of "
             f"{num_segments} segments: use "
-            f"{_working_solver_steps(num_segments, num_solver_steps, num_train_timesteps)}"
+            f"{_working_solver_steps(num_segments, num_solver_steps, most)}"
         )
     return ends[:-1]
 
@@ -83,7 +111,10 @@ def boundary_below(s: Timesteps, ends: Int[Tensor, " segments"]) -> Timesteps:
 
 
 def sampling_timesteps(
-    num_steps: int, num_solver_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+    num_steps: int,
+    num_solver_steps: int,
+    num_train_timesteps: int = NUM_TRAIN_TIMESTEPS,
+    spacing: str = "uniform",
 ) -> tuple[int, ...]:
     """Return where `num_steps` network calls start, noisiest first; all are knots of the solver.
 
@@ -93,8 +124,8 @@ def sampling_timesteps(
     Raises:
         ValueError: if a start would not be one of the solver's knots.
     """
-    boundaries(num_steps, num_solver_steps, num_train_timesteps)
-    return trailing(num_steps, num_train_timesteps)
+    boundaries(num_steps, num_solver_steps, num_train_timesteps, spacing)
+    return trailing(num_steps, num_train_timesteps, spacing)
 
 
 def doubling(progress: float, first: int, last: int) -> int:

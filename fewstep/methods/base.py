@@ -4,7 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, knots, sampling_timesteps
+from fewstep.diffusion.grid import (
+    NUM_TRAIN_TIMESTEPS,
+    SPACINGS,
+    knots,
+    most_steps,
+    sampling_timesteps,
+)
 from fewstep.diffusion.losses import (
     DISTANCES,
     IN_X_0,
@@ -83,6 +89,8 @@ class Method(Measured, Protocol):
 
     @property
     def num_solver_steps(self) -> int: ...
+    @property
+    def spacing(self) -> str: ...
 
     @property
     def known_num_steps(self) -> tuple[int, ...]:
@@ -141,6 +149,7 @@ def check_settings(method: Measured) -> None:
         ("distance", DISTANCES),
         ("weighting", WEIGHTINGS),
         ("solver", SOLVERS),
+        ("spacing", SPACINGS),
     ):
         value = getattr(method, field, None)
         if value is not None and value not in table:
@@ -158,7 +167,9 @@ def last_solver_steps(num_solver_steps: int, final_solver_steps: int | None) -> 
     return num_solver_steps if final_solver_steps is None else final_solver_steps
 
 
-def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> None:
+def check_curriculum(
+    num_solver_steps: int, final_solver_steps: int | None, spacing: str = "uniform"
+) -> None:
     """Refuse a curriculum that does not double from its first to its last number of steps.
 
     Raises:
@@ -166,9 +177,9 @@ def check_curriculum(num_solver_steps: int, final_solver_steps: int | None) -> N
     """
     final = last_solver_steps(num_solver_steps, final_solver_steps)
     for num_steps in (num_solver_steps, final):
-        knots(num_steps)
+        knots(num_steps, spacing=spacing)
     doubled = [num_solver_steps * 2**i for i in range(NUM_TRAIN_TIMESTEPS.bit_length())]
-    reached = [num_steps for num_steps in doubled if num_steps <= NUM_TRAIN_TIMESTEPS]
+    reached = [num_steps for num_steps in doubled if num_steps <= most_steps(spacing=spacing)]
     if final not in reached:
         use = f"use {', '.join(map(str, reached[1:]))} or " if reached[1:] else ""
         raise ValueError(
@@ -186,7 +197,9 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(n for n in range(1, number + 1) if number % n == 0)
 
 
-def knot_starts(num_steps: int, num_solver_steps: int, num_train_timesteps: int) -> tuple[int, ...]:
+def knot_starts(
+    num_steps: int, num_solver_steps: int, num_train_timesteps: int, spacing: str = "uniform"
+) -> tuple[int, ...]:
     """Return the sampling timesteps of a student with one segment: any that are knots.
 
     Raises:
@@ -198,4 +211,4 @@ def knot_starts(num_steps: int, num_solver_steps: int, num_train_timesteps: int)
             f"{num_steps} sampling steps do not start on the {num_solver_steps} knots that the "
             f"student was trained on: use {', '.join(map(str, known))}"
         )
-    return sampling_timesteps(num_steps, num_solver_steps, num_train_timesteps)
+    return sampling_timesteps(num_steps, num_solver_steps, num_train_timesteps, spacing)

@@ -33,21 +33,23 @@ class ConsistencyDistillation:
     own_huber_c: ClassVar[float] = 1e-3
 
     num_solver_steps: int = 40
+    spacing: str = "uniform"
     solver: str = "ddim"
     distance: str = "pseudo-huber"
     huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        knots(self.num_solver_steps)
         check_settings(self)
+        knots(self.num_solver_steps, spacing=self.spacing)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
         step = SOLVERS[self.solver]
-        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
+        grid = knots(self.num_solver_steps, schedule.num_train_timesteps, self.spacing)
+        t, s = draw.neighbours(grid)
         end = torch.full_like(t, CLEAN)
         x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
 
@@ -65,5 +67,5 @@ class ConsistencyDistillation:
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
-        """Return `num_steps` evenly spaced knots, noisiest first."""
-        return knot_starts(num_steps, self.num_solver_steps, num_train_timesteps)
+        """Return every so many knots, `num_steps` in all, noisiest first."""
+        return knot_starts(num_steps, self.num_solver_steps, num_train_timesteps, self.spacing)

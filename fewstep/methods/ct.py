@@ -42,13 +42,14 @@ class ConsistencyTraining:
 
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
+    spacing: str = "uniform"
     distance: str = "squared-error"
     huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        check_curriculum(self.num_solver_steps, self.final_solver_steps)
         check_settings(self)
+        check_curriculum(self.num_solver_steps, self.final_solver_steps, self.spacing)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
@@ -56,7 +57,7 @@ class ConsistencyTraining:
         """Return the loss of one batch."""
         final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
         num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
-        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
+        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps, self.spacing))
         end = torch.full_like(t, CLEAN)
         noise = draw.noise_like(batch.x_0)
         x_t = schedule.add_noise(batch.x_0, noise, t)
@@ -75,6 +76,6 @@ class ConsistencyTraining:
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
-        """Return `num_steps` evenly spaced knots, noisiest first."""
+        """Return every so many knots, `num_steps` in all, noisiest first."""
         final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
-        return knot_starts(num_steps, final, num_train_timesteps)
+        return knot_starts(num_steps, final, num_train_timesteps, self.spacing)

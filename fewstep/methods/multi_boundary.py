@@ -47,23 +47,25 @@ class MultiBoundaryDistillation:
 
     num_solver_steps: int = 40
     num_segments: int = 4
+    spacing: str = "uniform"
     solver: str = "ddim"
     distance: str = "pseudo-huber"
     huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        knots(self.num_solver_steps)
-        boundaries(self.num_segments, self.num_solver_steps)
         check_settings(self)
+        knots(self.num_solver_steps, spacing=self.spacing)
+        boundaries(self.num_segments, self.num_solver_steps, spacing=self.spacing)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
         step = SOLVERS[self.solver]
-        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
-        ends = boundaries(self.num_segments, self.num_solver_steps, schedule.num_train_timesteps)
+        total = schedule.num_train_timesteps
+        t, s = draw.neighbours(knots(self.num_solver_steps, total, self.spacing))
+        ends = boundaries(self.num_segments, self.num_solver_steps, total, self.spacing)
         end = boundary_below(s, torch.tensor(ends, device=s.device))
         x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
 
@@ -82,7 +84,7 @@ class MultiBoundaryDistillation:
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(num_steps, self.num_segments, num_train_timesteps)
+        return segment_starts(num_steps, self.num_segments, num_train_timesteps, self.spacing)
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,15 @@ class MultiBoundaryTraining:
     num_solver_steps: int = 40
     final_solver_steps: int | None = None
     num_segments: int = 4
+    spacing: str = "uniform"
     distance: str = "squared-error"
     huber_c: float | None = None
     weighting: str = "uniform"
 
     def __post_init__(self) -> None:
-        check_curriculum(self.num_solver_steps, self.final_solver_steps)
-        boundaries(self.num_segments, self.num_solver_steps)
         check_settings(self)
+        check_curriculum(self.num_solver_steps, self.final_solver_steps, self.spacing)
+        boundaries(self.num_segments, self.num_solver_steps, spacing=self.spacing)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
@@ -114,8 +117,9 @@ class MultiBoundaryTraining:
         """Return the loss of one batch."""
         final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
         num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
-        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps))
-        ends = boundaries(self.num_segments, num_solver_steps, schedule.num_train_timesteps)
+        total = schedule.num_train_timesteps
+        t, s = draw.neighbours(knots(num_solver_steps, total, self.spacing))
+        ends = boundaries(self.num_segments, num_solver_steps, total, self.spacing)
         end = boundary_below(s, torch.tensor(ends, device=s.device))
         noise = draw.noise_like(batch.x_0)
         x_t = schedule.add_noise(batch.x_0, noise, t)
@@ -135,10 +139,12 @@ class MultiBoundaryTraining:
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(num_steps, self.num_segments, num_train_timesteps)
+        return segment_starts(num_steps, self.num_segments, num_train_timesteps, self.spacing)
 
 
-def segment_starts(num_steps: int, num_segments: int, num_train_timesteps: int) -> tuple[int, ...]:
+def segment_starts(
+    num_steps: int, num_segments: int, num_train_timesteps: int, spacing: str = "uniform"
+) -> tuple[int, ...]:
     """Return where the calls of a student with `num_segments` segments start.
 
     Raises:
@@ -150,4 +156,4 @@ def segment_starts(num_steps: int, num_segments: int, num_train_timesteps: int) 
             f"{num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
             f"method.num_segments = {num_steps}"
         )
-    return trailing(num_steps, num_train_timesteps)
+    return trailing(num_steps, num_train_timesteps, spacing)

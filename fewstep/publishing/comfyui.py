@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.stock import comfyui_sampling
+from fewstep.sampling.stock import comfyui_sampling, comfyui_sigmas
 
 OUTPUTS = {
     "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
@@ -15,6 +15,9 @@ OUTPUTS = {
     "CLIPTextEncode": ("CONDITIONING",),
     "EmptyLatentImage": ("LATENT",),
     "KSampler": ("LATENT",),
+    "KSamplerSelect": ("SAMPLER",),
+    "ManualSigmas": ("SIGMAS",),
+    "SamplerCustom": ("LATENT", "LATENT"),
     "VAEDecode": ("IMAGE",),
     "SaveImage": (),
 }
@@ -38,12 +41,16 @@ def workflow(contract: Contract, file: str) -> str:
     nothing = graph.add("CLIPTextEncode", {"clip": clip}, [""])
     side = contract.data.get("resolution", 512)
     empty = graph.add("EmptyLatentImage", {}, [side, side, 1])
-    sampled = graph.add(
-        "KSampler",
-        {"model": model, "positive": (prompt, 0), "negative": (nothing, 0),
-         "latent_image": (empty, 0)},
-        [0, "fixed", contract.default_num_steps, 1.0, sampler, "simple", 1.0],
-    )  # fmt: skip
+    asked = {"model": model, "positive": (prompt, 0), "negative": (nothing, 0)}
+    steps = contract.default_num_steps
+    if contract.spacing == "uniform":
+        told = [0, "fixed", steps, 1.0, sampler, "simple", 1.0]
+        sampled = graph.add("KSampler", asked | {"latent_image": (empty, 0)}, told)
+    else:
+        chosen = graph.add("KSamplerSelect", {}, [sampler])
+        sigmas = graph.add("ManualSigmas", {}, [comfyui_sigmas(contract, steps)])
+        asked |= {"sampler": (chosen, 0), "sigmas": (sigmas, 0), "latent_image": (empty, 0)}
+        sampled = graph.add("SamplerCustom", asked, [True, 0, "fixed", 1.0])
     decoded = graph.add("VAEDecode", {"samples": (sampled, 0), "vae": vae}, [])
     graph.add("SaveImage", {"images": (decoded, 0)}, ["fewstep"])
     return graph.to_json()

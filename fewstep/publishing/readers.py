@@ -10,10 +10,12 @@ from fewstep.publishing.names import FUSED
 from fewstep.sampling.contract import FULL_FILE, LORA_FILE, Contract
 from fewstep.sampling.stock import (
     comfyui_sampling,
+    comfyui_sigmas,
     comfyui_starts,
     ends_in_pure_noise,
     is_exact_in_diffusers,
     num_solver_steps,
+    pipeline_call,
 )
 
 FUSED_FOLDER = f"{FUSED}diffusers/"
@@ -50,6 +52,8 @@ def recipes(contract: Contract, name: str) -> list[Recipe]:
         ),
     ]  # fmt: skip
     build = _deterministic if contract.grid.sampler == "deterministic" else _stochastic
+    if contract.spacing != "uniform":
+        build = _told_timesteps
     rows = own + build(contract, steps, f"`{lora}`", f"`{kohya}`")
     peft = Recipe(
         "PEFT", "`adapter_model.safetensors`", "`PeftModel.from_pretrained(unet, folder)`",
@@ -67,6 +71,9 @@ def guidance(contract: Contract) -> str:
 
 def usage_hint(contract: Contract) -> str:
     """Return in one line how to sample, for the headers of files."""
+    if contract.spacing != "uniform":
+        starts = ", ".join(map(str, contract.timesteps()))
+        return f"timesteps {starts}, CFG {guidance(contract)}, sampler {_sampler(contract)}"
     sampler = (
         "DDIM trailing, or Euler with the Simple schedule"
         if contract.grid.sampler == "deterministic"
@@ -145,6 +152,45 @@ def _stochastic(contract: Contract, steps: int, lora: str, kohya: str) -> list[R
             "other samplers add no noise between the jumps",
         ),
     ]  # fmt: skip
+
+
+def _told_timesteps(contract: Contract, steps: int, lora: str, kohya: str) -> list[Recipe]:
+    """Return the recipes where calls do not start at evenly spaced timesteps."""
+    scheduler = (
+        '`EulerDiscreteScheduler` with `timestep_spacing="leading"`'
+        if contract.grid.sampler == "deterministic"
+        else "`LCMScheduler`"
+    )
+    starts = pipeline_call(contract, steps)["timesteps"]
+    unable = "wrong: it cannot be told timesteps"
+    return [
+        Recipe(
+            "diffusers alone", lora, f"{scheduler}; `timesteps={starts}`, `guidance_scale=1`",
+            "exact" if is_exact_in_diffusers(contract, steps) else "not measured",
+            "`num_inference_steps` starts elsewhere, and DDIM takes no timesteps",
+        ),
+        Recipe(
+            "ComfyUI", kohya,
+            f"{_comfyui_node(contract)}ManualSigmas: `{comfyui_sigmas(contract, steps)}`; "
+            f"SamplerCustom: cfg 1, `{_sampler(contract)}`",
+            _told_sigmas(contract),
+            "KSampler's own schedules start elsewhere",
+        ),
+        Recipe("A1111, Forge", kohya, "", unable, "use another program"),
+        Recipe("InvokeAI", f"`{FUSED_FOLDER}`", "", unable, "use another program"),
+        Recipe("Draw Things", kohya, "", unable, "use another program"),
+    ]  # fmt: skip
+
+
+def _told_sigmas(contract: Contract) -> str:
+    if ends_in_pure_noise(contract) or contract.schedule.prediction_type == "sample":
+        return "not measured"
+    is_lcm = comfyui_sampling(contract) == ("lcm", False)
+    return "near: the network is asked at the nearest of 50 timesteps" if is_lcm else "exact"
+
+
+def _sampler(contract: Contract) -> str:
+    return "euler" if contract.grid.sampler == "deterministic" else "lcm"
 
 
 def _comfyui_node(contract: Contract) -> str:

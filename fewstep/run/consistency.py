@@ -37,7 +37,8 @@ def measured(
     contestant: Contestant, teacher: Contestant, field: Field, student: Student,
     prompts: list[str], seed: int,
 ) -> torch.Tensor:  # fmt: skip
-    family, boundaries = field.family, student.contract.grid.boundaries
+    family, contract = field.family, student.contract
+    boundaries = contract.grid.boundaries
     num_knots = max(NUM_KNOTS, 2 * len(boundaries))  # two in each segment
     device = family.schedule.alphas.device
     like = torch.empty(len(prompts), *family.latent_shape(field.resolution))
@@ -45,7 +46,7 @@ def measured(
         contestant.painter().denoiser,
         teacher.painter().denoiser,
         Draw.keyed(seed, range(len(prompts)), device, purpose="paint").noise_like(like),
-        knots(num_knots, family.schedule.num_train_timesteps),
+        knots(num_knots, family.schedule.num_train_timesteps, contract.spacing),
         boundaries,
         family.encode_prompts(prompts),
     )

@@ -133,9 +133,17 @@ class Field:
         codec = fingerprint(*family.codec_parts)
         return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
 
-    def teacher(self, steps: int = TEACHER_STEPS, guided: bool = True) -> Contestant:
+    @property
+    def spacings(self) -> set[str]:
+        """How the students' timesteps lie where they are not evenly spaced."""
+        return {s.contract.spacing for s in self.students} - {"uniform"}
+
+    def teacher(
+        self, steps: int = TEACHER_STEPS, guided: bool = True, spacing: str = "uniform"
+    ) -> Contestant:
         scale = self.guidance_scale if guided else 1.0
         how = f"guidance {scale:g}" if guided else "unguided"
+        how += "" if spacing == "uniform" else f", {spacing} steps"
         return Contestant(
             source=f"{Path(self.base).name}, {how}",
             method="teacher",
@@ -143,8 +151,8 @@ class Field:
             calls=teacher_calls(steps, scale),
             seed=None,
             settings=how,
-            identity=(*self.model, steps, scale),
-            painter=lambda: teacher_painter(self.family, steps, scale),
+            identity=(*self.model, steps, scale) + ((spacing,) if spacing != "uniform" else ()),
+            painter=lambda: teacher_painter(self.family, steps, scale, spacing=spacing),
             keeps_noise=True,
             knows_teacher=True,
         )

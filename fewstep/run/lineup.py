@@ -11,8 +11,16 @@ FEWER_TEACHER_STEPS = (8, 4)
 
 
 def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
-    """Return the teacher at several numbers of steps, and each student at those it knows."""
+    """Return the teacher at several numbers of steps, and each student at those it knows.
+
+    Where students' timesteps are not evenly spaced, the teacher takes few steps at theirs as well.
+    """
     teachers = [field.teacher(steps) for steps in (TEACHER_STEPS, *FEWER_TEACHER_STEPS)]
+    teachers += [
+        field.teacher(steps, spacing=spacing)
+        for spacing in sorted(field.spacings)
+        for steps in FEWER_TEACHER_STEPS
+    ]
     students = [
         field.student(student, steps)
         for student in field.students

@@ -90,8 +90,10 @@ class Contract:
             method={"name": name, **settings},
             grid=Grid(
                 num_train_timesteps=num_train,
-                knots=knots(num_solver_steps, num_train),
-                boundaries=boundaries(settings.get("num_segments", 1), num_solver_steps, num_train),
+                knots=knots(num_solver_steps, num_train, method.spacing),
+                boundaries=boundaries(
+                    settings.get("num_segments", 1), num_solver_steps, num_train, method.spacing
+                ),
                 sampling_timesteps={
                     str(num_steps): method.sampling_timesteps(num_steps, num_train)
                     for num_steps in method.known_num_steps
@@ -134,6 +136,11 @@ class Contract:
                 f"{', '.join(sorted(known, key=int))} steps, not {wanted}: {reason}"
             )
         return tuple(known[wanted])
+
+    @property
+    def spacing(self) -> str:
+        """How the knots lie; contracts of before there was a choice do not say it."""
+        return self.method.get("spacing", "uniform")
 
     def noise_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self.schedule.config)

@@ -120,14 +120,15 @@ def teacher_painter(
     num_steps: int,
     guidance_scale: float,
     denoiser: Denoiser[Prediction] | None = None,
+    spacing: str = "uniform",
 ) -> Painter:
-    """Return the undistilled model under plain guided DDIM with trailing timesteps.
+    """Return the undistilled model under plain guided DDIM, from the noisiest timestep on.
 
     With guidance each step asks the network twice. `denoiser` stands in for the family's network.
     """
     denoiser = denoiser or family.denoiser(family.network)
     uncond = family.encode_prompts([""])
-    starts = trailing(num_steps, family.schedule.num_train_timesteps)
+    starts = trailing(num_steps, family.schedule.num_train_timesteps, spacing)
     return Painter(
         family=family,
         denoiser=guided(denoiser, uncond, guidance_scale),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from fewstep.methods.base import last_solver_steps
 from fewstep.sampling.contract import Contract
 
@@ -28,11 +30,15 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
     """Return the config of the diffusers scheduler that samples this student.
 
     DDIM with trailing timesteps that end on clean data jumps as a multi-boundary student does; the
-    LCM scheduler is the stochastic sampler. Where `is_exact_in_diffusers` says no, it is near, and
-    FewStepScheduler is exact.
+    LCM scheduler is the stochastic sampler. Knots that are not evenly spaced are told a pipeline as
+    `pipeline_call` says, which DDIM does not take; Euler does, and makes the same steps. Where
+    `is_exact_in_diffusers` says no, it is near, and FewStepScheduler is exact.
     """
-    common = noise_levels(contract) | {"clip_sample": False, "set_alpha_to_one": True}
-    common["steps_offset"] = 1  # neither makes use of it, and pipelines warn of any other
+    common = noise_levels(contract) | {"steps_offset": 1}  # of any other, pipelines warn
+    if contract.grid.sampler == "deterministic" and contract.spacing != "uniform":
+        # "leading" is how it takes noise of variance 1; the timesteps themselves it is told
+        return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **common}
+    common |= {"clip_sample": False, "set_alpha_to_one": True}
     if contract.grid.sampler == "deterministic":
         return {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", **common}
     return {
@@ -42,6 +48,13 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
     }
 
 
+def pipeline_call(contract: Contract, num_steps: int) -> dict[str, Any]:
+    """Return how a pipeline of diffusers is told the steps: their number, or where each starts."""
+    if contract.spacing == "uniform":
+        return {"num_inference_steps": num_steps}
+    return {"timesteps": list(contract.timesteps(num_steps))}
+
+
 def num_solver_steps(contract: Contract) -> int:
     """Return the number of solver steps that training ended with."""
     method: Mapping[str, Any] = contract.method
@@ -49,17 +62,21 @@ def num_solver_steps(contract: Contract) -> int:
 
 
 def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
-    """Return whether the scheduler of `scheduler_config` makes exactly the student's jumps.
+    """Return whether `scheduler_config` and `pipeline_call` make exactly the student's jumps.
 
     Trailing DDIM lands T // n below each of its starts, on the next one only where n divides T. The
-    LCM scheduler starts on N timesteps that lie T // N apart.
+    LCM scheduler starts on N timesteps that lie T // N apart, or where it is told to; next to clean
+    data it mixes in what it started from. Euler knows neither zero terminal SNR nor predicted x_0.
     """
-    total = contract.grid.num_train_timesteps
+    total, starts = contract.grid.num_train_timesteps, contract.timesteps(num_steps)
+    is_even = contract.spacing == "uniform"
     if contract.grid.sampler == "deterministic":
-        return total % num_steps == 0
+        predicts = contract.schedule.prediction_type
+        able = predicts != "sample" and not ends_in_pure_noise(contract)
+        return total % num_steps == 0 if is_even else able
     steps = num_solver_steps(contract)
     taken = (steps - i * steps // num_steps for i in range(num_steps))
-    return tuple(n * (total // steps) - 1 for n in taken) == contract.timesteps(num_steps)
+    return tuple(n * (total // steps) - 1 for n in taken) == starts if is_even else starts[-1] >= 8
 
 
 def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
@@ -78,6 +95,14 @@ def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
 def ends_in_pure_noise(contract: Contract) -> bool:
     """Return whether the model has zero terminal SNR, which few programs know of."""
     return bool(contract.schedule.config.get("rescale_betas_zero_snr"))
+
+
+def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
+    """Return what ComfyUI's ManualSigmas is told: the noise level of each call, and 0."""
+    starts = torch.tensor(contract.timesteps(num_steps))
+    alpha, sigma = contract.noise_schedule().exact(starts)
+    levels = (sigma / alpha).clamp(max=4518.7)  # its zero terminal SNR
+    return ", ".join(f"{level:.8g}" for level in [*levels.tolist(), 0])
 
 
 def comfyui_starts(contract: Contract, num_steps: int) -> tuple[int, ...]:

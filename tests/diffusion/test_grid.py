@@ -13,6 +13,7 @@ from fewstep.diffusion.grid import (
     boundary_below,
     doubling,
     knots,
+    most_steps,
     sampling_timesteps,
     trailing,
 )
@@ -95,6 +96,29 @@ def test_knots_are_evenly_spaced_to_half_a_timestep_from_clean_to_the_noisiest(n
 @given(st.integers(1, 100), st.integers(1, 10))
 def test_a_finer_grid_contains_the_coarser_one(n, times):
     assert set(knots(n)) <= set(knots(n * times))
+
+
+def test_quadratic_knots_lie_closer_the_less_noise_there_is():
+    assert knots(4, spacing="quadratic") == (CLEAN, 61, 249, 561, 999)
+    assert sampling_timesteps(4, 16, spacing="quadratic") == (999, 561, 249, 61)
+    assert boundaries(4, 16, spacing="quadratic") == (CLEAN, 61, 249, 561)
+    gaps = [high - low for low, high in pairwise(knots(16, spacing="quadratic"))]
+    assert gaps == sorted(gaps)
+
+
+@given(st.integers(1, 11), st.integers(1, 4))
+def test_a_finer_quadratic_grid_contains_the_coarser_one(n, times):
+    assert set(knots(n, spacing="quadratic")) <= set(knots(n * times, spacing="quadratic"))
+
+
+@pytest.mark.parametrize("total", [1000, 500, 37])
+def test_as_many_quadratic_knots_are_allowed_as_are_different(total):
+    most = most_steps(total, "quadratic")
+    assert len(set(knots(most, total, "quadratic"))) == most + 1
+    further = [round(Fraction(i, most + 1) ** 2 * total) - 1 for i in range(most + 2)]
+    assert len(set(further)) < most + 2
+    with pytest.raises(ValueError, match=f"with quadratic spacing: use 1 to {most}"):
+        knots(most + 1, total, "quadratic")
 
 
 @pytest.mark.parametrize("n", [0, -4, 1001])

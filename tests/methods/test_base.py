@@ -46,6 +46,11 @@ HUBER = {"distance": "pseudo-huber"}
         ({"num_solver_steps": 0}, "0 steps do not fit the schedule: use 1 to 1000"),
         ({"num_solver_steps": -40}, "-40 steps do not fit the schedule: use 1 to 1000"),
         ({"num_solver_steps": 1004}, "1004 steps do not fit the schedule: use 1 to 1000"),
+        ({"spacing": "karras"}, "method.spacing is 'karras'; known: uniform, quadratic"),
+        (
+            {"num_solver_steps": 48, "spacing": "quadratic"},
+            "48 steps do not fit the schedule with quadratic spacing: use 1 to 44",
+        ),
     ],
 )
 def test_a_setting_that_no_training_could_use_is_refused_by_name(name, settings, words):

@@ -146,6 +146,7 @@ def test_every_setting_changes_the_loss(name, schedule, nets, batch):
         "num_solver_steps": 80,
         "final_solver_steps": 160,
         "num_segments": 2,
+        "spacing": "quadratic",
         "solver": "heun",
         "distance": "pseudo-huber-vector",
         "huber_c": 0.5,

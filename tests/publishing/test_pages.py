@@ -3,9 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import EulerDiscreteScheduler
 from safetensors import safe_open
 
 from fewstep.errors import UserError
@@ -53,6 +55,25 @@ def test_the_recipes_follow_the_contract():
     assert "original_inference_steps=50" in cd.settings
 
 
+@pytest.mark.parametrize(
+    ("method", "scheduler", "comfyui"),
+    [("multi-boundary-cd", "Euler", "exact"), ("cd", "LCM", "near: the network is asked")],
+)
+def test_programs_are_told_timesteps_that_are_not_even(method, scheduler, comfyui):
+    contract = tiny_contract(method, num_solver_steps=16, spacing="quadratic")
+    stock = told_of(contract, "diffusers alone")
+    assert scheduler in stock.settings
+    assert "timesteps=[999, 561, 249, 61]" in stock.settings
+    assert stock.result == "exact"
+    assert told_of(contract, "ComfyUI").result.startswith(comfyui)
+    assert told_of(contract, "InvokeAI").result.startswith("wrong")
+    nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
+    levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
+    told = EulerDiscreteScheduler.from_config(contract.schedule.config)
+    told.set_timesteps(timesteps=[999, 561, 249, 61])
+    np.testing.assert_allclose(levels, told.sigmas, rtol=1e-5)
+
+
 V_PREDICTION = {"prediction_type": "v_prediction"}
 ZERO_SNR = V_PREDICTION | {"rescale_betas_zero_snr": True}
 
@@ -86,15 +107,24 @@ INPUTS = {
     "CLIPTextEncode": {"clip": "CLIP"},
     "KSampler": {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING",
                  "latent_image": "LATENT"},
+    "SamplerCustom": {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING",
+                      "sampler": "SAMPLER", "sigmas": "SIGMAS", "latent_image": "LATENT"},
     "VAEDecode": {"samples": "LATENT", "vae": "VAE"},
     "SaveImage": {"images": "IMAGE"},
 }  # fmt: skip
 """What ComfyUI's nodes take, from its own definitions."""
 
 
-@pytest.mark.parametrize(("method", "nodes"), [("multi-boundary-cd", 8), ("cd", 9)])
-def test_a_workflow_is_wired_as_comfyui_wants_it(method, nodes):
-    graph = json.loads(workflow(tiny_contract(method), "a.safetensors"))
+@pytest.mark.parametrize(
+    ("method", "spacing", "nodes"),
+    [
+        ("multi-boundary-cd", "uniform", 8),
+        ("cd", "uniform", 9),
+        ("multi-boundary-cd", "quadratic", 10),
+    ],
+)
+def test_a_workflow_is_wired_as_comfyui_wants_it(method, spacing, nodes):
+    graph = json.loads(workflow(tiny_contract(method, spacing=spacing), "a.safetensors"))
     by_id = {node["id"]: node for node in graph["nodes"]}
     assert len(by_id) == nodes == graph["last_node_id"]
     for node in by_id.values():
@@ -105,9 +135,13 @@ def test_a_workflow_is_wired_as_comfyui_wants_it(method, nodes):
         assert by_id[source]["outputs"][slot]["type"] == kind
         assert by_id[target]["inputs"][place]["link"] == number
         assert by_id[target]["inputs"][place]["type"] == kind
-    sampler = next(n for n in by_id.values() if n["type"] == "KSampler")["widgets_values"]
+    values = {node["type"]: node["widgets_values"] for node in by_id.values()}
     way = "euler" if method != "cd" else "lcm"
-    assert sampler[2:] == [4, 1.0, way, "simple", 1.0]
+    if spacing == "uniform":
+        assert values["KSampler"][2:] == [4, 1.0, way, "simple", 1.0]
+    else:
+        assert values["KSamplerSelect"] == [way]
+        assert values["SamplerCustom"] == [True, 0, "fixed", 1.0]
     assert any("a.safetensors" in node["widgets_values"] for node in by_id.values())
 
 

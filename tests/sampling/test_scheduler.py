@@ -1,5 +1,6 @@
 """FewStepScheduler is the student's own sampler, in a loop and in diffusers' own pipelines."""
 
+import json
 import warnings
 
 import diffusers
@@ -25,7 +26,7 @@ from fewstep.sampling.contract import Contract
 from fewstep.sampling.pipeline import FewStepPipeline
 from fewstep.sampling.sampler import SAMPLERS
 from fewstep.sampling.scheduler import FewStepScheduler
-from fewstep.sampling.stock import is_exact_in_diffusers, scheduler_config
+from fewstep.sampling.stock import is_exact_in_diffusers, pipeline_call, scheduler_config
 from tests.artefacts import tiny_artefact, tiny_contract
 from tests.tiny import tiny_pipeline
 
@@ -36,6 +37,9 @@ GRIDS = [
 ONE_SEGMENT = [("cd", {"num_solver_steps": n}) for n in (30, 40, 50, 64)] + [
     ("ct", {"num_solver_steps": 10, "final_solver_steps": 80})
 ]
+QUADRATIC = [
+    (name, {"num_solver_steps": 16, "spacing": "quadratic"}) for name in ("multi-boundary-cd", "cd")
+]
 PROMPTS = ["a red heart", "two stars"]
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -45,14 +49,16 @@ def noise_of(number=2, seed=3):
     return draw.noise_like(torch.empty(number, 4, 8, 8)), list(draw.generators)
 
 
-def sampled(scheduler, network, num_steps):
+def sampled(scheduler, network, num_steps=None, timesteps=None):
     """Return what a loop as in diffusers' pipelines makes with a network of (x_t, t)."""
     x_t, generators = noise_of()
-    scheduler.set_timesteps(num_steps)
+    told = {"num_inference_steps": num_steps} if timesteps is None else {"timesteps": timesteps}
+    scheduler.set_timesteps(**told)
+    x_t = x_t * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        whole = t.expand(len(x_t))
+        output = network(scheduler.scale_model_input(x_t, t), t.long().expand(len(x_t)))
         options = {"generator": generators} if not isinstance(scheduler, DDIMScheduler) else {}
-        x_t = scheduler.step(network(x_t, whole), t, x_t, **options, return_dict=False)[0]
+        x_t = scheduler.step(output, t, x_t, **options, return_dict=False)[0]
     return x_t
 
 
@@ -75,7 +81,7 @@ def every_number(contract):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT, ids=str)
+@pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT + QUADRATIC, ids=str)
 def test_it_is_the_students_sampler_for_every_grid(config, network, name, settings, prediction):
     config = config | {"prediction_type": prediction}
     contract = Contract.of(name, METHODS[name](**settings), 1.0, config)
@@ -86,13 +92,15 @@ def test_it_is_the_students_sampler_for_every_grid(config, network, name, settin
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT, ids=str)
+@pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT + QUADRATIC, ids=str)
 def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, settings):
     contract = Contract.of(name, METHODS[name](**settings), 1.0, config)
     made = scheduler_config(contract)
     stock = getattr(diffusers, made["_class_name"]).from_config(made)
     for num_steps in every_number(contract):
-        difference = sampled(stock, network, num_steps) - exact(contract, network, num_steps)
+        call = pipeline_call(contract, num_steps)
+        theirs = sampled(stock, network, call.get("num_inference_steps"), call.get("timesteps"))
+        difference = theirs - exact(contract, network, num_steps)
         agrees = difference.abs().max() < 1e-3
         assert agrees == is_exact_in_diffusers(contract, num_steps), (num_steps, difference)
 
@@ -131,9 +139,10 @@ def test_the_wrong_stock_schedulers_are_seen_to_be_wrong(config, network, wrong)
     assert (sampled(wrong, network, 4) - exact(contract, network, 4)).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
 @pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
-def test_pipelines_find_nothing_wrong_with_the_stock_scheduler(method):
-    made = scheduler_config(tiny_contract(method))
+def test_pipelines_find_nothing_wrong_with_the_stock_scheduler(method, spacing):
+    made = scheduler_config(tiny_contract(method, spacing=spacing))
     stock = getattr(diffusers, made["_class_name"]).from_config(made)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
@@ -211,6 +220,20 @@ def test_diffusers_paints_the_students_picture(student):
         generator=generators, height=64, width=64, output_type="np",
     ).images  # fmt: skip
     assert_same(pipeline(PROMPTS, seed=3, num_steps=num_steps), theirs)
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_a_stock_pipeline_that_is_told_the_timesteps_paints_the_students_picture(tmp_path, method):
+    folder = tiny_artefact(tmp_path, method, num_solver_steps=16, spacing="quadratic")
+    pipe = in_diffusers(StableDiffusionPipeline, folder)
+    made = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    pipe.scheduler = getattr(diffusers, made["_class_name"]).from_pretrained(folder / "scheduler")
+    noise, generators = noise_of()
+    theirs = pipe(
+        PROMPTS, timesteps=[999, 561, 249, 61], guidance_scale=1, latents=noise,
+        generator=generators, height=64, width=64, output_type="np",
+    ).images  # fmt: skip
+    assert_same(FewStepPipeline.from_pretrained(folder)(PROMPTS, seed=3, num_steps=4), theirs)
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
