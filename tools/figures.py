@@ -96,6 +96,18 @@ def openness() -> str:
     return _markdown(["caption", "4 steps", "50 steps"], lines)
 
 
+def timesteps() -> str:
+    """How many pictures the teacher paints right at chosen timesteps."""
+    results = json.loads((RESULTS / "timesteps.json").read_text(encoding="utf-8"))
+    lines = [
+        [row["walk"], str(len(row["timesteps"])), "{value:.1%} ({low:.1%} to {high:.1%})".format(
+            **row["prompt_accuracy"])]
+        for row in results["walks"]
+    ]  # fmt: skip
+    note = f"n = {results['walks'][0]['prompt_accuracy']['n']} prompts that do not judge."
+    return f"{_markdown(['the walk', 'steps', 'right'], lines)}\n{note}\n"
+
+
 def segments() -> str:
     """How far the jumps of a multi-boundary student land from its teacher."""
     results = json.loads((RESULTS / "segments.json").read_text(encoding="utf-8"))
@@ -176,6 +188,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "teacher-attributes": teacher_attributes,
     "openness": openness,
     "segments": segments,
+    "timesteps": timesteps,
     "train-step": partial(speed, "train_step.json"),
     "train-step-batches": partial(speed, "train_step_batches.json"),
     "train-step-sd15": partial(speed, "train_step_sd15.json"),
@@ -200,7 +213,7 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines = []
     for row in rows:
         title = f"{method_title(row.method)}, {row.steps} steps"
-        title += " (unguided)" if "unguided" in row.source else ""
+        title += "".join(f" ({w})" for w in ("unguided", "quadratic steps") if w in row.source)
         cells = [
             f"{shown(name, row.metrics[name].value)} ({shown_range(name, row.metrics[name])})"
             for name in names

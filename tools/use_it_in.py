@@ -1,4 +1,4 @@
-"""Write docs/use-it-in.md and the workflows beside it, from the contracts of two students.
+"""Write docs/use-it-in.md and the workflows beside it, from the contracts of three students.
 
 python tools/use_it_in.py
 """
@@ -6,7 +6,12 @@ python tools/use_it_in.py
 from pathlib import Path
 
 from fewstep.files import write_file
-from fewstep.methods import METHODS
+from fewstep.methods import (
+    METHODS,
+    ConsistencyDistillation,
+    Method,
+    MultiBoundaryDistillation,
+)
 from fewstep.models.architectures import SCHEDULER
 from fewstep.publishing.card import recipe_table
 from fewstep.publishing.comfyui import workflow
@@ -15,8 +20,14 @@ from fewstep.sampling.contract import Contract
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, WORKFLOWS = "docs/use-it-in.md", "docs/assets"
 STUDENTS = {
+    "multi-boundary-cd": MultiBoundaryDistillation(),
+    "cd": ConsistencyDistillation(),
+    "quadratic": MultiBoundaryDistillation(spacing="quadratic"),
+}
+TITLES = {
     "multi-boundary-cd": "A multi-boundary student: one jump a segment, no noise in between",
     "cd": "A CD or CT student: fresh noise between the jumps",
+    "quadratic": "A multi-boundary student of quadratic timesteps",
 }
 
 PAGE_TEXT = """\
@@ -26,7 +37,8 @@ PAGE_TEXT = """\
 
 An artefact holds the student in the file format of every program below, and its contract,
 `fewstep.json`, says at which timesteps it is sampled. `fewstep export RUN -o DIR` writes all of it;
-this page is made from the contracts of two students of Stable Diffusion 1.5 with default settings.
+this page is made from the contracts of three students of Stable Diffusion 1.5, of default settings
+but for the last one's `spacing`.
 The model card of each artefact has the same table for its own.
 
 Two rules hold everywhere. **Guidance is 1** (CFG 1, no negative prompt): it was distilled into the
@@ -119,23 +131,23 @@ the LoRA.
 """
 
 
-def contract_of(method: str) -> Contract:
-    """Return what a student of Stable Diffusion 1.5 with the method's defaults promises."""
-    made = METHODS[method]()
-    return Contract.of(method, made, 8.0, SCHEDULER, data={"resolution": 512})
+def contract_of(method: Method) -> Contract:
+    """Return what a student of Stable Diffusion 1.5 promises."""
+    name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
+    return Contract.of(name, method, 8.0, SCHEDULER, data={"resolution": 512})
 
 
 def pages() -> dict[str, str]:
     """Return every file's text by its path."""
     written, students = {}, []
-    for method, title in STUDENTS.items():
+    for student, method in STUDENTS.items():
         contract = contract_of(method)
-        name = f"comfyui-{method}.json"
+        name = f"comfyui-{student}.json"
         written[f"{WORKFLOWS}/{name}"] = workflow(contract, "NAME.safetensors")
         students.append(
             STUDENT_TEXT.format(
-                title=title,
-                method=method,
+                title=TITLES[student],
+                method=contract.method["name"],
                 steps=contract.default_num_steps,
                 starts=", ".join(map(str, contract.timesteps())),
                 table=recipe_table(contract, "NAME"),

@@ -1,0 +1,78 @@
+"""Where few steps of the bundled teacher fail: its accuracy at chosen timesteps.
+
+    python benchmarks/timesteps.py -o benchmarks/results/timesteps.json
+
+Plain guided DDIM at evenly spaced timesteps, at quadratic ones, and at evenly spaced ones of which
+all segments but one, or only one, are walked in four steps. The prompts are none that judge.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fewstep.bundled.captions import describe
+from fewstep.bundled.scenes import sample_scene
+from fewstep.diffusion.grid import SPACINGS, trailing
+from fewstep.diffusion.guidance import guided
+from fewstep.evaluation.intervals import proportion
+from fewstep.evaluation.prompt_accuracy import all_right, verdicts
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.files import write_file
+from fewstep.models.loading import load_model
+from fewstep.sampling.painter import Painter
+
+PROMPT_SEED = 777
+SEGMENTS, FINE = 4, 4
+
+
+def walks() -> dict[str, tuple[int, ...]]:
+    """Return where the calls start, by what is said of them."""
+    fine = trailing(SEGMENTS * FINE)
+    parts = [fine[i : i + FINE] for i in range(0, len(fine), FINE)]  # noisiest first
+    chosen = {f"{spacing}, {n} steps": trailing(n, spacing=spacing)
+              for n in (4, 8, 16) for spacing in SPACINGS}  # fmt: skip
+    for i, part in enumerate(parts):
+        name = f"{part[0]} to {parts[i + 1][0] if i + 1 < SEGMENTS else 'clean'}"
+        one_fine = [p if p is part else p[:1] for p in parts]
+        one_plain = [p[:1] if p is part else p for p in parts]
+        chosen[f"only {name} in {FINE}"] = tuple(t for p in one_fine for t in p)
+        chosen[f"all but {name} in {FINE}"] = tuple(t for p in one_plain for t in p)
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--num", type=int, default=400, help="prompts")
+    parser.add_argument("--guidance", type=float, default=2.0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    family = load_model("bundled")
+    rngs = [np.random.default_rng([PROMPT_SEED, i]) for i in range(asked.num)]
+    prompts = [describe(sample_scene(rng), rng) for rng in rngs]
+    plain = family.denoiser(family.network)
+    denoiser = guided(plain, family.encode_prompts([""]), asked.guidance)
+    rows = []
+    for name, timesteps in walks().items():
+        painter = Painter(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
+        pictures = painter.decode(painter.latents(prompts, 0, family.default_resolution)).numpy()
+        right = proportion(all_right(verdicts(pictures, prompts)))
+        rows.append({"walk": name, "timesteps": timesteps, "prompt_accuracy": asdict(right)})
+        print(name, timesteps, right, flush=True)
+    results = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit(),
+        "machine": machine(),
+        "guidance_scale": asked.guidance,
+        "walks": rows,
+    }
+    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
