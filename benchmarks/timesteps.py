@@ -12,11 +12,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from fewstep.bundled.captions import describe
-from fewstep.bundled.scenes import sample_scene
 from fewstep.diffusion.grid import SPACINGS, trailing
 from fewstep.diffusion.guidance import guided
 from fewstep.evaluation.intervals import proportion
@@ -24,6 +21,7 @@ from fewstep.evaluation.prompt_accuracy import all_right, verdicts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.loading import load_model
+from fewstep.run.tasks import held_out_prompts
 from fewstep.sampling.painter import Painter
 
 PROMPT_SEED = 777
@@ -53,8 +51,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     family = load_model("bundled")
-    rngs = [np.random.default_rng([PROMPT_SEED, i]) for i in range(asked.num)]
-    prompts = [describe(sample_scene(rng), rng) for rng in rngs]
+    prompts = held_out_prompts(asked.num, PROMPT_SEED)
     plain = family.denoiser(family.network)
     denoiser = guided(plain, family.encode_prompts([""]), asked.guidance)
     rows = []

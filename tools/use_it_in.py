@@ -73,8 +73,9 @@ pipe.scheduler = FewStepScheduler.from_artefact("DIR")
 picture = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
 ```
 
-It is exact for every number of segments and steps; the stock schedulers in the tables are for
-those that divide the 1000 timesteps.
+It is exact for every number of segments and steps and every spacing of timesteps; of the stock
+schedulers in the tables, those that are told a number of steps are for numbers that divide the 1000
+timesteps.
 
 With PEFT alone:
 
@@ -93,8 +94,9 @@ takes both: no guidance in its teacher (`teacher.guidance_scale = 1`) and some c
 ## Programs that load whole models
 
 `fewstep export RUN -o DIR --fused` writes `DIR/fused/diffusers/`, a diffusers folder with the
-student inside and the right scheduler (InvokeAI), and `--checkpoint` writes
-`DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable Diffusion's first release.
+student inside and the right scheduler (InvokeAI; quadratic timesteps have to be told), and
+`--checkpoint` writes `DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable
+Diffusion's first release.
 Neither holds a safety checker: pass the base model's. The folder has a contract of its own, so that
 `fewstep sample DIR/fused/diffusers` paints with it as the student that it is, and not as a teacher.
 

@@ -11,7 +11,15 @@ from torch import nn
 
 from fewstep.config import need
 
-SILENT = (".conv2.", ".proj_out.", ".conv_shortcut.")  # what a layer adds to its input, and a skip
+SILENT = (".conv2.", ".proj_out.", ".conv_shortcut.")
+"""The weights by which a layer adds to its input; zero, they leave it the identity."""
+SETTINGS = {
+    "block_out_channels": "channels",
+    "attention_head_dim": "heads",
+    "norm_num_groups": "groups",
+    "down_block_types": "attention",
+}
+"""What both networks have to share, by the names that settings give it."""
 
 
 @torch.no_grad()
@@ -25,17 +33,14 @@ def deepen(stored: UNet2DConditionModel, unet: UNet2DConditionModel) -> None:
     Raises:
         SettingError: if the networks differ in more than their layers.
     """
+    for entry, setting in SETTINGS.items():
+        mine, theirs = (net.config[entry] for net in (unet, stored))
+        need(mine == theirs, f"denoiser.{setting}", mine, f"{theirs}, as `start` has them")
     more = unet.config.layers_per_block - stored.config.layers_per_block
     need(more >= 0, "denoiser.num_layers", unet.config.layers_per_block,
          f"{stored.config.layers_per_block} or more, as `start` has that many")  # fmt: skip
     weights = unet.state_dict()
     given = {moved(name, more): weight for name, weight in stored.state_dict().items()}
-    fits = given.keys() <= weights.keys() and all(
-        weights[name].shape == weight.shape for name, weight in given.items()
-    )
-    theirs = tuple(stored.config.block_out_channels)
-    need(fits, "denoiser.channels", unet.config.block_out_channels,
-         f"those of `start`, {theirs}, with its attention")  # fmt: skip
     for name in weights.keys() - given.keys():
         if any(part in name for part in SILENT):
             weights[name].zero_()

@@ -51,9 +51,9 @@ def against(rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[R
     def draw(axes: Axes) -> None:
         for i, (title, line) in enumerate(lines.items()):
             aside = 2 ** (0.07 * (i - (len(lines) - 1) / 2))  # so that bars do not hide each other
-            second = line[0].method in [other[0].method for other in list(lines.values())[:i]]
+            before = [other[0].method for other in list(lines.values())[:i]]
             costs = np.array([cost(row) for row in line]) * aside
-            draw_line(axes, title, line, metric, costs, hollow=second)
+            draw_line(axes, title, line, metric, costs, before.count(line[0].method))
         ticks = apart(sorted({cost(row) for row in measured}))
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
@@ -66,7 +66,7 @@ def against(rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[R
 
 
 def draw_line(
-    axes: Axes, title: str, line: Sequence[Row], metric: str, costs: np.ndarray, *, hollow: bool
+    axes: Axes, title: str, line: Sequence[Row], metric: str, costs: np.ndarray, number: int
 ) -> None:
     """Draw one method's values at their costs, with their intervals."""
     scale = METRICS[metric].scale if metric in METRICS else 1
@@ -89,9 +89,9 @@ def draw_line(
         color=colour,
         marker=marker,
         markersize=5.5,
-        markerfacecolor="none" if hollow else colour,
+        markerfacecolor="none" if number else colour,
         linewidth=1.6,
-        linestyle="--" if line[0].method == "teacher" else "-",
+        linestyle=":" if number > 1 else "--" if line[0].method == "teacher" else "-",
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewstep.sampling.contract import Contract
-from fewstep.sampling.stock import comfyui_sampling, comfyui_sigmas
+from fewstep.sampling.stock import comfyui_sampler, comfyui_sampling, comfyui_sigmas
 
 OUTPUTS = {
     "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
@@ -36,7 +36,7 @@ def workflow(contract: Contract, file: str) -> str:
         model = (graph.add("LoraLoaderModelOnly", {"model": model}, [file, 1.0]), 0)
     if sampling := comfyui_sampling(contract):
         model = (graph.add("ModelSamplingDiscrete", {"model": model}, sampling), 0)
-    sampler = "euler" if contract.grid.sampler == "deterministic" else "lcm"
+    sampler = comfyui_sampler(contract)
     prompt = graph.add("CLIPTextEncode", {"clip": clip}, ["a lighthouse at dusk"])
     nothing = graph.add("CLIPTextEncode", {"clip": clip}, [""])
     side = contract.data.get("resolution", 512)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fewstep.publishing.names import FUSED
 from fewstep.sampling.contract import FULL_FILE, LORA_FILE, Contract
 from fewstep.sampling.stock import (
+    comfyui_sampler,
     comfyui_sampling,
     comfyui_sigmas,
     comfyui_starts,
@@ -73,7 +74,7 @@ def usage_hint(contract: Contract) -> str:
     """Return in one line how to sample, for the headers of files."""
     if contract.spacing != "uniform":
         starts = ", ".join(map(str, contract.timesteps()))
-        return f"timesteps {starts}, CFG {guidance(contract)}, sampler {_sampler(contract)}"
+        return f"timesteps {starts}, CFG {guidance(contract)}, sampler {comfyui_sampler(contract)}"
     sampler = (
         "DDIM trailing, or Euler with the Simple schedule"
         if contract.grid.sampler == "deterministic"
@@ -162,19 +163,21 @@ def _told_timesteps(contract: Contract, steps: int, lora: str, kohya: str) -> li
         else "`LCMScheduler`"
     )
     starts = pipeline_call(contract, steps)["timesteps"]
-    unable = "wrong: it cannot be told timesteps"
+    unable = "it cannot be told timesteps: "
+    unable += "wrong" if len(contract.grid.boundaries) > 1 else "not measured"
+    warns = "; it warns of timesteps that are not its own" if "LCM" in scheduler else ""
     return [
         Recipe(
             "diffusers alone", lora, f"{scheduler}; `timesteps={starts}`, `guidance_scale=1`",
-            "exact" if is_exact_in_diffusers(contract, steps) else "not measured",
-            "`num_inference_steps` starts elsewhere, and DDIM takes no timesteps",
+            "exact" if is_exact_in_diffusers(contract, steps) else "near: next to clean data",
+            f"`num_inference_steps` starts elsewhere, and DDIM takes no timesteps{warns}",
         ),
         Recipe(
             "ComfyUI", kohya,
             f"{_comfyui_node(contract)}ManualSigmas: `{comfyui_sigmas(contract, steps)}`; "
-            f"SamplerCustom: cfg 1, `{_sampler(contract)}`",
-            _told_sigmas(contract),
-            "KSampler's own schedules start elsewhere",
+            f"SamplerCustom: cfg 1, `{comfyui_sampler(contract)}`",
+            "not measured" if _is_unknown_to_comfyui(contract) else "exact",
+            "KSampler's own schedules start elsewhere; older versions have no ManualSigmas",
         ),
         Recipe("A1111, Forge", kohya, "", unable, "use another program"),
         Recipe("InvokeAI", f"`{FUSED_FOLDER}`", "", unable, "use another program"),
@@ -182,15 +185,8 @@ def _told_timesteps(contract: Contract, steps: int, lora: str, kohya: str) -> li
     ]  # fmt: skip
 
 
-def _told_sigmas(contract: Contract) -> str:
-    if ends_in_pure_noise(contract) or contract.schedule.prediction_type == "sample":
-        return "not measured"
-    is_lcm = comfyui_sampling(contract) == ("lcm", False)
-    return "near: the network is asked at the nearest of 50 timesteps" if is_lcm else "exact"
-
-
-def _sampler(contract: Contract) -> str:
-    return "euler" if contract.grid.sampler == "deterministic" else "lcm"
+def _is_unknown_to_comfyui(contract: Contract) -> bool:
+    return ends_in_pure_noise(contract) or contract.schedule.prediction_type == "sample"
 
 
 def _comfyui_node(contract: Contract) -> str:
@@ -201,7 +197,7 @@ def _comfyui_node(contract: Contract) -> str:
 
 def _simple(contract: Contract, steps: int) -> str:
     """Compare the scheduler "simple", ComfyUI's and after it A1111's, with the contract."""
-    if ends_in_pure_noise(contract) or contract.schedule.prediction_type == "sample":
+    if _is_unknown_to_comfyui(contract):
         return "not measured"
     starts = comfyui_starts(contract, steps)
     if starts == contract.timesteps(steps):

@@ -35,6 +35,7 @@ def compare_sources(
 ) -> Path:
     """Paint by the teacher at 50 steps, the teacher at 4, and each student; return the grid.
 
+    Where students' timesteps are not evenly spaced, the teacher has a column at theirs as well.
     Also writes `out/results.json` with network calls, seconds and distances to the teacher's
     pictures, for any teacher.
 
@@ -48,7 +49,8 @@ def compare_sources(
     gallery = Gallery(out / "pictures", prompts, field.resolution, seed)
     students = [field.student(student) for student in field.students]
     few = min(student.steps for student in students)
-    contestants = [field.teacher(), field.teacher(few), *students]
+    theirs = [field.teacher(few, spacing=spacing) for spacing in sorted(field.spacings)]
+    contestants = [field.teacher(), field.teacher(few), *theirs, *students]
     with progress_bar() as bar:
         made = paint_all(contestants, gallery, bar)
         costs = costs_in_turns(contestants, gallery, bar)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import knots, most_steps
 from fewstep.diffusion.random import Draw
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.self_consistency import residuals
@@ -39,7 +39,8 @@ def measured(
 ) -> torch.Tensor:  # fmt: skip
     family, contract = field.family, student.contract
     boundaries = contract.grid.boundaries
-    num_knots = max(NUM_KNOTS, 2 * len(boundaries))  # two in each segment
+    most = most_steps(family.schedule.num_train_timesteps, contract.spacing)
+    num_knots = min(max(NUM_KNOTS, 2 * len(boundaries)), most)  # two in each segment
     device = family.schedule.alphas.device
     like = torch.empty(len(prompts), *family.latent_shape(field.resolution))
     return residuals(

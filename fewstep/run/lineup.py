@@ -48,9 +48,13 @@ def others_of(contestant: Contestant, contestants: Iterable[Contestant], field: 
 
 
 def is_shown(contestant: Contestant, field: Field) -> bool:
-    """Whether a contestant has a column: the teacher in 50 and 4 steps, students in their own."""
+    """Whether a contestant has a column: the teacher in 50 and 4 steps, students in their own.
+
+    The teacher's 4 steps are uniform ones and those of the students, where they are others.
+    """
     if contestant.method == "teacher":
-        return contestant in (field.teacher(), field.teacher(4))
+        few = [field.teacher(4, spacing=spacing) for spacing in sorted(field.spacings)]
+        return contestant in (field.teacher(), field.teacher(4), *few)
     return contestant in [field.student(student) for student in field.students]
 
 

@@ -84,11 +84,11 @@ def enough(prompts: list[str], wanted: int | None, source: Path) -> list[str]:
     return prompts[:wanted]
 
 
-def held_out_prompts(num: int) -> list[str]:
-    """Return captions of scenes that no training set holds."""
+def held_out_prompts(num: int, seed: int = PROMPT_SEED) -> list[str]:
+    """Return captions of scenes that no training set holds; with another seed none that judges."""
     prompts = []
     for i in range(num):
-        rng = np.random.default_rng([PROMPT_SEED, i])
+        rng = np.random.default_rng([seed, i])
         prompts.append(describe(sample_scene(rng), rng))
     return prompts
 

@@ -19,6 +19,9 @@ NOISE_LEVELS = (
 )
 """The entries of a scheduler config that decide how much noise there is, and how it is read."""
 
+LCM_MIXES_BELOW = 8
+"""LCMScheduler keeps 0.25 / ((10 t)² + 0.25) of x_t: from this timestep on less than 1e-4."""
+
 
 def noise_levels(contract: Contract) -> dict[str, Any]:
     """Return the part of a diffusers scheduler config that is the model's, not the sampler's."""
@@ -65,18 +68,18 @@ def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
     """Return whether `scheduler_config` and `pipeline_call` make exactly the student's jumps.
 
     Trailing DDIM lands T // n below each of its starts, on the next one only where n divides T. The
-    LCM scheduler starts on N timesteps that lie T // N apart, or where it is told to; next to clean
-    data it mixes in what it started from. Euler knows neither zero terminal SNR nor predicted x_0.
+    LCM scheduler starts on N timesteps that lie T // N apart, or where it is told to; but next to
+    clean data it mixes in what it started from.
     """
     total, starts = contract.grid.num_train_timesteps, contract.timesteps(num_steps)
-    is_even = contract.spacing == "uniform"
     if contract.grid.sampler == "deterministic":
-        predicts = contract.schedule.prediction_type
-        able = predicts != "sample" and not ends_in_pure_noise(contract)
-        return total % num_steps == 0 if is_even else able
+        return contract.spacing != "uniform" or total % num_steps == 0
+    if starts[-1] < LCM_MIXES_BELOW:
+        return False
     steps = num_solver_steps(contract)
     taken = (steps - i * steps // num_steps for i in range(num_steps))
-    return tuple(n * (total // steps) - 1 for n in taken) == starts if is_even else starts[-1] >= 8
+    its_own = tuple(n * (total // steps) - 1 for n in taken)
+    return contract.spacing != "uniform" or its_own == starts
 
 
 def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
@@ -89,7 +92,8 @@ def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
     """
     if contract.schedule.prediction_type == "v_prediction":
         return "v_prediction", ends_in_pure_noise(contract)
-    return ("lcm", False) if contract.grid.sampler == "stochastic" else None
+    is_told = contract.spacing != "uniform"  # its noise levels, by ManualSigmas
+    return ("lcm", False) if contract.grid.sampler == "stochastic" and not is_told else None
 
 
 def ends_in_pure_noise(contract: Contract) -> bool:
@@ -97,12 +101,16 @@ def ends_in_pure_noise(contract: Contract) -> bool:
     return bool(contract.schedule.config.get("rescale_betas_zero_snr"))
 
 
+def comfyui_sampler(contract: Contract) -> str:
+    return "euler" if contract.grid.sampler == "deterministic" else "lcm"
+
+
 def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
     """Return what ComfyUI's ManualSigmas is told: the noise level of each call, and 0."""
     starts = torch.tensor(contract.timesteps(num_steps))
     alpha, sigma = contract.noise_schedule().exact(starts)
     levels = (sigma / alpha).clamp(max=4518.7)  # its zero terminal SNR
-    return ", ".join(f"{level:.8g}" for level in [*levels.tolist(), 0])
+    return ", ".join(f"{level:.8f}" for level in [*levels.tolist(), 0])  # it reads no exponents
 
 
 def comfyui_starts(contract: Contract, num_steps: int) -> tuple[int, ...]:

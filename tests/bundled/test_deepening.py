@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.bundled.deepening import deepen
+from fewstep.bundled.deepening import deepen, moved
 from fewstep.bundled.denoiser_training import build_unet
 from fewstep.bundled.teacher_config import load_teacher_config
 from fewstep.config import SettingError
@@ -39,11 +39,12 @@ def test_the_further_layers_learn():
     deepen(stored, unet)
     out = unet(torch.randn(2, *LATENTS), torch.tensor(500), torch.randn(2, 5, CONFIG.text.width))
     out.sample.square().mean().backward()
-    known = stored.state_dict().keys()
+    known = {moved(name, 1) for name in stored.state_dict()}
     further = {name: weight for name, weight in unet.named_parameters() if name not in known}
-    silent = [name for name, w in further.items() if "conv2.weight" in name and not w.grad.any()]
-    assert further
-    assert not silent
+    for end in ("conv2.weight", "proj_out.weight"):
+        adding = {name: weight for name, weight in further.items() if name.endswith(end)}
+        assert len(adding) > 1
+        assert [name for name, weight in adding.items() if not weight.grad.any()] == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,10 @@ def test_the_further_layers_learn():
     [
         ({"num_layers": 1}, "denoiser.num_layers"),
         ({"num_layers": 2, "channels": (32, 32)}, "denoiser.channels"),
-        ({"num_layers": 3, "attention": (False, False)}, "denoiser.channels"),
+        ({"num_layers": 2, "heads": (2, 4)}, "denoiser.heads"),
+        ({"num_layers": 2, "groups": 16}, "denoiser.groups"),
+        ({"num_layers": 2, "attention": (True, True)}, "denoiser.attention"),
+        ({"num_layers": 3, "attention": (False, False)}, "denoiser.attention"),
     ],
 )
 def test_other_networks_are_named(settings, named):

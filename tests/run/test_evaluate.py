@@ -34,6 +34,7 @@ from fewstep.run.progress import progress_bar
 from fewstep.run.rows import as_row, pooled_rows
 from fewstep.run.tasks import PROMPT_SEED, Real, Task, coco, held_out_prompts, open_task
 from fewstep.sampling.painter import Painter
+from tests.artefacts import tiny_artefact
 from tests.judges import save_clip, save_inception
 from tests.run.together import run_together
 from tests.tiny import tiny_config
@@ -384,6 +385,19 @@ def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
     shutil.copytree(runs / "ct", tmp_path / "copy")
     with pytest.raises(UserError, match="ct and copy have the same settings and the same seed 0"):
         check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
+
+
+def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
+    even = Field.open([str(tiny_artefact(tmp_path / "even"))])
+    own = Field.open([str(tiny_artefact(tmp_path / "own", spacing="quadratic"))])
+    teachers = [[c for c in line_up(f, (1, 4)) if c.method == "teacher"] for f in (even, own)]
+    assert [t.steps for t in teachers[0]] == [50, 8, 4, 50]
+    assert teachers[0] == [t for t in teachers[1] if "quadratic" not in t.source]
+    further = [t for t in teachers[1] if "quadratic" in t.source]
+    assert [t.painter().timesteps[-1] for t in further] == [15, 61]
+    assert further[1].painter().timesteps == own.student(own.students[0]).painter().timesteps
+    assert is_shown(further[1], own)
+    assert len({t.identity for t in teachers[1]}) == 6
 
 
 def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):

@@ -92,8 +92,10 @@ def test_it_is_the_students_sampler_for_every_grid(config, network, name, settin
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT + QUADRATIC, ids=str)
-def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, settings):
+def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, settings, prediction):
+    config = config | {"prediction_type": prediction}
     contract = Contract.of(name, METHODS[name](**settings), 1.0, config)
     made = scheduler_config(contract)
     stock = getattr(diffusers, made["_class_name"]).from_config(made)
@@ -102,7 +104,8 @@ def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, sett
         theirs = sampled(stock, network, call.get("num_inference_steps"), call.get("timesteps"))
         difference = theirs - exact(contract, network, num_steps)
         agrees = difference.abs().max() < 1e-3
-        assert agrees == is_exact_in_diffusers(contract, num_steps), (num_steps, difference)
+        told = is_exact_in_diffusers(contract, num_steps)
+        assert agrees == told or (agrees and prediction != "epsilon"), (num_steps, difference)
 
 
 @pytest.mark.parametrize("starts", [[999, 749, 499, 249], [999, 666, 332]])
