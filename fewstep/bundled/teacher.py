@@ -28,6 +28,13 @@ __all__ = ["export", "load_teacher_config", "train_teacher"]
 
 HARMLESS = {"threads", "save_every", "log_every"}
 """Settings of a stage that decide nothing of what it makes."""
+SHAPE = {
+    "channels": "block_out_channels",
+    "num_layers": "layers_per_block",
+    "heads": "attention_head_dim",
+    "groups": "norm_num_groups",
+}
+"""Settings of the denoiser's shape, and where its UNet's config has them."""
 BYTES_A_SCENE = 5_000
 """What an encoded scene takes in the pool, rounded up."""
 
@@ -101,12 +108,21 @@ def decisive(config: TeacherConfig) -> dict[str, Any]:
 
 
 def start_folder(config: TeacherConfig) -> Path | None:
-    """Return the folder of the teacher that is trained on, if there is one."""
+    """Return the folder of the teacher that is trained on, if there is one.
+
+    Raises:
+        SettingError: if it is no teacher, or its UNet is not of the shape that settings give.
+    """
     if not config.start:
         return None
     folder = bundled_folder() if config.start == "shipped" else Path(config.start)
     need((folder / "model_index.json").is_file(), "start", config.start,
          "the folder of a teacher, or 'shipped'")  # fmt: skip
+    shape = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    for setting, entry in SHAPE.items():
+        mine, theirs = getattr(config.denoiser, setting), shape[entry]
+        mine = list(mine) if isinstance(mine, tuple) else mine
+        need(mine == theirs, f"denoiser.{setting}", mine, f"{theirs}, as `start` has")
     return folder
 
 

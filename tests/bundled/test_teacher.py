@@ -143,3 +143,7 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
         SettingError, match="start is 'nowhere'; it has to be the folder of a teach"
     ):
         train_teacher(tiny_config("start=nowhere"), tmp_path / "other")
+    deeper = tiny_config(f'start="{start}"', "denoiser.num_layers=2")
+    with pytest.raises(SettingError, match=r"denoiser.num_layers is 2; it has to be 1, as `start`"):
+        train_teacher(deeper, tmp_path / "deeper")
+    assert not (tmp_path / "deeper").exists(), "nothing is made before"
