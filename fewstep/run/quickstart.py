@@ -15,8 +15,8 @@ CONFIGS = Path(__file__).parents[1] / "bundled" / "configs"
 NAMES = ("ct", "cd", "multi-boundary")
 DEMO = ("train.steps=150",)
 NUM_PROMPTS = 200
-QUICK = ("train.steps=30", "train.batch_size=16", "train.warmup=3", "data.num_pairs=512",
-         "train.preview_every=15")  # fmt: skip
+QUICK = ("train.steps=12", "train.batch_size=16", "train.warmup=2", "data.num_pairs=512",
+         "train.preview_every=12")  # fmt: skip
 QUICK_NUM_PROMPTS = 100
 
 
