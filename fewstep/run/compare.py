@@ -93,7 +93,8 @@ def save_comparison(
     columns: dict[str, NDArray[np.uint8]] = {}
     shown: set[tuple[str, str]] = set()
     for contestant, made in pictures.items():
-        title = f"{method_title(contestant.method)}, {counted(contestant.steps, 'step')}"
+        step = "step" if contestant.spacing == "uniform" else f"{contestant.spacing} step"
+        title = f"{method_title(contestant.method)}, {counted(contestant.steps, step)}"
         if (title, contestant.settings) in shown:
             continue  # of several trainings of one setting the first
         shown.add((title, contestant.settings))

@@ -45,6 +45,8 @@ class Contestant:
     knows_teacher: bool
     """False for a student that learnt from data alone, and so imitates the unguided teacher."""
     painter: Callable[[], Painter] = dataclasses.field(compare=False)
+    spacing: str = "uniform"
+    """How a teacher's timesteps lie; a student's are in its contract."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Field:
             painter=lambda: teacher_painter(self.family, steps, scale, spacing=spacing),
             keeps_noise=True,
             knows_teacher=True,
+            spacing=spacing,
         )
 
     def student(self, student: Student, steps: int | None = None) -> Contestant:
