@@ -212,8 +212,9 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
     head = ["", "network calls", *map(metric_title, names)]
     lines = []
     for row in rows:
-        title = f"{method_title(row.method)}, {row.steps} steps"
-        title += "".join(f" ({w})" for w in ("unguided", "quadratic steps") if w in row.source)
+        how = "quadratic " if "quadratic" in row.source else ""
+        title = f"{method_title(row.method)}, {row.steps} {how}steps"
+        title += " (unguided)" if "unguided" in row.source else ""
         cells = [
             f"{shown(name, row.metrics[name].value)} ({shown_range(name, row.metrics[name])})"
             for name in names
