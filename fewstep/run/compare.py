@@ -49,8 +49,8 @@ def compare_sources(
     gallery = Gallery(out / "pictures", prompts, field.resolution, seed)
     students = [field.student(student) for student in field.students]
     few = min(student.steps for student in students)
-    theirs = [field.teacher(few, spacing=spacing) for spacing in sorted(field.spacings)]
-    contestants = [field.teacher(), field.teacher(few), *theirs, *students]
+    teachers = [field.teacher(), field.teacher(few), *field.teachers_as_students(few)]
+    contestants = [*teachers, *students]
     with progress_bar() as bar:
         made = paint_all(contestants, gallery, bar)
         costs = costs_in_turns(contestants, gallery, bar)

@@ -135,10 +135,10 @@ class Field:
         codec = fingerprint(*family.codec_parts)
         return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
 
-    @property
-    def spacings(self) -> set[str]:
-        """How the students' timesteps lie where they are not evenly spaced."""
-        return {s.contract.spacing for s in self.students} - {"uniform"}
+    def teachers_as_students(self, steps: int) -> list[Contestant]:
+        """Return the teacher at the students' own timesteps, where they are not evenly spaced."""
+        spacings = {s.contract.spacing for s in self.students} - {"uniform"}
+        return [self.teacher(steps, spacing=spacing) for spacing in sorted(spacings)]
 
     def teacher(
         self, steps: int = TEACHER_STEPS, guided: bool = True, spacing: str = "uniform"

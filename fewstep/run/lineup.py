@@ -16,11 +16,7 @@ def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
     Where students' timesteps are not evenly spaced, the teacher takes few steps at theirs as well.
     """
     teachers = [field.teacher(steps) for steps in (TEACHER_STEPS, *FEWER_TEACHER_STEPS)]
-    teachers += [
-        field.teacher(steps, spacing=spacing)
-        for spacing in sorted(field.spacings)
-        for steps in FEWER_TEACHER_STEPS
-    ]
+    teachers += [t for steps in FEWER_TEACHER_STEPS for t in field.teachers_as_students(steps)]
     students = [
         field.student(student, steps)
         for student in field.students
@@ -53,8 +49,7 @@ def is_shown(contestant: Contestant, field: Field) -> bool:
     The teacher's 4 steps are uniform ones and those of the students, where they are others.
     """
     if contestant.method == "teacher":
-        few = [field.teacher(4, spacing=spacing) for spacing in sorted(field.spacings)]
-        return contestant in (field.teacher(), field.teacher(4), *few)
+        return contestant in (field.teacher(), field.teacher(4), *field.teachers_as_students(4))
     return contestant in [field.student(student) for student in field.students]
 
 
