@@ -4,6 +4,7 @@ They are started by `torchrun` or `accelerate launch`; accelerate joins them, ov
 gloo on processors. Alone, a process asks nobody.
 """
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class Processes:
 
         on_cpu = torch.device(device).type == "cpu"
         state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+        if on_cpu:  # gloo's threads may abort an exit; NCCL's end may wait for ever
+            atexit.register(state.destroy_process_group)
         return cls(state.process_index, state.num_processes, device)
 
     @property

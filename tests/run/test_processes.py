@@ -1,5 +1,6 @@
 """Two processes are one with twice the batch; stopped or killed, they continue to the bit."""
 
+import atexit
 import json
 import os
 import re
@@ -203,6 +204,18 @@ def agreeing(rank: int) -> None:
     weight.grad = torch.full((2, 3), float(rank))
     processes.average_gradients([weight, torch.nn.Parameter(torch.zeros(1))])
     assert weight.grad.unique().item() == 0.5
+
+
+def test_the_processes_part_before_they_end(tmp_path):
+    assert run_together(2, parting, tmp_path) == [0, 0]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
+
+
+def parting(rank: int, folder: Path) -> None:
+    told, joined = folder / str(rank), torch.distributed.is_initialized
+    atexit.register(lambda: told.write_text(str(joined())))  # the first registered is called last
+    Processes.started("cpu").wait()
+    assert joined()
 
 
 @pytest.mark.slow
