@@ -19,6 +19,7 @@ import torch
 from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
 from safetensors.torch import save_file
 
+from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.adapters import PRESETS
 from fewstep.publishing.formats import (
@@ -130,7 +131,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_cases(Path(folder))
         rows = measure(Path(folder))
-    told = {"command": "python benchmarks/load_matrix.py", "torch": torch.__version__}
+    told = {
+        "command": "python benchmarks/load_matrix.py", "commit": commit(), "machine": machine(),
+    }  # fmt: skip
     result = told | {"tolerance": TOLERANCE, "rows": rows}
     write_file(RESULTS, json.dumps(result, indent=1) + "\n")
     wrong = [row for row in rows if row["loads"] != row["should_load"]]

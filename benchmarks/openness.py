@@ -24,6 +24,7 @@ from fewstep.bundled.scenes import (
     sample_pairs,
     sample_scene,
 )
+from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 
 CAPTIONS = {
@@ -109,5 +110,6 @@ def openness(caption: str, count: int = 3000, samples: int = 128) -> dict[str, f
 
 if __name__ == "__main__":
     found = {caption: openness(caption) for caption in CAPTIONS.values()}
-    write_file(RESULTS, json.dumps({"command": COMMAND, "captions": found}, indent=2) + "\n")
+    results = {"command": COMMAND, "commit": commit(), "machine": machine(), "captions": found}
+    write_file(RESULTS, json.dumps(results, indent=2) + "\n")
     print(f"wrote {RESULTS}")

@@ -1,6 +1,6 @@
 """Whether a step's time and memory depend on the size of the data set: 1,000 to 100,000 pairs.
 
-    python -m benchmarks.speed_data -o benchmarks/results/speed_data.json
+    python -m benchmarks.speed_data --threads 1 -o benchmarks/results/speed_data.json
 
 Latents are noise, in a cache such as `fewstep prepare` fills; the default model is the tiny one, so
 that reading weighs as much as it can.

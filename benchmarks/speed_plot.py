@@ -34,7 +34,7 @@ def speed(axes: Axes, rows: list[dict], title: str) -> None:
     ones = {"value": 1.0, "low": 1.0, "high": 1.0}
     found = [row.get("speed_up", ones) for row in rows]
     values, low, high = (np.array([f[end] for f in found]) for end in ("value", "low", "high"))
-    bars(axes, rows, values, [f"{value:.2f}×" for value in values])
+    bars(axes, rows, values, high, [f"{value:.2f}×" for value in values])
     axes.errorbar(
         values, range(len(rows)), xerr=[values - low, high - values], fmt="none", ecolor="#16181d",
         elinewidth=1, capsize=2,
@@ -47,18 +47,22 @@ def memory(axes: Axes, rows: list[dict]) -> None:
     peak, static = (
         np.array([row[k] / 1e9 for row in rows]) for k in ("peak_bytes", "static_bytes")
     )
-    bars(axes, rows, peak, [f"{s:.2f} of {p:.2f} GB" for s, p in zip(static, peak, strict=True)])
+    labels = [f"{s:.2f} of {p:.2f} GB" for s, p in zip(static, peak, strict=True)]
+    bars(axes, rows, peak, peak, labels)
     axes.barh(range(len(rows)), static, color="#16181d", alpha=0.25, height=0.7)
     axes.set_title("memory at most; shaded: whatever the batch", loc="left", fontsize=10)
 
 
-def bars(axes: Axes, rows: list[dict], values: np.ndarray, labels: list[str]) -> None:
+def bars(
+    axes: Axes, rows: list[dict], values: np.ndarray, ends: np.ndarray, labels: list[str]
+) -> None:
+    """Draw a bar a row, with a label behind its end, which an interval may put further out."""
     colours = [BASELINE if "reference" in row["design"] else
                OURS if row["design"].startswith("fewstep") else OTHER for row in rows]  # fmt: skip
-    drawn = axes.barh(range(len(rows)), values, color=colours, height=0.7)
-    axes.bar_label(drawn, labels, padding=6, fontsize=8)
+    axes.barh(range(len(rows)), values, color=colours, height=0.7)
+    axes.bar_label(axes.barh(range(len(rows)), ends, alpha=0), labels, padding=6, fontsize=8)
     axes.set_yticks(range(len(rows)), [row["design"] for row in rows], fontsize=8)
-    axes.set_xlim(0, values.max() * 1.25)
+    axes.set_xlim(0, ends.max() * 1.25)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)

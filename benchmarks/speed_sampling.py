@@ -1,11 +1,13 @@
 """How fast pictures are made: fewstep beside diffusers' own pipeline with the same LoRA.
 
-    python -m benchmarks.speed_sampling --model tiny -o benchmarks/results/sampling.json
+    python -m benchmarks.speed_sampling --model tiny --threads 1 \\
+        -o benchmarks/results/sampling.json
     python -m benchmarks.speed_sampling --model sd15 --device cuda --precision fp16 \\
         -o benchmarks/results/sampling_gpu.json
 
 From prompts to pictures, text encoder and decoder included. Every design is timed in turns with the
-first one, after it was seen to make the same pictures from the same noise.
+first one, after it was seen to make the same pictures from the same noise. The tiny decoder is timed
+where its weights are in the Hub's cache and the model is the one whose latents it reads.
 """
 
 # diffusers, transformers and PEFT hand out their networks and configs without types
@@ -18,17 +20,20 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from benchmarks.speed_own import workshop
 from benchmarks.speed_table import arguments, measure, serve
-from benchmarks.speed_work import PROMPTS, Setting, fill_lora, network_bytes
+from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
 from fewstep.run.artefact import write_artefact
 from fewstep.sampling.pipeline import FewStepPipeline
 
 STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"
+TINY_DECODER = "madebyollin/taesd"
+"""Of Stable Diffusion 1.5's latents (MIT); a repository on the Hub."""
 Paint = Callable[[], Tensor]
 """Returns pictures as uint8 [batch, H, W, 3]."""
 
@@ -80,6 +85,7 @@ def by_fewstep(
     setting: Setting,
     *,
     compiled: bool = False,
+    plain_layout: bool = False,
     half_decoder: bool = False,
     tiny_decoder: bool = False,
 ) -> tuple[Paint, list[nn.Module]]:
@@ -88,12 +94,16 @@ def by_fewstep(
     )
     painter = pipeline.painter(STEPS)
     family, network = pipeline.student
+    if plain_layout:
+        in_plain_layout(family)
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if compiled:
         network.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
     decode = painter.decode
     if tiny_decoder:
-        tiny = AutoencoderTiny().to(setting.device, setting.half).eval()
+        tiny = AutoencoderTiny.from_pretrained(TINY_DECODER, local_files_only=True)
+        tiny = tiny.to(setting.device, setting.half).eval()
 
         def decode(latents: Tensor) -> Tensor:
             pictures = tiny.decode(latents.to(setting.half)).sample.float() / 2 + 0.5
@@ -115,6 +125,7 @@ DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
         setting, fused=True, compiled=True
     ),
     "fewstep": by_fewstep,
+    "fewstep, plain layout": lambda setting: by_fewstep(setting, plain_layout=True),
     "fewstep, half decoder": lambda setting: by_fewstep(setting, half_decoder=True),
     "fewstep, compiled": lambda setting: by_fewstep(setting, compiled=True),
     "fewstep, tiny decoder": lambda setting: by_fewstep(setting, tiny_decoder=True),
@@ -124,7 +135,17 @@ DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
 }
 """The first is what the others are compared with."""
 OTHER_PICTURES = {"diffusers, teacher", "fewstep, tiny decoder"}
-"""What does not make the pictures of the first; the tiny decoder's weights are random."""
+"""What does not make the pictures of the first."""
+
+
+def fitting(model: str, precision: str) -> list[str]:
+    """Return the designs that are others for this model, in this precision, on this machine."""
+    left_out = set()
+    if precision == "fp32":
+        left_out.add("fewstep, half decoder")
+    if model != "sd15" or not isinstance(try_to_load_from_cache(TINY_DECODER, "config.json"), str):
+        left_out.add("fewstep, tiny decoder")
+    return [name for name in DESIGNS if name not in left_out]
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:
@@ -144,5 +165,6 @@ def write_student(setting: Setting) -> None:
 
 if __name__ == "__main__":
     asked = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
-    path = measure(asked, work, asked.designs or list(DESIGNS), prepare=write_student)
+    designs = asked.designs or fitting(asked.model, asked.precision)
+    path = measure(asked, work, designs, prepare=write_student)
     print(f"wrote {path} and its plot")

@@ -35,6 +35,8 @@ from fewstep.files import check_writable, write_file
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.05}
 """How far an outcome may be from the baseline's, relative to it: only rounding differs."""
 WARM_UP = 2
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"
+"""Where the plots go, each named as its results file."""
 Worker = Callable[[Connection, str, Setting], None]
 
 
@@ -171,7 +173,7 @@ def measure(
                 rows.append(row)
                 print(summary(row), file=sys.stderr)
             write_file(asked.out, json.dumps(results, indent=1) + "\n")
-    draw(results, asked.out.with_suffix(".png"))
+    draw(results, PICTURES / f"{asked.out.stem}.png")
     return asked.out
 
 

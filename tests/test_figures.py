@@ -2,11 +2,14 @@
 
 import json
 import re
+import runpy
 import shlex
+import sys
+from itertools import pairwise
 
 import pytest
 
-from tools.figures import MARK, RESULTS, ROOT, filled, pages
+from tools.figures import MARK, RESULTS, ROOT, filled, pages, seconds_per_image
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
@@ -20,11 +23,27 @@ def test_the_readme_has_figures_at_all():
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
-def test_a_results_file_names_the_one_command_that_makes_it(path):
+def test_a_results_file_names_the_one_command_that_makes_it(path, monkeypatch):
     words = shlex.split(json.loads(path.read_text(encoding="utf-8"))["command"])
     if words[0] == "fewstep":
         assert re.search(rf"^def {words[1]}\(", (ROOT / "fewstep/cli.py").read_text(), re.MULTILINE)
         return
     assert words[0] == "python"
-    script = f"{words[2].replace('.', '/')}.py" if words[1] == "-m" else words[1]
-    assert (ROOT / script).is_file()
+    is_module = words[1] == "-m"
+    script = ROOT / (f"{words[2].replace('.', '/')}.py" if is_module else words[1])
+    arguments = words[3 if is_module else 2 :]
+    assert script.is_file()
+    if arguments:  # asked for help, a script looks at what stands before and does no work
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments, "--help"])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(script), run_name="__main__")
+        assert left.value.code == 0
+
+
+@pytest.mark.parametrize("name", ["train_step_batches.json", "sampling.json"])
+def test_an_image_takes_no_longer_in_a_larger_batch(name):
+    rows = json.loads((RESULTS / name).read_text(encoding="utf-8"))["rows"]
+    ours = [row for row in rows if row["design"] == "fewstep"]
+    assert len(ours) > 1
+    for small, large in pairwise(sorted(ours, key=lambda row: row["batch_size"])):
+        assert seconds_per_image(large) <= 1.05 * seconds_per_image(small)

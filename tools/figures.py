@@ -34,7 +34,8 @@ def bundled() -> str:
 
 def teacher() -> str:
     """The teacher's accuracy by number of steps and guidance."""
-    entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
+    results = json.loads((RESULTS / "teacher.json").read_text())
+    entries, command = results["rows"], results["command"]
     steps = sorted({row["steps"] for row in entries}, reverse=True)
     scales = sorted({row["guidance_scale"] for row in entries})
     cells = {
@@ -47,7 +48,7 @@ def teacher() -> str:
     head = ["steps", *(f"guidance {scale:g}" for scale in scales)]
     table = _markdown(head, [[str(s), *(cells.get((s, g), "–") for g in scales)] for s in steps])
     n = min(row["metrics"]["prompt_accuracy"]["n"] for row in entries)
-    return f"{table}\nFrom n = {n:,} prompts a cell on, by `python benchmarks/teacher.py`.\n"
+    return f"{table}\nFrom n = {n:,} prompts a cell on, by `{command}`.\n"
 
 
 def teacher_line() -> str:
@@ -136,17 +137,24 @@ def speed(name: str) -> str:
     for row in results["rows"]:
         head = [row["design"], str(row["batch_size"])]
         if "failed" in row:
-            lines.append([*head, row["failed"], "–", "–", "–"])
+            lines.append([*head, row["failed"], "–", "–", "–", "–"])
             continue
+        an_image = f"{seconds_per_image(row):.2g}"
         ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
         memory = (f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes"))
         times = "{value:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
-        lines.append([*head, times, f"{row['flops_per_second'] / rate:.0%}", *memory])
-    columns = ["design", "batch", "times as fast", "share of the matmul rate",
+        lines.append([*head, times, an_image, f"{row['flops_per_second'] / rate:.0%}", *memory])
+    columns = ["design", "batch", "times as fast", "seconds an image", "share of the matmul rate",
                "memory whatever the batch", "at most"]  # fmt: skip
     work = results["work"]
     note = f"{work['model']}, {work['resolution']} px, {work['precision']}, {results['machine']}."
-    return f"{_markdown(columns, lines)}\n{note}\n"
+    picture = f"![The same as a picture](images/{Path(name).stem}.png)"
+    return f"{picture}\n\n{_markdown(columns, lines)}\n{note}\n"
+
+
+def seconds_per_image(row: dict) -> float:
+    """Return the median seconds that a design takes for each image of its batch."""
+    return row["seconds"]["value"] / row["batch_size"]
 
 
 def reading() -> str:

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
-from benchmarks import speed, speed_data, speed_sampling
+from benchmarks import speed, speed_data, speed_sampling, speed_table
 from benchmarks.speed_designs import ASIDE, DESIGNS, LADDER, Levers, build
 from benchmarks.speed_models import SIZES, save_pipeline
 from benchmarks.speed_table import arguments, measure, rows_of
@@ -148,6 +148,7 @@ def test_bad_arguments_are_refused_in_words(bad, words, monkeypatch, capsys):
 def run(monkeypatch, out, work, designs, *more, **kwargs):
     argv = ["speed.py", "--rank", "2", "--rounds", "2", "--steps", "1", "--batch-sizes", "1"]
     monkeypatch.setattr(sys, "argv", [*argv, "--threads", "1", "-o", str(out), *more])
+    monkeypatch.setattr(speed_table, "PICTURES", out.parent)
     measure(arguments("", designs, [1], 1), work, designs, **kwargs)
     return json.loads(out.read_text())
 
@@ -161,13 +162,13 @@ def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch):
     assert ours["static_bytes"] < reference["static_bytes"] <= reference["peak_bytes"]
     assert ours["speed_up"]["low"] <= ours["speed_up"]["value"] <= ours["speed_up"]["high"]
     assert "speed_up" not in reference
-    assert out.with_suffix(".png").stat().st_size > 5000
+    assert (tmp_path / "step.png").stat().st_size > 5000
     assert "folder" not in results["work"]
 
 
 @pytest.mark.slow
 def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch):
-    designs = ["diffusers, LoRA", "diffusers, LoRA fused", "fewstep", "fewstep, tiny decoder",
+    designs = ["diffusers, LoRA", "diffusers, LoRA fused", "fewstep", "fewstep, plain layout",
                "diffusers, teacher"]  # fmt: skip
     results = run(
         monkeypatch, tmp_path / "s.json", speed_sampling.work, designs,
@@ -176,9 +177,28 @@ def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch):
     by_name = {row["design"]: row for row in results["rows"]}
     assert not any("failed" in row for row in results["rows"])
     assert by_name["fewstep"]["disagreement"] < 1e-3
+    assert by_name["fewstep, plain layout"]["disagreement"] < 1e-3
     assert by_name["diffusers, teacher"]["disagreement"] is None
     assert by_name["diffusers, teacher"]["flops"] > 10 * by_name["fewstep"]["flops"]
     assert by_name["fewstep"]["flops"] < by_name["diffusers, LoRA"]["flops"]
+
+
+def test_a_sampling_design_is_timed_where_it_is_another(monkeypatch):
+    left_out = {"fewstep, half decoder", "fewstep, tiny decoder"}
+    assert set(speed_sampling.DESIGNS) - {*speed_sampling.fitting("tiny", "fp32")} == left_out
+    assert "fewstep, half decoder" in speed_sampling.fitting("tiny", "bf16")
+    monkeypatch.setattr(speed_sampling, "try_to_load_from_cache", lambda *name: "/config.json")
+    assert "fewstep, tiny decoder" in speed_sampling.fitting("sd15", "fp16")
+    assert "fewstep, tiny decoder" not in speed_sampling.fitting("tiny", "fp16")
+
+
+def test_the_tiny_decoder_is_that_of_the_cache(setting, tmp_path, monkeypatch):
+    AutoencoderTiny().save_pretrained(tmp_path)
+    monkeypatch.setattr(speed_sampling, "TINY_DECODER", str(tmp_path))
+    speed_sampling.write_student(setting)
+    paint, networks = speed_sampling.by_fewstep(setting, tiny_decoder=True)
+    assert isinstance(networks[-1], AutoencoderTiny)
+    assert paint().shape == (setting.batch_size, setting.resolution, setting.resolution, 3)
 
 
 @pytest.mark.slow
