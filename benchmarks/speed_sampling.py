@@ -6,8 +6,8 @@
         -o benchmarks/results/sampling_gpu.json
 
 From prompts to pictures, text encoder and decoder included. Every design is timed in turns with the
-first one, after it was seen to make the same pictures from the same noise. The tiny decoder is timed
-where its weights are in the Hub's cache and the model is the one whose latents it reads.
+first one, after it was seen to make the same pictures from the same noise. The tiny decoder has a
+row where its weights are in the Hub's cache and the model is the one whose latents it reads.
 """
 
 # diffusers, transformers and PEFT hand out their networks and configs without types

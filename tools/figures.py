@@ -28,7 +28,10 @@ def bundled() -> str:
     rows = [row for row in overview(results.rows) if row.steps in (4, 8, 50)]
     names = ["prompt_accuracy", "frechet", "seconds_per_image"]
     n = rows[0].metrics["prompt_accuracy"].n
-    note = f"Mean and 95 % interval; n = {n:,} held-out prompts{_trainings(results)}."
+    note = (
+        f"Mean and 95 % interval; n = {n:,} held-out prompts{_trainings(results)}.\n"
+        f"Protocol: {results.protocol}."
+    )
     return f"{_table(rows, names)}\n{note}\n"
 
 

@@ -16,7 +16,8 @@ class Protocol:
     """Prompts, reference and metrics; further metrics need neither and are measured always.
 
     `num_prompts` is None where all prompts of a file are taken. `side` is what pictures are resized
-    to before they are judged (Lanczos); None leaves them as they are painted.
+    to before they are judged (Lanczos); None leaves them as they are painted. `reference` says of
+    COCO's that there are {num} pictures, which its folder tells.
     """
 
     prompts: str
@@ -67,14 +68,14 @@ PROTOCOLS = {
     "coco2017-5k": Protocol(
         prompts="first captions of COCO val2017",
         num_prompts=5000,
-        reference="reference: their pictures, the middle square at the model's side (Lanczos)",
+        reference="reference: all {num} pictures, the middle square at the model's side (Lanczos)",
         metrics=(*WITH_REFERENCE, "fid_teacher", "clip_score", *WITHOUT_WEIGHTS),
         captions="val2017",
     ),
     "coco2014-30k-256": Protocol(
         prompts="captions drawn from COCO val2014",
         num_prompts=30_000,
-        reference="reference: all its pictures, the middle square at 256 (Lanczos)",
+        reference="reference: all {num} pictures, the middle square at 256 (Lanczos)",
         metrics=(*WITH_REFERENCE, "fid_teacher", "clip_score", *WITHOUT_WEIGHTS),
         captions="val2014",
         draws=True,

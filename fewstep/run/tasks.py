@@ -1,7 +1,7 @@
 """What a protocol asks for: its prompts, and the real pictures that sets are compared with."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +142,8 @@ def coco(
             raise UserError(f"the reference picture {path} cannot be read: {error}") from error
 
     identity = f"{found.identity} {side}"
-    return Task(name, protocol, prompts, Real(identity, real))
+    told = replace(protocol, reference=protocol.reference.format(num=len(found.files)))
+    return Task(name, told, prompts, Real(identity, real))
 
 
 def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
