@@ -248,9 +248,11 @@ def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weigh
     )  # fmt: skip
     assert not results.unavailable
     assert re.fullmatch(
-        r"coco2017-5k; 4 first captions of COCO val2017 \([0-9a-f]{8}\); "
-        r"reference: all 6 pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance [\d.]+; .*"
-        r"Inception.*; .*CLIP.*", results.protocol)  # fmt: skip
+        r"coco2017-5k; 4 first captions of COCO val2017 \([0-9a-f]{8}\); reference: all 6 "
+        r"pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance [\d.]+; .*"
+        r"Inception.*; .*CLIP.*",
+        results.protocol,
+    )
     teacher, student = results.rows[0].metrics, results.rows[-1].metrics
     judged = {"fid", "kid", "cmmd", "precision", "recall", "clip_score"}
     assert judged <= teacher.keys() & student.keys()
