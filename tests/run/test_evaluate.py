@@ -249,8 +249,8 @@ def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weigh
     assert not results.unavailable
     assert re.fullmatch(
         r"coco2017-5k; 4 first captions of COCO val2017 \([0-9a-f]{8}\); reference: all 6 "
-        r"pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance [\d.]+; .*"
-        r"Inception.*; .*CLIP.*",
+        r"pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance "
+        r"[\d.]+; .*Inception.*; .*CLIP.*",
         results.protocol,
     )
     teacher, student = results.rows[0].metrics, results.rows[-1].metrics
