@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportPrivateImportUsage=false
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -35,6 +36,8 @@ ALL = (
 )
 A, B = ".lora_A.weight", ".lora_B.weight"
 """How PEFT's plain names of a LoRA's two weights end."""
+CALL = 1_000_000
+"""The products that a processor could do in the time that calling one more kernel takes."""
 
 PRESETS = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
 """The modules that a LoRA changes; `all` is the list of the public LCM-LoRA scripts."""
@@ -139,7 +142,7 @@ def merge_lora(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
                 f"the LoRA changes {name}, which this network has not or in another shape: it was "
                 "trained on another base model"
             )
-        weight.data += (up.flatten(1) @ down.flatten(1)).view_as(weight).to(weight)
+        weight.data += product(up, down, weight).to(weight)
     return network
 
 
@@ -172,18 +175,55 @@ def worn_sum(layer: LoraLayer, x: Tensor) -> Tensor:
     return y
 
 
+def worn_weight(layer: LoraLayer, positions: int) -> Tensor | None:
+    """Return the layer's weight with the adapter that it wears added, where one product pays.
+
+    x (W + B A) is the same as x W + (x A) B. Which of them takes fewer operations depends on the
+    rank and on the `positions` that x has in batch, height and width; what learns needs the whole
+    weight's gradient besides. In half precision W + B A would round a small B A away.
+    """
+    weight = layer.base_layer.weight
+    if len(layer._active_adapter) != 1 or weight.dtype != torch.float32:
+        return None
+    (role,) = layer._active_adapter
+    learns = torch.is_grad_enabled()
+    if learns and not isinstance(layer.lora_dropout[role], nn.Identity):
+        return None
+    fan_out, fan_in, rank = len(weight), weight[0].numel(), layer.r[role]
+    passes = 3 if learns else 1  # forward, and backward to the input and to the weights
+    apart = passes * (rank * (fan_in + fan_out) * positions + 2 * CALL)
+    at_once = passes * rank * fan_in * fan_out + learns * fan_in * fan_out * positions
+    if at_once >= apart:
+        return None
+    change = product(layer.lora_B[role].weight, layer.lora_A[role].weight, weight)
+    merged = torch.add(weight, change, alpha=layer.scaling[role])
+    return merged.as_strided(weight.shape, weight.stride())  # a 1 x 1 one forgets its layout
+
+
+def product(up: Tensor, down: Tensor, like: Tensor) -> Tensor:
+    """Return what a LoRA's two weights add to a layer's, in its shape."""
+    return (up.flatten(1) @ down.flatten(1)).view_as(like)
+
+
 class LeanLinear(lora.Linear):
     """PEFT's linear layer with adapters and a lean forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return worn_sum(self, x)
+        weight = worn_weight(self, x[..., 0].numel())
+        if weight is None:
+            return worn_sum(self, x)
+        return functional.linear(x, weight, self.base_layer.bias)
 
 
 class LeanConv2d(lora.Conv2d):
     """PEFT's convolution with adapters and a lean forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return worn_sum(self, x)
+        base = self.base_layer
+        weight = worn_weight(self, x[:, 0].numel() // math.prod(base.stride))
+        if weight is None:
+            return worn_sum(self, x)
+        return base._conv_forward(x, weight, base.bias)
 
 
 LEAN = {lora.Linear: LeanLinear, lora.Conv2d: LeanConv2d}

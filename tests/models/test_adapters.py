@@ -1,6 +1,7 @@
 """One frozen base in several roles gives what separate networks would give."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,14 @@ from peft.tuners.lora import LoraLayer
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.models.adapters import LEAN, full_roles, lora_roles, merge_lora
+from fewstep.models.adapters import (
+    LEAN,
+    full_roles,
+    lora_roles,
+    merge_lora,
+    worn_sum,
+    worn_weight,
+)
 from fewstep.models.base import ModelError
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
@@ -136,6 +144,46 @@ def test_the_gradient_is_that_of_separate_copies(
         expected = by_name[key.replace(".weight", ".student.weight")].grad
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("call", [0, 10**12], ids=["by operations", "always"])
+@pytest.mark.parametrize("rank", [1, 64])
+def test_one_product_with_the_worn_weight_is_the_layer_and_its_adapter(
+    family, inputs, rank, call, monkeypatch
+):
+    monkeypatch.setattr("fewstep.models.adapters.CALL", call)
+    roles = lora_roles(family, "all", rank, 2.0 * rank)
+    disturb(roles)
+    layers = [layer for layer in family.network.modules() if type(layer) in LEAN.values()]
+    merged = []
+    for layer in layers:
+        is_linear = isinstance(layer.base_layer, torch.nn.Linear)
+        shape = (3, 64, layer.in_features) if is_linear else (3, layer.in_features, 8, 8)
+        x = torch.randn(shape)
+        weights = [layer.lora_A["student"].weight, layer.lora_B["student"].weight]
+        outcomes = []
+        for forward in (layer, partial(worn_sum, layer)):
+            y = forward(x)
+            y.sin().sum().backward()
+            outcomes.append([y, *(weight.grad.clone() for weight in weights)])
+            for weight in weights:
+                weight.grad = None
+        for mine, apart in zip(*outcomes, strict=True):
+            assert (mine - apart).norm() < 1e-5 * apart.norm()
+        merged.append(worn_weight(layer, 3 * 64) is not None)
+        with torch.no_grad():
+            assert (layer(x) - worn_sum(layer, x)).norm() < 1e-5 * layer(x).norm()
+    assert all(merged) if call or rank == 64 else not any(merged)
+
+
+def test_adapters_stay_apart_where_a_sum_would_lose_them(family):
+    roles = lora_roles(family, "all", 64, 64.0, dropout=0.1)
+    layer = next(layer for layer in roles.network.modules() if type(layer) in LEAN.values())
+    assert worn_weight(layer, 10**6) is None  # each position loses others
+    with torch.no_grad():
+        assert worn_weight(layer, 10**6) is not None
+        layer.base_layer.to(torch.bfloat16)
+        assert worn_weight(layer, 10**6) is None
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
