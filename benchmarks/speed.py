@@ -14,7 +14,7 @@ to compute the same gradient. Beside the results file a plot of the ladder is dr
 
 from multiprocessing.connection import Connection
 
-from benchmarks.speed_designs import DESIGNS, HALF, build
+from benchmarks.speed_designs import DESIGNS, HALF, WHOLE, build
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import Probe, Setting
 
@@ -29,5 +29,6 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 if __name__ == "__main__":
     asked = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=5)
-    fitting = [name for name in DESIGNS if asked.precision != "fp32" or name not in HALF]
+    alike = HALF if asked.precision == "fp32" else WHOLE
+    fitting = [name for name in DESIGNS if name not in alike]
     print(f"wrote {measure(asked, work, asked.designs or fitting)} and its plot")

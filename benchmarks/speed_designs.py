@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from benchmarks.speed_levers import (
-    MergedCopy,
+    APART,
+    PEFTS,
     StudentFirst,
     guided_by_two_calls,
     twin,
     under,
-    with_pefts_forward,
+    with_forward_of,
 )
 from benchmarks.speed_own import Fewstep, NoiseBatches, workshop
 from benchmarks.speed_reference import Flags, Reference
@@ -43,10 +44,10 @@ class Levers:
     one_batch: bool = False
     teacher_first: bool = False
     lean_adapters: bool = False
+    one_product: bool = False
     fused_optimizer: bool = False
     channels_last: bool = False
     bare_teacher: bool = False
-    merged_target: bool = False
     compiled_blocks: bool = False
 
 
@@ -61,14 +62,15 @@ class Rung(Fewstep):
         if not levers.channels_last:
             in_plain_layout(family)
         self.plain = self.plain_network(network)
-        self.copy = deepcopy(network) if levers.merged_target else None
         roles = self.shop.roles
         fill_lora(roles.trained)
         fill_lora(roles.averaged)
         network.train()
         if not levers.lean_adapters:
-            with_pefts_forward(network)
-        self.networks = [n for n in (network, self.plain, self.copy) if n is not None]
+            with_forward_of(PEFTS, network)
+        elif not levers.one_product:
+            with_forward_of(APART, network)
+        self.networks = [n for n in (network, self.plain) if n is not None]
         if levers.compiled_blocks:
             for each in self.networks:
                 compile_blocks(each)
@@ -111,15 +113,12 @@ class Rung(Fewstep):
     def denoisers(self, uncond: Conditioning) -> Denoisers:
         family, roles, setting = self.shop.family, self.shop.roles, self.setting
         teacher = family.denoiser(self.plain) if self.plain else roles.teacher
-        target = roles.student
-        if self.copy is not None:
-            target = MergedCopy(self.copy, roles, 1.0, family.denoiser(self.copy))
         guide = guided if self.levers.one_batch else guided_by_two_calls
         context = nullcontext if self.levers.half_base else setting.autocast
         uncond = {name: row.to(setting.device) for name, row in uncond.items()}
         return Denoisers(
             student=under(context, roles.student),
-            target=under(context, target),
+            target=under(context, roles.student),
             teacher=guide(under(context, teacher), uncond, setting.guidance_scale),
         )
 
@@ -141,6 +140,7 @@ def ladder() -> dict[str, Levers]:
         "teacher in one batch": {"one_batch": True},
         "teacher first": {"teacher_first": True},
         "lean adapters": {"lean_adapters": True},
+        "one product": {"one_product": True},
         "fused optimizer": {"fused_optimizer": True},
         "channels last": {"channels_last": True},
     }
@@ -153,7 +153,6 @@ def ladder() -> dict[str, Levers]:
 
 ASIDE = {
     "bare teacher": {"bare_teacher": True},
-    "merged target": {"merged_target": True},
     "compiled blocks": {"compiled_blocks": True},
 }
 """Levers that are no part of fewstep's design, each on top of it."""
@@ -173,6 +172,8 @@ DESIGNS = [*REFERENCES, *LADDER, *OWN]
 """The names of all designs; the first is what the others are compared with."""
 HALF = {"reference, fp32 teacher", "half-precision base"}
 """The designs that are others only where there is a half precision."""
+WHOLE = {"one product"}
+"""Those that are others only in fp32."""
 
 
 def build(name: str, setting: Setting) -> Work:

@@ -3,12 +3,12 @@
 # diffusers, transformers and PEFT hand out their networks and configs without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
-from torch import nn
+from peft.tuners import lora
+from torch import Tensor, nn
 
 from fewstep.diffusion.grid import knots
 from fewstep.diffusion.guidance import guided
@@ -19,7 +19,7 @@ from fewstep.diffusion.solvers import SOLVERS, ddim
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.base import LossOutput, measure
 from fewstep.methods.cd import ConsistencyDistillation
-from fewstep.models.adapters import LEAN, Roles
+from fewstep.models.adapters import LEAN, worn_sum
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 
@@ -75,32 +75,25 @@ def twin(network: nn.Module) -> nn.Module:
     return other.eval().requires_grad_(False)
 
 
-def with_pefts_forward(network: nn.Module) -> None:
-    """Give the layers with adapters PEFT's own forward pass back."""
-    pefts = {lean: own for own, lean in LEAN.items()}
+class ApartLinear(lora.Linear):
+    """A linear layer whose adapter is never added to its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return worn_sum(self, x)
+
+
+class ApartConv2d(lora.Conv2d):
+    """A convolution whose adapter is never added to its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return worn_sum(self, x)
+
+
+PEFTS = {lean: own for own, lean in LEAN.items()}
+APART = {LEAN[lora.Linear]: ApartLinear, LEAN[lora.Conv2d]: ApartConv2d}
+
+
+def with_forward_of(classes: Mapping[type, type], network: nn.Module) -> None:
+    """Give the layers with adapters the forward pass of other classes."""
     for layer in network.modules():
-        layer.__class__ = pefts.get(type(layer), type(layer))
-
-
-@dataclass(frozen=True)
-class MergedCopy:
-    """A plain copy of the network that is given the student's merged weights before it is asked."""
-
-    plain: nn.Module
-    roles: Roles
-    scale: float
-    denoiser: Denoiser[Prediction]
-
-    def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
-        with torch.no_grad():
-            self.refresh()
-            return self.denoiser(x_t, t, cond)
-
-    def refresh(self) -> None:
-        """Write base + scale * B A into the copy."""
-        copies, layers = dict(self.plain.named_modules()), dict(self.roles.network.named_modules())
-        for name in (n.removesuffix(".lora_A.weight") for n in self.roles.trained if "_A." in n):
-            down, up = (self.roles.trained[f"{name}.lora_{part}.weight"] for part in "AB")
-            base, merged = layers[name].base_layer.weight, copies[name].weight
-            update = up.flatten(1).to(base.dtype) @ down.flatten(1).to(base.dtype)
-            torch.add(base, update.view_as(base), alpha=self.scale, out=merged.data)
+        layer.__class__ = classes.get(type(layer), type(layer))

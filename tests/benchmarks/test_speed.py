@@ -17,7 +17,7 @@ from benchmarks.speed_turns import WorkFailed, flops_of, in_turns, median
 from benchmarks.speed_work import Probe, Setting, network_bytes
 
 OTHERS = [name for name in DESIGNS[1:] if "compiled" not in name]
-QUICK = ["levers off", "merged target", "fewstep"]
+QUICK = ["levers off", "one product", "fewstep"]
 
 
 @pytest.fixture(scope="module")
