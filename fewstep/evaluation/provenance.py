@@ -29,15 +29,21 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+NO_CODE = (":!docs", ":!*.md", ":!benchmarks/results")
+"""What decides no result: pages and results may be written while others are measured."""
+
+
 def commit() -> str:
     """Return the git commit that this code is at, with "-dirty" where it was changed since.
 
     An installed copy has no commit of its own and gives its version.
     """
     root = Path(fewstep.__file__).parent.parent
-    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--match", "no-tag"]
-    if (root / ".git").exists() and shutil.which("git"):
-        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if (root / ".git").exists() and (git := shutil.which("git")):
+        describe = [git, "-C", str(root), "describe", "--always", "--match", "no-tag"]
+        told = subprocess.run(describe, capture_output=True, text=True, check=False)
         if told.returncode == 0:
-            return told.stdout.strip()
+            changes = [git, "-C", str(root), "diff", "--quiet", "HEAD", "--", ".", *NO_CODE]
+            changed = subprocess.run(changes, check=False).returncode
+            return told.stdout.strip() + ("-dirty" if changed else "")
     return f"fewstep {fewstep.__version__}"

@@ -1,10 +1,13 @@
 """Results are written whole and read strictly."""
 
 import json
+import re
+import subprocess
 from dataclasses import asdict, replace
 
 import pytest
 
+import fewstep
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.provenance import commit, machine, processor
@@ -95,3 +98,21 @@ def test_the_machine_is_described_without_its_name(tmp_path):
     assert platform.node() not in machine()
     assert "/" not in commit()
     assert commit()
+
+
+def test_a_commit_is_dirty_where_code_changed_and_not_where_pages_did(tmp_path, monkeypatch):
+    code, page = tmp_path / "fewstep" / "__init__.py", tmp_path / "docs" / "page.md"
+    for file in (code, page):
+        file.parent.mkdir()
+        file.write_text("")
+    monkeypatch.setattr(fewstep, "__file__", str(code))
+    assert commit() == f"fewstep {fewstep.__version__}"
+    me = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    for words in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    page.write_text("written")
+    assert commit() == clean
+    code.write_text("changed")
+    assert commit() == f"{clean}-dirty"
