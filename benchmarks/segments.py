@@ -1,6 +1,9 @@
 """How far each jump of a multi-boundary student lands from its teacher, segment by segment.
 
-    python benchmarks/segments.py RUN -o benchmarks/results/segments.json
+    python benchmarks/segments.py runs/students/trainings/multi-boundary-0 \\
+        -o benchmarks/results/segments.json
+
+on a student of `python benchmarks/students.py`, or on any other run or artefact.
 
 The truth is the guided teacher on the solver's knots, the steps that the student learnt from. A
 jump starts from the teacher's own trajectory, as when pictures are painted, or from data under
