@@ -189,14 +189,14 @@ def worn_weight(layer: LoraLayer, positions: int) -> Tensor | None:
     learns = torch.is_grad_enabled()
     if learns and not isinstance(layer.lora_dropout[role], nn.Identity):
         return None
-    fan_out, fan_in, rank = len(weight), weight[0].numel(), layer.r[role]
+    down, up = layer.lora_A[role].weight, layer.lora_B[role].weight
+    fan_out, fan_in, rank = len(weight), weight[0].numel(), len(down)
     passes = 3 if learns else 1  # forward, and backward to the input and to the weights
     apart = passes * (rank * (fan_in + fan_out) * positions + 2 * CALL)
     at_once = passes * rank * fan_in * fan_out + learns * fan_in * fan_out * positions
     if at_once >= apart:
         return None
-    change = product(layer.lora_B[role].weight, layer.lora_A[role].weight, weight)
-    merged = torch.add(weight, change, alpha=layer.scaling[role])
+    merged = torch.add(weight, product(up, down, weight), alpha=layer.scaling[role])
     return merged.as_strided(weight.shape, weight.stride())  # a 1 x 1 one forgets its layout
 
 
