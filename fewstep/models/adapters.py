@@ -190,7 +190,7 @@ def worn_weight(layer: LoraLayer, positions: int) -> Tensor | None:
     if learns and not isinstance(layer.lora_dropout[role], nn.Identity):
         return None
     down, up = layer.lora_A[role].weight, layer.lora_B[role].weight
-    fan_out, fan_in, rank = len(weight), weight[0].numel(), len(down)
+    (fan_out, fan_in), rank = weight.flatten(1).shape, len(down)
     passes = 3 if learns else 1  # forward, and backward to the input and to the weights
     apart = passes * (rank * (fan_in + fan_out) * positions + 2 * CALL)
     at_once = passes * rank * fan_in * fan_out + learns * fan_in * fan_out * positions
