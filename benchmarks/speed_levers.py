@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
-from peft.tuners import lora
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.diffusion.grid import knots
 from fewstep.diffusion.guidance import guided
@@ -75,22 +74,10 @@ def twin(network: nn.Module) -> nn.Module:
     return other.eval().requires_grad_(False)
 
 
-class ApartLinear(lora.Linear):
-    """A linear layer whose adapter is never added to its weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return worn_sum(self, x)
-
-
-class ApartConv2d(lora.Conv2d):
-    """A convolution whose adapter is never added to its weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return worn_sum(self, x)
-
-
 PEFTS = {lean: own for own, lean in LEAN.items()}
-APART = {LEAN[lora.Linear]: ApartLinear, LEAN[lora.Conv2d]: ApartConv2d}
+"""PEFT's own forward pass."""
+APART = {lean: type(lean.__name__, (own,), {"forward": worn_sum}) for own, lean in LEAN.items()}
+"""A lean one that never adds an adapter to its layer's weight."""
 
 
 def with_forward_of(classes: Mapping[type, type], network: nn.Module) -> None:

@@ -35,8 +35,7 @@ from fewstep.files import check_writable, write_file
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.05}
 """How far an outcome may be from the baseline's, relative to it: only rounding differs."""
 WARM_UP = 2
-PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"
-"""Where the plots go, each named as its results file."""
+ROOT = Path(__file__).resolve().parent.parent
 Worker = Callable[[Connection, str, Setting], None]
 
 
@@ -173,8 +172,14 @@ def measure(
                 rows.append(row)
                 print(summary(row), file=sys.stderr)
             write_file(asked.out, json.dumps(results, indent=1) + "\n")
-    draw(results, PICTURES / f"{asked.out.stem}.png")
+    draw(results, plot_of(asked.out))
     return asked.out
+
+
+def plot_of(out: Path) -> Path:
+    """Return where the plot goes: beside its results, or for committed ones among the pages'."""
+    is_committed = out.resolve().parent == ROOT / "benchmarks" / "results"
+    return (ROOT / "docs" / "images" / out.name if is_committed else out).with_suffix(".png")
 
 
 def setting_of(asked: argparse.Namespace, folder: str, batch_size: int) -> Setting:

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
-from benchmarks import speed, speed_data, speed_sampling, speed_table
+from benchmarks import speed, speed_data, speed_sampling
 from benchmarks.speed_designs import ASIDE, DESIGNS, LADDER, Levers, build
 from benchmarks.speed_models import SIZES, save_pipeline
 from benchmarks.speed_table import arguments, measure, rows_of
@@ -148,7 +148,6 @@ def test_bad_arguments_are_refused_in_words(bad, words, monkeypatch, capsys):
 def run(monkeypatch, out, work, designs, *more, **kwargs):
     argv = ["speed.py", "--rank", "2", "--rounds", "2", "--steps", "1", "--batch-sizes", "1"]
     monkeypatch.setattr(sys, "argv", [*argv, "--threads", "1", "-o", str(out), *more])
-    monkeypatch.setattr(speed_table, "PICTURES", out.parent)
     measure(arguments("", designs, [1], 1), work, designs, **kwargs)
     return json.loads(out.read_text())
 
