@@ -206,6 +206,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "train-step-gpu": partial(speed, "train_step_gpu.json"),
     "train-step-t4": partial(speed, "train_step_t4.json"),
     "sampling": partial(speed, "sampling.json"),
+    "sampling-bf16": partial(speed, "sampling_bf16.json"),
     "sampling-gpu": partial(speed, "sampling_gpu.json"),
     "reading": reading,
     "memory": memory,
