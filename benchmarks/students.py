@@ -40,6 +40,7 @@ def work_on(command: str, method: str, seed: int, folder: Path, overrides: list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num-prompts", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
@@ -48,10 +49,12 @@ def main() -> None:
     asked = parser.parse_args()
 
     trainings = asked.runs / "trainings"
-    work_on("prepare", NAMES[0], asked.seeds[0], trainings, asked.set)  # all share its cache
+    work_on(
+        "prepare", asked.methods[0], asked.seeds[0], trainings, asked.set
+    )  # all share its cache
     with ThreadPoolExecutor(asked.workers) as pool:
         jobs = [pool.submit(work_on, "distill", method, seed, trainings, asked.set)
-                for seed in asked.seeds for method in NAMES]  # fmt: skip
+                for seed in asked.seeds for method in asked.methods]  # fmt: skip
         for job in jobs:
             job.result()
     processes = f"--nproc_per_node={asked.workers}"
