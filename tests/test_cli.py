@@ -89,12 +89,14 @@ def test_settings_are_read_back_as_they_were_written(tmp_path):
         (("--steps", 0), "0 steps do not fit the schedule"),
         (("--guidance-scale", 0.5), "guidance_scale is 0.5; it has to be 1 (no guidance) or more"),
         (("-o", "out.jpg"), "--out is out.jpg, and pictures are written as PNG"),
+        (("-o", "folder.png"), "--out is folder.png, which is a folder"),
     ],
 )
 def test_a_teacher_is_not_sampled_in_ways_that_it_cannot(
     monkeypatch, capsys, tmp_path, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
     code, told = run(monkeypatch, capsys, "sample", tiny_pipeline(), "a star", *arguments)
     assert (code, message in told.err.replace("\n", " ")) == (2, True), told.err
 

@@ -22,9 +22,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 MARK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def bundled() -> str:
-    """The README's table: the teacher in 50, 8 and 4 steps, and every student in 8 and in 4."""
-    results = load(RESULTS / "bundled.json")
+def bundled(name: str) -> str:
+    """The teacher in 50, 8 and 4 steps, and every student in 8 and in 4."""
+    results = load(RESULTS / name)
     rows = [row for row in overview(results.rows) if row.steps in (4, 8, 50)]
     names = ["prompt_accuracy", "frechet", "seconds_per_image"]
     n = rows[0].metrics["prompt_accuracy"].n
@@ -112,9 +112,9 @@ def timesteps() -> str:
     return f"{_markdown(['the walk', 'steps', 'right'], lines)}\n{note}\n"
 
 
-def segments() -> str:
+def segments(name: str) -> str:
     """How far the jumps of a multi-boundary student land from its teacher."""
-    results = json.loads((RESULTS / "segments.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     names = ["student", "teacher, guided", "teacher, unguided"]
     lines = [
         [f"{row['start']} to {row['end'] if row['end'] >= 0 else 'clean'}", row["from"]]
@@ -193,12 +193,14 @@ def memory() -> str:
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    "bundled": bundled,
+    "bundled": partial(bundled, "bundled.json"),
+    "bundled-long": partial(bundled, "bundled_long.json"),
     "teacher": teacher,
     "teacher-line": teacher_line,
     "teacher-attributes": teacher_attributes,
     "openness": openness,
-    "segments": segments,
+    "segments": partial(segments, "segments.json"),
+    "segments-long": partial(segments, "segments_long.json"),
     "timesteps": timesteps,
     "train-step": partial(speed, "train_step.json"),
     "train-step-batches": partial(speed, "train_step_batches.json"),

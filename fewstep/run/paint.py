@@ -42,6 +42,8 @@ def paint_file(
     prompts = gather_prompts(prompts, prompt_file)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is {out}, and pictures are written as PNG; name it .png")
+    if out.is_dir():
+        raise UserError(f"--out is {out}, which is a folder; name a file in it, or another")
     check_writable(out.parent)
     pictures = paint(source, prompts, wish)
     first = pictures[0]
