@@ -5,8 +5,11 @@ class UserError(ValueError):
     """Something asked for cannot be done; the message names it, its value and the way out."""
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop, and its state has been saved."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop, and its state has been saved.
+
+    No Exception, so that it gets through a library that takes those for failures of its own.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

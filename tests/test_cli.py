@@ -11,6 +11,7 @@ import pytest
 
 from fewstep import cli
 from fewstep.config import load_config, to_toml
+from fewstep.errors import Interrupted
 from tests.tiny import tiny_config, tiny_pipeline
 
 
@@ -99,6 +100,10 @@ def test_a_teacher_is_not_sampled_in_ways_that_it_cannot(
     (tmp_path / "folder.png").mkdir()
     code, told = run(monkeypatch, capsys, "sample", tiny_pipeline(), "a star", *arguments)
     assert (code, message in told.err.replace("\n", " ")) == (2, True), told.err
+
+
+def test_a_signal_gets_through_what_takes_exceptions_for_its_own():
+    assert not issubclass(Interrupted, Exception)  # diffusers' lazy imports, for one
 
 
 @pytest.mark.parametrize(

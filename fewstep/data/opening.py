@@ -21,6 +21,10 @@ from fewstep.diffusion.random import generator
 BUNDLED_PAIRS, COCO_PAIRS = 4096, 5000
 """How many pairs are taken of a set that has more, where no number is set."""
 
+OF_DATASETS = ("split", "image_column", "caption_column")
+OF_PICTURES = ("crop", "buckets", "max_upscale", "captions")
+"""Settings that only what `datasets` reads has a use for, and only pictures that are read."""
+
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 
 
@@ -36,10 +40,12 @@ def open_data(
         DataError: if the path is nothing that is known, or what lies there cannot be used.
     """
     if data.path == "bundled":
+        _check_unused(data, "pictures", "teacher_steps", *OF_PICTURES, *OF_DATASETS)
         return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
     if data.path.endswith(".txt"):
-        _check_unused(data, "flip", "buckets", "pictures")
+        _check_unused(data, "pictures", "flip", *OF_PICTURES, *OF_DATASETS)
         return read_prompts(Path(data.path), data.num_pairs, data.seed)
+    _check_unused(data, "teacher_steps")
     source, usual = open_source(data, index)
     source = subset(source, data.num_pairs or usual, data.seed)
     buckets = buckets_of(resolution, divisor) if data.buckets else ()
@@ -55,19 +61,24 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     """
     path = Path(data.path)
     pictures = Path(data.pictures) if data.pictures else None
+    tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
+        _check_unused(data, *OF_DATASETS)
         return read_coco(path, pictures), COCO_PAIRS
-    if path.suffix in (".jsonl", ".csv"):
-        return read_metadata(path, pictures), None
-    if path.is_dir() and (tables := [path / name for name in TABLES if (path / name).is_file()]):
-        return read_metadata(tables[0], pictures), None
+    if path.suffix in (".jsonl", ".csv") or tables:
+        _check_unused(data, *OF_DATASETS)
+        return read_metadata(tables[0] if tables else path, pictures), None
     _check_unused(data, "pictures")
-    if path.is_dir():
-        return _open_folder(path, data, index), None
-    if path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path:
+    is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
+    if is_shards or (path.is_dir() and find_shards(data.path)):
+        _check_unused(data, *OF_DATASETS)
         return read_shards(find_shards(data.path), index), None
-    if not path.parent.is_dir() and HUB_ID.fullmatch(data.path):
+    is_hub_id = not path.parent.is_dir() and HUB_ID.fullmatch(data.path)
+    if is_hub_id or (path.is_dir() and is_saved_dataset(path)):
         return read_dataset(data.path, data.split, data.image_column, data.caption_column), None
+    if path.is_dir():
+        _check_unused(data, *OF_DATASETS)
+        return read_folder(path), None
     raise DataError(
         f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
         ".csv, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no folder "
@@ -75,22 +86,14 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     )
 
 
-def _open_folder(folder: Path, data: DataSettings, index: Path | None) -> Source:
-    if shards := find_shards(str(folder)):
-        return read_shards(shards, index)
-    if is_saved_dataset(folder):
-        return read_dataset(str(folder), data.split, data.image_column, data.caption_column)
-    return read_folder(folder)
-
-
 def _check_unused(data: DataSettings, *names: str) -> None:
-    """Refuse settings that are set and would do nothing.
+    """Refuse settings that are not as they are by themselves and would do nothing.
 
     Raises:
         DataError: naming the first.
     """
     for name in names:
-        if value := getattr(data, name):
+        if (value := getattr(data, name)) != getattr(DataSettings, name):
             raise DataError(
                 f"data.{name} is {value!r}, which does nothing for what data.path = {data.path!r} "
                 "is read as; leave it out"

@@ -92,7 +92,7 @@ METRICS: dict[str, Metric] = {
         "Seconds a picture",
         "time for one picture that is painted alone, decoding included, on the machine named here",
         "lower",
-        ".3g",
+        "#.3g",
     ),
     "peak_memory": Metric(
         np.asarray,

@@ -127,6 +127,8 @@ def pooled(values: ArrayLike, *, seed: int = 0) -> Interval:
 
     draws = resampled_means(both.mean(axis=0), seed)
     draws += spread * np.random.default_rng(seed + 1).standard_t(trainings - 1, len(draws))
+    if np.isin(both, (0, 1)).all():  # verdicts, whose mean is a share
+        draws = draws.clip(0, 1)
     low, high = np.percentile(draws, TAILS)
     return Interval(float(both.mean()), float(low), float(high), pictures)
 

@@ -43,15 +43,16 @@ def capital(words: str) -> str:
 
 
 def line_title(row: Row, rows: Sequence[Row]) -> str:
-    """Name the line that a row belongs to in a plot: its method, with its source if several."""
+    """Name the line that a row belongs to in a plot: its method, with its source if several.
+
+    A teacher's source is the model's name and how it is sampled; there is one model.
+    """
+    title = method_title(row.method)
     sources = {other.source for other in rows if other.method == row.method}
     if len(sources) == 1:
-        return method_title(row.method)
-    return (
-        capital(row.source)
-        if row.method == "teacher"
-        else f"{method_title(row.method)} ({row.source})"
-    )
+        return title
+    how = row.source.partition(", ")[2]
+    return f"{title}, {how}" if row.method == "teacher" and how else f"{title} ({row.source})"
 
 
 def metric_title(name: str) -> str:
@@ -92,6 +93,7 @@ def digits(name: str, number: float) -> str:
     """Write a number without its unit, with a true minus sign and no negative zero."""
     metric = known(name)
     written = format(number * metric.scale, metric.show) if metric else format(number, ".3g")
+    written = written.rstrip(".")  # of 123., as "#.3g" has it
     if float(written) == 0:
         written = written.lstrip("+-")
     return written.replace("-", "−") if "e" not in written else written

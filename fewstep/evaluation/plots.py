@@ -26,21 +26,33 @@ QUARTERS = ("least noise", "less", "more", "most noise")
 def against_calls(rows: Sequence[Row], metric: str) -> str:
     """Draw a metric against network calls: a line a method, dashed for teachers, intervals as bars.
 
-    Returns nothing where no row has the metric.
+    Lines lie a little aside of each other, so that bars at the same number of calls can be told
+    apart. Returns nothing where no row has the metric.
     """
-    return against(rows, metric, "network calls a picture", lambda row: row.calls)
+    calls = sorted({row.calls for row in rows if metric in row.metrics})
+    title = "network calls a picture"
+    return against(rows, metric, title, lambda row: row.calls, apart(calls), shift=0.07)
 
 
 def against_seconds(rows: Sequence[Row], metric: str) -> str:
     """Draw a metric against the seconds of a picture, in the same way."""
-    timed = [row for row in rows if "seconds_per_image" in row.metrics]
-    return against(
-        timed, metric, "seconds a picture", lambda row: row.metrics["seconds_per_image"].value
-    )
+    timed = [row for row in rows if {"seconds_per_image", metric} <= row.metrics.keys()]
+
+    def seconds(row: Row) -> float:
+        return row.metrics["seconds_per_image"].value
+
+    return against(timed, metric, "seconds a picture", seconds, round_ticks([*map(seconds, timed)]))
 
 
-def against(rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[Row], float]) -> str:
-    """Draw a metric against a cost; nothing where no row has the metric."""
+def against(
+    rows: Sequence[Row],
+    metric: str,
+    cost_title: str,
+    cost: Callable[[Row], float],
+    ticks: Sequence[float],
+    shift: float = 0.0,
+) -> str:
+    """Draw a metric against a cost, each line `shift` octaves aside of the one before it."""
     measured = [row for row in rows if metric in row.metrics]
     lines: dict[str, list[Row]] = {}
     for row in sorted(measured, key=lambda row: (order(row.method), row.calls)):
@@ -50,11 +62,10 @@ def against(rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[R
 
     def draw(axes: Axes) -> None:
         for i, (title, line) in enumerate(lines.items()):
-            aside = 2 ** (0.07 * (i - (len(lines) - 1) / 2))  # so that bars do not hide each other
+            aside = 2 ** (shift * (i - (len(lines) - 1) / 2))
             before = [other[0].method for other in list(lines.values())[:i]]
             costs = np.array([cost(row) for row in line]) * aside
             draw_line(axes, title, line, metric, costs, before.count(line[0].method))
-        ticks = apart(sorted({cost(row) for row in measured}))
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
         axes.minorticks_off()
@@ -111,6 +122,21 @@ def apart(ticks: Sequence[float]) -> list[float]:
         if not kept or kept[-1] / tick > 1.4:
             kept.append(tick)
     return kept[::-1]
+
+
+def round_ticks(costs: Sequence[float]) -> list[float]:
+    """Return 1, 2 and 5 times the powers of ten within what is drawn.
+
+    >>> round_ticks([0.024, 0.9])
+    [0.05, 0.1, 0.2, 0.5]
+    """
+    powers = range(-6, 7)
+    return [
+        tick
+        for power in powers
+        for tick in (float(f"{digit}e{power}") for digit in (1, 2, 5))
+        if costs and min(costs) <= tick <= max(costs)
+    ]
 
 
 def losses(runs: Sequence[TrainingRun]) -> str:

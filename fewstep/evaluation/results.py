@@ -137,10 +137,13 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 def read_row(entries: Any, where: str) -> Row:
     """Read one row and its intervals."""
     row = strict(entries, ROW, where)
-    metrics = {
-        name: Interval(**strict(metric, INTERVAL, f"{where}: {name}"))
-        for name, metric in row["metrics"].items()
-    }
+    metrics = {}
+    for name, metric in row["metrics"].items():
+        ends = strict(metric, INTERVAL, f"{where}: {name}")
+        try:
+            metrics[name] = Interval(**ends)
+        except ValueError as error:
+            raise UserError(f"{where}: {name} is {error}") from error
     return Row(**{**row, "metrics": metrics})
 
 

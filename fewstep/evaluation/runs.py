@@ -43,11 +43,13 @@ class TrainingRun:
         config = folder / "config.toml"
         if not config.is_file():
             raise UserError(f"{folder} is not a run: it has no config.toml")
-        settings = config.read_text(encoding="utf-8")
         try:
-            method = tomllib.loads(settings).get("method", {}).get("name", "")
-        except tomllib.TOMLDecodeError as error:
+            settings = config.read_text(encoding="utf-8")
+            method = tomllib.loads(settings)["method"]["name"]
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UserError(f"{config} is damaged: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{config} is not a run's: it has no method.name") from error
         log = read_log(folder / "metrics.jsonl")
         curves = tuple(
             tuple((step, loss) for step, (_, part) in log.items() if (loss := part[q]) is not None)

@@ -18,16 +18,20 @@ COLUMNS = (
     "latent_frechet",
     "self_consistency",
 )
-MOST = 5
-"""How many of these fit a terminal, the first that were measured; the report shows all."""
+METHOD_WIDTH, WIDTH = 34, 20
+"""Of the methods' column and of each other, in characters, with the space between."""
 
 
-def summary(results: Results) -> Table:
-    """Return a table of the pooled rows: each value, and its 95 % interval below it."""
+def summary(results: Results, width: int = 120) -> Table:
+    """Return a table of the pooled rows: each value, and its 95 % interval below it.
+
+    It has as many columns as fit the width, the first that were measured; the report shows all.
+    """
     rows = overview(results.rows)
-    names = [name for name in COLUMNS if name in metric_names(rows)][:MOST]
+    most = max(1, (width - METHOD_WIDTH) // WIDTH)
+    names = [name for name in COLUMNS if name in metric_names(rows)][:most]
     table = Table(title=f"protocol {results.protocol}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", min_width=20)
     for title in map(metric_title, names):
         table.add_column(title, justify="right")
     for row in rows:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fewstep.errors import UserError
 from fewstep.evaluation import METRICS
 from fewstep.evaluation.grid import grid, png
 from fewstep.evaluation.labels import counted, method_title
@@ -107,8 +108,18 @@ def save_comparison(
 
 
 def load_comparison(folder: Path) -> Comparison:
-    """Read what `save_comparison` wrote."""
-    with safe_open(folder / COMPARISON_FILE, "np") as file:
-        about = file.metadata()
-        columns = {title: file.get_tensor(title) for title in json.loads(about["columns"])}
+    """Read what `save_comparison` wrote.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = folder / COMPARISON_FILE
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata()
+            columns = {title: file.get_tensor(title) for title in json.loads(about["columns"])}
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is damaged: {error}; delete it and run its command again"
+        ) from error
     return Comparison(json.loads(about["prompts"]), columns)

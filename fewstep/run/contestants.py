@@ -88,8 +88,9 @@ class Field:
 
     @classmethod
     def open(cls, sources: Sequence[str]) -> "Field":
-        """Read every source: a run, an artefact, or a folder that holds runs."""
-        folders = [folder for source in sources for folder in _expand(Path(source))]
+        """Read every source once: a run, an artefact, or a folder that holds runs."""
+        named = [folder for source in sources for folder in _expand(Path(source))]
+        folders = list({folder.resolve(): folder for folder in named}.values())
         names = [folder.name for folder in folders]
         students = [
             Student(name if names.count(name) == 1 else str(folder), *read_artefact(folder))

@@ -12,6 +12,7 @@ from fewstep.config import Config, SettingError
 from fewstep.data.loader import Batches, batches_at
 from fewstep.diffusion.losses import check_weighting
 from fewstep.errors import Interrupted
+from fewstep.files import check_writable
 from fewstep.models.loading import default_device
 from fewstep.run.artefact import write_artefact
 from fewstep.run.folder import claim_base, claim_data, claim_run_folder, log_entry, truncate_log
@@ -47,7 +48,11 @@ def distill_run(
     processes = shop.processes
     check_everything(shop)
     if processes.is_first:
-        claim_run_folder(shop.resolved, run, 20_000_000 + shop.checkpoints.needed_bytes)
+        needed_bytes = 20_000_000 + shop.checkpoints.needed_bytes
+        check_writable(run, needed_bytes)
+        if not config.data.streaming:  # run and cache are on one disk, as a rule
+            check_writable(shop.supply.root, needed_bytes + shop.supply.cache_bytes)
+        claim_run_folder(shop.resolved, run)
         claim_data(run, shop.pairs.identity)
         claim_base(run, shop.family, shop.supply.codec)
     processes.wait()

@@ -208,7 +208,7 @@ def print_results(path: Path) -> None:
     if not is_first_process():
         return
     console, results = Console(), load(path)
-    console.print(summary(results))
+    console.print(summary(results, console.width))
     for line in unmeasured(results):
         console.print(line, highlight=False)
     console.print(results.cost, highlight=False)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fewstep.config import Config, SettingError, load_config, to_toml
-from fewstep.files import check_writable, write_file
+from fewstep.files import write_file
 from fewstep.models.base import ModelFamily
 from fewstep.run.promise import versions
 from fewstep.run.workshop import build_method
@@ -36,16 +36,12 @@ DIVISION = {"train.batch_size", "train.accumulate", "train.processes"}
 """How a step's samples are divided up: it decides nothing but which of them drop out together."""
 
 
-def claim_run_folder(config: Config, run: Path, needed_bytes: int = 20_000_000) -> None:
+def claim_run_folder(config: Config, run: Path) -> None:
     """Make the run folder with its resolved config, or check that the one there is of this run.
-
-    `needed_bytes` is what the run is going to write there.
 
     Raises:
         SettingError: if it belongs to a run with other settings; they are named.
-        OSError: if it cannot be written to.
     """
-    check_writable(run, needed_bytes)
     path = run / "config.toml"
     if not path.exists():
         header = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -13,7 +13,8 @@ FEWER_TEACHER_STEPS = (8, 4)
 def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
     """Return the teacher at several numbers of steps, and each student at those it knows.
 
-    Where students' timesteps are not evenly spaced, the teacher takes few steps at theirs as well.
+    Where students' timesteps are not evenly spaced, the teacher takes few steps at theirs as well;
+    and it takes part unguided, as those who learn from data alone imitate that.
     """
     teachers = [field.teacher(steps) for steps in (TEACHER_STEPS, *FEWER_TEACHER_STEPS)]
     teachers += [t for steps in FEWER_TEACHER_STEPS for t in field.teachers_as_students(steps)]
@@ -25,7 +26,10 @@ def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
             & set(map(int, student.contract.grid.sampling_timesteps))
         )
     ]
-    return [*teachers, field.teacher(guided=False), *students]
+    unguided = [
+        field.teacher(steps, guided=False) for steps in (TEACHER_STEPS, *FEWER_TEACHER_STEPS)
+    ]
+    return [*teachers, *unguided, *students]
 
 
 def others_of(contestant: Contestant, contestants: Iterable[Contestant], field: Field) -> Others:

@@ -10,11 +10,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from fewstep.run.distill import Listener
 from fewstep.run.workshop import Workshop
@@ -22,23 +26,33 @@ from fewstep.training.processes import is_first_process
 from fewstep.training.trainer import StepResult
 
 
+class NoteColumn(ProgressColumn):
+    """What a task says besides: where a line is too narrow for all, this is what is cut."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+
 def progress_bar() -> Progress:
     """Return a bar that writes to stderr and leaves a line a task when it is done.
 
-    In a notebook it lives where ipywidgets is installed; else its last state is printed.
+    The bar has the room that counts, times and note leave. In a notebook it lives where ipywidgets
+    is installed; else its last state is printed.
     """
     console = Console(stderr=True)
     if console.is_jupyter and not find_spec("ipywidgets"):
         console = Console(stderr=True, force_jupyter=False, force_terminal=False)
+    whole = Column(no_wrap=True)
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(table_column=whole),
+        TimeElapsedColumn(table_column=whole),
         TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(table_column=whole),
+        NoteColumn(),
         console=console,
+        expand=True,
     )
 
 

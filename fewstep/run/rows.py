@@ -39,7 +39,7 @@ def pooled_rows(measured: Sequence[Measured]) -> list[Row]:
 
 
 def pooled_row(group: Sequence[Measured]) -> Row:
-    """Return one row for several trainings; its source names them all."""
+    """Return one row for several trainings: its source names them all, its costs are one's."""
     numbers = [one.values | by_kind(one.verdicts) for one in group]
     metrics = {name: pooled(np.stack([each[name] for each in numbers])) for name in numbers[0]}
     metrics |= group[0].costs

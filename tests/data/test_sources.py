@@ -449,11 +449,17 @@ def test_what_is_missing_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch
 def test_settings_that_would_do_nothing_are_refused(tmp_path):
     folder_of(tmp_path, 1)
     (tmp_path / "p.txt").write_text("a cat")
-    for path, settings in (("p.txt", {"flip": True}), ("p.txt", {"buckets": True}),
-                           ("p.txt", {"pictures": "x"}), (".", {"pictures": "x"})):  # fmt: skip
-        (name,) = settings
-        with pytest.raises(DataError, match=rf"data.{name} is .*, which does nothing"):
-            opened(tmp_path / path, **settings)
+    of_a_set = {"split": "val", "image_column": "x", "caption_column": "x"}
+    of_pictures = {"buckets": True, "crop": "random", "captions": "all", "max_upscale": 3.0}
+    painted = {"teacher_steps": 20}
+    for path, settings in (
+        (tmp_path / "p.txt", {"pictures": "x", "flip": True, **of_pictures, **of_a_set}),
+        (tmp_path, {"pictures": "x", **painted, **of_a_set}),
+        ("bundled", {"pictures": "x", **painted, **of_pictures, **of_a_set}),
+    ):
+        for name, value in settings.items():
+            with pytest.raises(DataError, match=rf"data.{name} is .*, which does nothing"):
+                opened(path, **{name: value})
 
 
 def test_a_row_without_a_picture_is_a_picture_error():

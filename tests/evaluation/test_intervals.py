@@ -72,6 +72,12 @@ def test_the_same_seed_gives_the_same_interval_and_long_data_are_resampled_in_pa
     assert width == pytest.approx(2 * 1.96 * values.std() / np.sqrt(5_000), rel=0.06)
 
 
+def test_a_pooled_share_is_one(rng):
+    verdicts = np.ones((3, 50))
+    verdicts[0, :5] = 0
+    assert pooled(verdicts).high == 1
+
+
 def test_pooling_counts_each_picture_once(rng):
     assert pooled(rng.normal(size=(3, 70))).n == 70
 

@@ -30,6 +30,7 @@ from fewstep.evaluation.results import Results, Row
 from fewstep.evaluation.runs import TrainingRun
 from fewstep.evaluation.terminal import summary
 from fewstep.methods import METHODS
+from fewstep.run.progress import progress_bar
 
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "stop"}
 
@@ -213,6 +214,14 @@ def test_a_folder_that_is_no_run_or_is_damaged_is_refused(run, tmp_path):
     (run / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="line 1 is damaged"):
         TrainingRun.read(run)
+    for spoilt, words in (
+        (b'method = "cd"', "has no method.name"),
+        (b"[method", "config.toml is damaged"),
+        (b"\xff", "config.toml is damaged"),
+    ):
+        (run / "config.toml").write_bytes(spoilt)
+        with pytest.raises(UserError, match=words):
+            TrainingRun.read(run)
 
 
 def test_every_method_has_a_title_and_a_look():
@@ -235,6 +244,28 @@ def test_a_grid_with_a_missing_picture_is_refused(pictures):
         grid({"A": pictures, "B": pictures[:1]}, PROMPTS)
     with pytest.raises(ValueError, match="uint8"):
         Comparison(PROMPTS, {"A": pictures / 255})
+
+
+def test_a_narrow_terminal_shows_fewer_columns_whole():
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(summary(RESULTS, console.width))
+    told = console.export_text()
+    assert "Multi-boundary CD" in told
+    assert "67.3 to 71.3%" in told
+    assert "…" not in told
+
+
+def test_a_narrow_terminal_shows_counts_and_times_whole():
+    bar = progress_bar()
+    for note in ("loss 0.0062  21 img/s", "a note that is longer than any line of this terminal"):
+        task = bar.add_task("training multi-boundary", total=12000, note=note)
+        bar.update(task, completed=4500)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(bar.make_tasks_table(bar.tasks))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.search(r"training multi-boundary +4500/12000 0:00:00 left -:--:-- ", line)
 
 
 def test_the_terminal_shows_pooled_rows_and_their_intervals():

@@ -51,7 +51,10 @@ def test_the_file_has_the_schema_of_the_contract():
         (lambda top: top["rows"][0].update(calls=True), "calls is True"),
         (lambda top: top["rows"][0]["metrics"].update(fid=3.0), "fid is 3.0; expected an object"),
         (lambda top: top["rows"].append(None), "row is None; expected an object"),
-        (lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(low=0.9), "not an inter"),
+        (
+            lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(low=0.9),
+            "results.json: row: prompt_accuracy is not an interval: ",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(spoil, words):

@@ -9,7 +9,12 @@ import pytest
 from fewstep.config import ModelSettings
 from fewstep.errors import UserError
 from fewstep.evaluation.results import load, save
-from fewstep.run.compare import compare_sources, load_comparison, save_comparison
+from fewstep.run.compare import (
+    COMPARISON_FILE,
+    compare_sources,
+    load_comparison,
+    save_comparison,
+)
 from fewstep.run.contestants import Field
 from fewstep.run.distill import distill_run
 from fewstep.run.gallery import Gallery
@@ -57,6 +62,11 @@ def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tm
     assert compared == [False, True, False, True], "not the teacher itself, nor under fresh noise"
     html = write_report([tmp_path, runs / "ct"], tmp_path / "report.html").read_text()
     assert "two red rings" in html
+
+    pictures = tmp_path / COMPARISON_FILE
+    pictures.write_bytes(pictures.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"comparison\.safetensors is damaged"):
+        load_comparison(tmp_path)
 
 
 def test_students_of_different_guidance_are_not_compared(runs, tmp_path):

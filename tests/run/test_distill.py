@@ -25,6 +25,7 @@ from fewstep.evaluation.grid import grid
 from fewstep.models.loading import load_model
 from fewstep.run.distill import Listener, distill_run
 from fewstep.run.preview import Previews
+from fewstep.run.supply import Supply
 from fewstep.sampling.painter import teacher_painter
 from fewstep.sampling.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
@@ -489,6 +490,18 @@ def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"has 1 MB left and 2\d MB are needed; make room"):
         distill_run(tiny_config(), tmp_path / "run")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_with_room_for_the_run_or_the_cache_but_not_for_both_is_refused(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Supply, "cache_bytes", 10**9)
+    monkeypatch.setattr(
+        "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**9 + 10**7)
+    )
+    with pytest.raises(OSError, match=r"has 1010 MB left and 10\d\d MB"):
+        distill_run(tiny_config(), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())  # a smaller run may be started there
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):

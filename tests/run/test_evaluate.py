@@ -393,17 +393,23 @@ def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
         check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
 
 
+def test_a_run_that_is_named_twice_takes_part_once(runs):
+    ct = str(runs / "ct")
+    field = Field.open([ct, str(runs), f"{ct}/../ct"])
+    assert len(field.students) == len({student.digest for student in field.students}) > 1
+
+
 def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
     even = Field.open([str(tiny_artefact(tmp_path / "even"))])
     own = Field.open([str(tiny_artefact(tmp_path / "own", spacing="quadratic"))])
     teachers = [[c for c in line_up(f, (1, 4)) if c.method == "teacher"] for f in (even, own)]
-    assert [t.steps for t in teachers[0]] == [50, 8, 4, 50]
+    assert [t.steps for t in teachers[0]] == [50, 8, 4, 50, 8, 4]
     assert teachers[0] == [t for t in teachers[1] if "quadratic" not in t.source]
     further = [t for t in teachers[1] if "quadratic" in t.source]
     assert [t.painter().timesteps[-1] for t in further] == [15, 61]
     assert further[1].painter().timesteps == own.student(own.students[0]).painter().timesteps
     assert is_shown(further[1], own)
-    assert len({t.identity for t in teachers[1]}) == 6
+    assert len({t.identity for t in teachers[1]}) == 8
 
 
 def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):
