@@ -27,7 +27,16 @@ Override = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting; may be repeated."),
 ]
-RunFolder = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+
+
+def named(run: Path) -> Path:
+    """Refuse the folder one is in, which an empty word is as well: that of a variable not set."""
+    if run == Path():
+        raise UserError("--run is empty, or the folder you are in; name another, such as runs/mine")
+    return run
+
+
+RunFolder = Annotated[Path, typer.Option("--run", help="The run's folder.", callback=named)]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 
 

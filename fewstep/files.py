@@ -1,5 +1,6 @@
 """Writing that is whole or not at all: a reader never meets half a file or half a folder."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,13 @@ from typing import Any
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write beside, flush to the disk, then rename into place."""
+    """Write beside, flush to the disk, then rename into place.
+
+    Raises:
+        OSError: if it cannot be written, or the path is a folder's.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{socket.gethostname()}.{os.getpid()}"  # runs on several nodes may share a cache
     beside = path.with_name(f".{path.name}.{writer}.part")

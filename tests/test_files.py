@@ -63,3 +63,8 @@ def test_two_processes_do_not_write_into_the_same_file_beside(tmp_path, monkeypa
         write_file(tmp_path / "file", f"{node}{number}")
         assert (tmp_path / "file").read_text() == f"{node}{number}"
     assert len(set(beside)) == 3
+
+
+def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"is a folder; name a file: '{tmp_path}'"):
+        write_file(tmp_path, "")

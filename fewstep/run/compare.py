@@ -91,20 +91,26 @@ def save_comparison(
     out: Path, prompts: Sequence[str], pictures: Mapping[Contestant, NDArray[np.uint8]]
 ) -> Path:
     """Write the pictures side by side as `grid.png`, and as a file that a report reads."""
+    columns = titled(pictures)
+    tensors = {title: torch.from_numpy(made.copy()) for title, made in columns.items()}
+    about = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
+    write_file(out / COMPARISON_FILE, save(tensors, about))
+    write_file(out / "grid.png", png(grid(columns, prompts)))
+    return out / "grid.png"
+
+
+def titled(pictures: Mapping[Contestant, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+    """Return pictures by their columns' titles; of several trainings of one setting the first."""
     columns: dict[str, NDArray[np.uint8]] = {}
     shown: set[tuple[str, str]] = set()
     for contestant, made in pictures.items():
         step = "step" if contestant.spacing == "uniform" else f"{contestant.spacing} step"
         title = f"{method_title(contestant.method)}, {counted(contestant.steps, step)}"
         if (title, contestant.settings) in shown:
-            continue  # of several trainings of one setting the first
+            continue
         shown.add((title, contestant.settings))
         columns[f"{title}, {contestant.source}" if title in columns else title] = made
-    tensors = {title: torch.from_numpy(made.copy()) for title, made in columns.items()}
-    about = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
-    write_file(out / COMPARISON_FILE, save(tensors, about))
-    write_file(out / "grid.png", png(grid(columns, prompts)))
-    return out / "grid.png"
+    return columns
 
 
 def load_comparison(folder: Path) -> Comparison:

@@ -1,0 +1,43 @@
+"""Draw docs/images/students.png: the teacher and its students from the same noise.
+
+python tools/students_picture.py
+
+The students are the first of each method that `python benchmarks/students.py` has trained.
+"""
+
+from pathlib import Path
+
+from fewstep.evaluation.grid import grid, png
+from fewstep.files import write_file
+from fewstep.run.compare import titled
+from fewstep.run.contestants import Field
+from fewstep.run.gallery import Gallery, paint_all
+from fewstep.run.progress import progress_bar
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "images" / "students.png"
+TRAININGS = ROOT / "runs" / "students" / "trainings"
+PROMPTS = [
+    "a red heart above a blue star",
+    "two green crosses with a yellow circle",
+    "a small orange moon to the left of a blue square",
+    "a big purple ring on a black background",
+]
+SEED = 7
+
+
+def main() -> None:
+    names = ("multi-boundary-0", "cd-0", "ct-0")
+    field = Field.open([str(TRAININGS / name) for name in names])
+    multi_boundary, cd, ct = field.students
+    contestants = [field.teacher(), field.teacher(4), *field.teachers_as_students(4)]
+    contestants += [field.student(cd, 8), *map(field.student, (cd, multi_boundary, ct))]
+    gallery = Gallery(TRAININGS.parent / "shown", PROMPTS, field.resolution, SEED)
+    with progress_bar() as bar:
+        made = paint_all(contestants, gallery, bar)
+    pictures = {contestant: each.pictures for contestant, each in made.items()}
+    write_file(OUT, png(grid(titled(pictures), PROMPTS)))
+
+
+if __name__ == "__main__":
+    main()
