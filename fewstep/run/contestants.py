@@ -176,7 +176,7 @@ class Field:
             calls=steps,
             seed=student.seed,
             settings=student.settings,
-            identity=(*self.model, contract.to_json(), student.digest, steps),
+            identity=(*self.model, student.settings, student.digest, steps),
             painter=painter,
             keeps_noise=contract.grid.sampler == "deterministic" or steps == 1,
             knows_teacher=METHODS[contract.method["name"]].has_teacher,

@@ -10,7 +10,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     Task,
     TaskID,
     TextColumn,
@@ -26,11 +25,16 @@ from fewstep.training.processes import is_first_process
 from fewstep.training.trainer import StepResult
 
 
-class NoteColumn(ProgressColumn):
-    """What a task says besides: where a line is too narrow for all, this is what is cut."""
+class Cut(TextColumn):
+    """Words that are cut where a line is too narrow for all: counts and times stay whole."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, table_column=Column())
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+        words = super().render(task)
+        words.no_wrap, words.overflow = True, "ellipsis"
+        return words
 
 
 def progress_bar() -> Progress:
@@ -44,13 +48,13 @@ def progress_bar() -> Progress:
         console = Console(stderr=True, force_jupyter=False, force_terminal=False)
     whole = Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description}"),
+        Cut("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(table_column=whole),
         TimeElapsedColumn(table_column=whole),
         TextColumn("left"),
         TimeRemainingColumn(table_column=whole),
-        NoteColumn(),
+        Cut("{task.fields[note]}"),
         console=console,
         expand=True,
     )

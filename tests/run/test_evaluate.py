@@ -393,6 +393,16 @@ def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
         check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
 
 
+def test_pictures_are_kept_where_only_an_artefacts_page_or_its_versions_are_new(runs):
+    field = Field.open([str(runs / "ct")])
+    (student,) = field.students
+    rewritten = replace(student.contract, versions={"torch": "9"}, files={"README.md": "0" * 64})
+    new = replace(student, contract=rewritten)
+    assert field.student(new).identity == field.student(student).identity
+    other = replace(new, weights={name: 2 * w for name, w in student.weights.items()})
+    assert field.student(other).identity != field.student(student).identity
+
+
 def test_a_run_that_is_named_twice_takes_part_once(runs):
     ct = str(runs / "ct")
     field = Field.open([ct, str(runs), f"{ct}/../ct"])
