@@ -70,9 +70,9 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
         return read_metadata(tables[0] if tables else path, pictures), None
     _check_unused(data, "pictures")
     is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
-    if is_shards or (path.is_dir() and find_shards(data.path)):
+    if shards := find_shards(data.path) if is_shards or path.is_dir() else []:
         _check_unused(data, *OF_DATASETS)
-        return read_shards(find_shards(data.path), index), None
+        return read_shards(shards, index), None
     is_hub_id = not path.parent.is_dir() and HUB_ID.fullmatch(data.path)
     if is_hub_id or (path.is_dir() and is_saved_dataset(path)):
         return read_dataset(data.path, data.split, data.image_column, data.caption_column), None
