@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import FixedLocator, Locator, LogLocator
 
 from fewstep.evaluation import METRICS
 from fewstep.evaluation.labels import line_title, metric_title
@@ -30,8 +30,8 @@ def against_calls(rows: Sequence[Row], metric: str) -> str:
     apart. Returns nothing where no row has the metric.
     """
     calls = sorted({row.calls for row in rows if metric in row.metrics})
-    title = "network calls a picture"
-    return against(rows, metric, title, lambda row: row.calls, apart(calls), shift=0.07)
+    ticks = FixedLocator(apart(calls))
+    return against(rows, metric, "network calls a picture", lambda row: row.calls, ticks, 0.07)
 
 
 def against_seconds(rows: Sequence[Row], metric: str) -> str:
@@ -41,7 +41,7 @@ def against_seconds(rows: Sequence[Row], metric: str) -> str:
     def seconds(row: Row) -> float:
         return row.metrics["seconds_per_image"].value
 
-    return against(timed, metric, "seconds a picture", seconds, round_ticks([*map(seconds, timed)]))
+    return against(timed, metric, "seconds a picture", seconds, LogLocator(10, (1, 2, 5)))
 
 
 def against(
@@ -49,7 +49,7 @@ def against(
     metric: str,
     cost_title: str,
     cost: Callable[[Row], float],
-    ticks: Sequence[float],
+    ticks: Locator,
     shift: float = 0.0,
 ) -> str:
     """Draw a metric against a cost, each line `shift` octaves aside of the one before it."""
@@ -67,7 +67,8 @@ def against(
             costs = np.array([cost(row) for row in line]) * aside
             draw_line(axes, title, line, metric, costs, before.count(line[0].method))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+        axes.xaxis.set_major_locator(ticks)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         axes.minorticks_off()
         axes.set_xlabel(cost_title)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
@@ -122,21 +123,6 @@ def apart(ticks: Sequence[float]) -> list[float]:
         if not kept or kept[-1] / tick > 1.4:
             kept.append(tick)
     return kept[::-1]
-
-
-def round_ticks(costs: Sequence[float]) -> list[float]:
-    """Return 1, 2 and 5 times the powers of ten within what is drawn.
-
-    >>> round_ticks([0.024, 0.9])
-    [0.05, 0.1, 0.2, 0.5]
-    """
-    powers = range(-6, 7)
-    return [
-        tick
-        for power in powers
-        for tick in (float(f"{digit}e{power}") for digit in (1, 2, 5))
-        if costs and min(costs) <= tick <= max(costs)
-    ]
 
 
 def losses(runs: Sequence[TrainingRun]) -> str:
