@@ -3,7 +3,7 @@
 VENV ?= .venv
 WORKERS ?= 2
 FLOOR ?= .venv-floor
-FLOOR_TESTS ?= tests/models tests/training tests/sampling tests/publishing tests/run/test_distill.py
+FLOOR_TESTS ?= tests/models tests/training tests/student tests/export
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)

@@ -20,15 +20,15 @@ from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
 from safetensors.torch import save_file
 
 from fewstep.evaluation.provenance import commit, machine
-from fewstep.files import write_file
-from fewstep.models.adapters import PRESETS
-from fewstep.publishing.formats import (
+from fewstep.export.lora_formats import (
     Weights,
     folded,
     write_diffusers_lora,
     write_kohya_lora,
     write_peft_lora,
 )
+from fewstep.files import write_file
+from fewstep.models.adapters import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "load_matrix.json"

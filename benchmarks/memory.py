@@ -16,7 +16,7 @@ import numpy as np
 from fewstep.config import AdapterSettings, Config, DataSettings, TrainSettings
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.run.distill import Listener, distill_run
+from fewstep.training.distill import Listener, distill_run
 
 ROOT = Path(__file__).parents[1]
 EVERY = 10

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.bundled.captions import claims, judge
-from fewstep.bundled.scenes import (
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.files import write_file
+from fewstep.world.captions import claims, judge
+from fewstep.world.scenes import (
     COUNT_SHARES,
     FRAME,
     Scene,
@@ -24,8 +26,6 @@ from fewstep.bundled.scenes import (
     sample_pairs,
     sample_scene,
 )
-from fewstep.evaluation.provenance import commit, machine
-from fewstep.files import write_file
 
 CAPTIONS = {
     "full": "a big red heart above a small blue star on a white background",

@@ -29,8 +29,8 @@ from fewstep.data.encoding import Encoded, fill_cache
 from fewstep.data.latent_cache import open_cache
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.run.distill import steps_of
-from fewstep.run.workshop import Workshop
+from fewstep.training.distill import steps_of
+from fewstep.training.setup import Workshop
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "bundled-multi-boundary.toml"

@@ -25,10 +25,10 @@ from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import mean
+from fewstep.evaluation.metrics.same_noise import rmse
+from fewstep.evaluation.models import Field
 from fewstep.evaluation.provenance import commit, machine
-from fewstep.evaluation.same_noise import rmse
 from fewstep.files import write_file
-from fewstep.run.contestants import Field
 from fewstep.types import Conditioning, Denoiser, Latents
 
 DATA_SEED = 17

@@ -30,7 +30,7 @@ from benchmarks.speed_work import PROMPTS, Setting, Work, fill_lora, in_plain_la
 from fewstep.diffusion.guidance import guided
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.cd import ConsistencyDistillation
-from fewstep.training.trainer import train
+from fewstep.training.loop import train
 from fewstep.types import Conditioning
 
 

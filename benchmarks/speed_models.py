@@ -17,8 +17,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.models.architectures import SCHEDULER
+from fewstep.world.vocabulary import save_tokenizer
 
 TOKENS = 77
 

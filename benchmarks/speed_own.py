@@ -22,8 +22,8 @@ from fewstep.config import (
 from fewstep.data.latent_cache import LatentCache
 from fewstep.diffusion.random import Draw, generator
 from fewstep.methods import Batch, Denoisers
-from fewstep.run.distill import steps_of
-from fewstep.run.workshop import Workshop
+from fewstep.training.distill import steps_of
+from fewstep.training.setup import Workshop
 from fewstep.types import Conditioning, Timesteps
 
 NUM_CACHED = 64

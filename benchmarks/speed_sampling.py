@@ -27,8 +27,8 @@ from benchmarks.speed_own import workshop
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
-from fewstep.run.artefact import write_artefact
-from fewstep.sampling.pipeline import FewStepPipeline
+from fewstep.student.pipeline import FewStepPipeline
+from fewstep.training.artefact import write_artefact
 
 STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"

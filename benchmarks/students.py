@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fewstep.evaluation.results import load, save
-from fewstep.run.quickstart import CONFIGS, NAMES
+from fewstep.quickstart import CONFIGS, NAMES
 
 
 def run(*command: str) -> None:

@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewstep.bundled.captions import claims, describe
-from fewstep.bundled.scenes import HELD_BACK, render, sample_scene
-from fewstep.evaluation import METRICS
-from fewstep.evaluation.extractors import FeatureCache
-from fewstep.evaluation.frechet import Gaussian
+from fewstep.evaluation.features import FeatureCache
+from fewstep.evaluation.generate import Gallery
 from fewstep.evaluation.intervals import proportion
-from fewstep.evaluation.prompt_accuracy import all_right, by_attribute, verdicts
+from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.frechet import Gaussian
+from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute, verdicts
+from fewstep.evaluation.models import Contestant
+from fewstep.evaluation.prompts import PROMPT_SEED, held_out_prompts, renderings
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
-from fewstep.run.contestants import Contestant
-from fewstep.run.gallery import Gallery
-from fewstep.run.tasks import PROMPT_SEED, held_out_prompts, renderings
-from fewstep.sampling.painter import teacher_calls, teacher_painter
+from fewstep.student.generate import teacher_calls, teacher_painter
+from fewstep.world.captions import claims, describe
+from fewstep.world.scenes import HELD_BACK, render, sample_scene
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 2.0, 3.0, 5.0, 7.0)
 PICTURES = Path("runs/teacher-pictures")

@@ -17,12 +17,12 @@ import torch
 from fewstep.diffusion.grid import SPACINGS, trailing
 from fewstep.diffusion.guidance import guided
 from fewstep.evaluation.intervals import proportion
-from fewstep.evaluation.prompt_accuracy import all_right, verdicts
+from fewstep.evaluation.metrics.prompt_accuracy import all_right, verdicts
+from fewstep.evaluation.prompts import held_out_prompts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.loading import load_model
-from fewstep.run.tasks import held_out_prompts
-from fewstep.sampling.painter import Painter
+from fewstep.student.generate import Painter
 
 PROMPT_SEED = 777
 SEGMENTS, FINE = 4, 4

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -46,25 +47,11 @@ def quickstart(
     quick: Annotated[bool, typer.Option(help="Fewer steps and pictures: 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
-    from fewstep.run.quickstart import run_quickstart
+    from fewstep.quickstart import run_quickstart
 
     out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
     report = run_quickstart(out, quick)
     typer.echo(f"open {report}")
-
-
-@app.command()
-def train_teacher(
-    config: Annotated[Path | None, typer.Argument(help="Default: the shipped one.")] = None,
-    *,
-    run: RunFolder,
-    set_: Override = None,
-) -> None:
-    """Train, or continue, the bundled teacher. Run the same command again to resume."""
-    from fewstep.bundled.teacher import load_teacher_config, train_teacher
-
-    folder = train_teacher(load_teacher_config(config, set_ or []), run)
-    typer.echo(f"wrote {folder}; next: fewstep sample {folder}")
 
 
 @app.command()
@@ -76,8 +63,8 @@ def distill(
 ) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
     settings = load_config(config, set_ or [])
-    from fewstep.run.distill import distill_run
-    from fewstep.run.progress import TerminalListener
+    from fewstep.training.distill import distill_run
+    from fewstep.training.progress import TerminalListener
 
     with TerminalListener(str(run)) as listener:
         steps = distill_run(settings, run, listener)
@@ -95,8 +82,8 @@ def prepare(
 ) -> None:
     """Encode the data of CONFIG once, for all runs to come. Run it again to continue."""
     settings = load_config(config, set_ or [])
-    from fewstep.run.prepare import prepare_data
-    from fewstep.run.progress import TerminalListener
+    from fewstep.training.prepare import prepare_data
+    from fewstep.training.progress import TerminalListener
 
     with TerminalListener("") as listener:
         prepared = prepare_data(settings, run, listener.on_encoded)
@@ -123,8 +110,8 @@ def check(
         path, pictures, split, image_column, caption_column,
         resolution=resolution, num_pairs=num_pairs,
     )  # fmt: skip
-    from fewstep.run.prepare import check_data
-    from fewstep.run.progress import TerminalListener
+    from fewstep.training.prepare import check_data
+    from fewstep.training.progress import TerminalListener
 
     with TerminalListener("") as listener:
         found = check_data(settings, listener.on_checked)
@@ -157,7 +144,7 @@ def sample(
     out: Out = Path("out.png"),
 ) -> None:
     """Paint prompts at the timesteps of the artefact's contract; several make a grid."""
-    from fewstep.run.paint import Wish, paint_file, read_loras
+    from fewstep.student.sample import Wish, paint_file, read_loras
 
     wish = Wish(
         seed, steps, guidance_scale, negative_prompt, image, strength, read_loras(lora or []), base
@@ -177,7 +164,7 @@ def evaluate(
     out: Out = Path("results"),
 ) -> None:
     """Measure students beside their teacher, with intervals, into OUT/results.json."""
-    from fewstep.run.evaluate import evaluate_sources, print_results
+    from fewstep.evaluation.evaluate import evaluate_sources, print_results
 
     path = evaluate_sources(
         sources, protocol, out, num_prompts, prompt_file=prompts, data=data, weights=weights
@@ -196,7 +183,7 @@ def compare(
     out: Out = Path("comparison"),
 ) -> None:
     """Paint the same prompts from the same noise by teacher and students, side by side."""
-    from fewstep.run.compare import compare_sources
+    from fewstep.evaluation.compare import compare_sources
 
     path = compare_sources(sources, prompt or [], prompts, seed, out)
     typer.echo(f"wrote {path}")
@@ -209,7 +196,7 @@ def report(
     out: Out = Path("report.html"),
 ) -> None:
     """Put results and pictures into one self-contained HTML file; measures nothing itself."""
-    from fewstep.run.report import write_report
+    from fewstep.evaluation.report.write import write_report
 
     typer.echo(f"open {write_report(folders, out)}")
 
@@ -245,7 +232,7 @@ def export(
     checkpoint: Annotated[bool, typer.Option(help="Also a whole single-file model.")] = False,
 ) -> None:
     """Write what is shared of a run: the files for every reader, the contract and the card."""
-    from fewstep.run.export import Export, export_artefact
+    from fewstep.export.export import Export, export_artefact
 
     wish = Export(name, base, license_, results, precision, fused, checkpoint)
     typer.echo(f"{export_artefact(run, out, wish)}; next: fewstep push {out} you/name --dry-run")
@@ -261,7 +248,7 @@ def push(
     dry_run: Annotated[bool, typer.Option(help="Only list what would go.")] = False,
 ) -> None:
     """Upload an artefact to the Hub; the token is that of `hf auth login` or of HF_TOKEN."""
-    from fewstep.run.export import push_artefact
+    from fewstep.export.export import push_artefact
 
     done = push_artefact(
         artefact, repo, public=public, fused=fused, dry_run=dry_run, say=typer.echo
@@ -279,7 +266,7 @@ def plan(
 ) -> None:
     """Say what a run would need: memory by term, time, and whether it fits a 15 GB card."""
     settings = load_config(config, set_ or [])
-    from fewstep.run.plan import as_json, plan_run, print_plan
+    from fewstep.training.plan import as_json, plan_run, print_plan
 
     planned = plan_run(settings, on_cpu=cpu)
     if json:
@@ -291,7 +278,7 @@ def plan(
 @app.command()
 def doctor() -> None:
     """Look at versions, devices, precision and disk, and say whether this machine can train."""
-    from fewstep.run.doctor import examine, print_findings, verdict
+    from fewstep.doctor import examine, print_findings, verdict
 
     findings = examine()
     print_findings(findings)
@@ -313,11 +300,16 @@ def options(
 
 
 def main() -> None:
-    """Run a command; errors that the user can mend are one sentence, with exit code 2."""
+    """Run the command line's command."""
+    run_command(app)
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command; errors that the user can fix are one sentence, with exit code 2."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
     try:
-        app()
+        command()
     except (UserError, OSError) as error:
         typer.secho(f"fewstep: {explain(error)}", fg="red", err=True)
         sys.exit(2)

@@ -7,13 +7,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from fewstep.export.card import Card
+from fewstep.export.write import Artefact
 from fewstep.methods import METHODS
 from fewstep.models.adapters import PRESETS
 from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.models.loading import load_model
-from fewstep.publishing.artefact import Artefact
-from fewstep.publishing.card import Card
-from fewstep.sampling.contract import Contract
+from fewstep.student.contract import Contract
 from tests.tiny import tiny_pipeline
 
 

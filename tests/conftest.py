@@ -17,8 +17,8 @@ CHECKED = (
     "fewstep.types",
     "fewstep.diffusion",
     "fewstep.methods",
-    "fewstep.sampling.sampler",
-    "fewstep.sampling.contract",
+    "fewstep.student.samplers",
+    "fewstep.student.contract",
 )
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float

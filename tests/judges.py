@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.weights import INCEPTION
+from fewstep.world.vocabulary import save_tokenizer
 
 
 def save_inception(folder: Path) -> Path:

@@ -118,7 +118,7 @@ def test_a_signal_gets_through_what_takes_exceptions_for_its_own():
 def test_the_quick_start_has_a_folder_of_its_own(monkeypatch, capsys, flags, folder):
     told = []
     monkeypatch.setattr(
-        "fewstep.run.quickstart.run_quickstart", lambda out, quick: told.append(str(out))
+        "fewstep.quickstart.run_quickstart", lambda out, quick: told.append(str(out))
     )
     run(monkeypatch, capsys, "quickstart", *flags)
     assert told == [folder]
@@ -177,7 +177,7 @@ def test_ctrl_c_before_training_leaves_with_code_130(monkeypatch, capsys, tmp_pa
     def pressed(*arguments):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("fewstep.run.distill.check_everything", pressed)
+    monkeypatch.setattr("fewstep.training.distill.check_everything", pressed)
     code, told = run(monkeypatch, capsys, "distill", config, "--run", tmp_path / "run")
     assert code == 130
     assert "run the same command again to continue" in told.err

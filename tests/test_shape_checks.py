@@ -8,7 +8,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
 from fewstep.methods import Batch
 from fewstep.methods.base import knot_starts
-from fewstep.sampling.sampler import deterministic
+from fewstep.student.samplers import deterministic
 
 
 def zeros(*shape: int) -> torch.Tensor:

@@ -17,8 +17,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from fewstep.bundled.vocabulary import save_tokenizer
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
+from fewstep.world.vocabulary import save_tokenizer
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,

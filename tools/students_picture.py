@@ -7,12 +7,12 @@ The students are the first of each method that `python benchmarks/students.py` h
 
 from pathlib import Path
 
-from fewstep.evaluation.grid import grid, png
+from fewstep.console import progress_bar
+from fewstep.evaluation.compare import titled
+from fewstep.evaluation.generate import Gallery, paint_all
+from fewstep.evaluation.models import Field
 from fewstep.files import write_file
-from fewstep.run.compare import titled
-from fewstep.run.contestants import Field
-from fewstep.run.gallery import Gallery, paint_all
-from fewstep.run.progress import progress_bar
+from fewstep.images import grid, png
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "images" / "students.png"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from fewstep.evaluation.grid import png
+from fewstep.evaluation.prompts import held_out_prompts
 from fewstep.files import write_file
+from fewstep.images import png
 from fewstep.models.loading import load_model
-from fewstep.run.tasks import held_out_prompts
-from fewstep.sampling.painter import teacher_painter
+from fewstep.student.generate import teacher_painter
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "teacher.png"
 COLUMNS, SIDE, STEPS, GUIDANCE = 8, 128, (50, 4), 2.0

@@ -5,6 +5,8 @@ python tools/use_it_in.py
 
 from pathlib import Path
 
+from fewstep.export.card import recipe_table
+from fewstep.export.comfyui import workflow
 from fewstep.files import write_file
 from fewstep.methods import (
     METHODS,
@@ -13,9 +15,7 @@ from fewstep.methods import (
     MultiBoundaryDistillation,
 )
 from fewstep.models.architectures import SCHEDULER
-from fewstep.publishing.card import recipe_table
-from fewstep.publishing.comfyui import workflow
-from fewstep.sampling.contract import Contract
+from fewstep.student.contract import Contract
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, WORKFLOWS = "docs/use-it-in.md", "docs/assets"
@@ -52,7 +52,7 @@ parentheses are against that, for latents of unit variance.
 ## From Python
 
 ```python
-from fewstep.sampling.pipeline import FewStepPipeline
+from fewstep.student.pipeline import FewStepPipeline
 
 pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= names a copy of the base
 picture = pipeline("a lighthouse at dusk", seed=7)[0]
@@ -65,7 +65,7 @@ FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # a st
 Inside diffusers' own pipelines, text-to-image, image-to-image, ControlNet and others:
 
 ```python
-from fewstep.sampling.scheduler import FewStepScheduler
+from fewstep.student.scheduler import FewStepScheduler
 
 pipe = StableDiffusionPipeline.from_pretrained("the base model")
 pipe.load_lora_weights("DIR", weight_name="pytorch_lora_weights.safetensors")

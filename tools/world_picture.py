@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fewstep.bundled.captions import describe
-from fewstep.bundled.scenes import render, sample_scene
-from fewstep.evaluation.grid import png
 from fewstep.files import write_file
+from fewstep.images import png
+from fewstep.world.captions import describe
+from fewstep.world.scenes import render, sample_scene
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "world.png"
 COLUMNS, ROWS, SIDE = 8, 4, 128

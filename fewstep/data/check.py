@@ -9,7 +9,7 @@ from PIL import Image
 
 from fewstep.data.errors import PictureError
 from fewstep.data.framing import Framing
-from fewstep.data.pictures import BROKEN, decode, open_picture
+from fewstep.data.images import BROKEN, decode, open_picture
 from fewstep.data.source import Source
 
 EXIF_ORIENTATION = 0x0112

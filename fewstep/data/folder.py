@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from fewstep.data.captions import Faults, checked, numbered_lines, parsed, read_text
 from fewstep.data.disk import files_below, find_named, finder, one_spelling
 from fewstep.data.errors import DataError
-from fewstep.data.pictures import SUFFIXES
+from fewstep.data.images import SUFFIXES
 from fewstep.data.source import PictureFiles
 
 CAPTION_SUFFIXES = (".txt", ".caption")

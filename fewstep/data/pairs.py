@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.data.errors import PictureError
 from fewstep.data.framing import Framing, as_tensor
-from fewstep.data.pictures import decode
+from fewstep.data.images import decode
 from fewstep.data.source import Captioned, Source, digest
 
 STREAM = 1_000_081
@@ -47,18 +47,18 @@ class BundledPairs:
         return f"scene {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
-        from fewstep.bundled.captions import describe
+        from fewstep.world.captions import describe
 
         scene, rng = self._scene(number)
         return (describe(scene, rng),)
 
     def picture(self, number: int) -> Tensor:
-        from fewstep.bundled.scenes import render
+        from fewstep.world.scenes import render
 
         return as_tensor(render(self._scene(number)[0], self.resolution))
 
     def _scene(self, number: int):
-        from fewstep.bundled.scenes import sample_scene
+        from fewstep.world.scenes import sample_scene
 
         rng = np.random.default_rng([STREAM, self.seed, number])
         return sample_scene(rng), rng

@@ -25,7 +25,7 @@ from fewstep.data.captions import Faults, checked
 from fewstep.data.disk import one_spelling
 from fewstep.data.errors import DataError
 from fewstep.data.folder import CAPTION_SUFFIXES, check_all_read
-from fewstep.data.pictures import SUFFIXES
+from fewstep.data.images import SUFFIXES
 from fewstep.data.source import digest
 from fewstep.data.tar import files_in
 from fewstep.files import write_file

@@ -1,7 +1,7 @@
 """95 % intervals of a mean over pictures: alone, against a baseline, over several trainings.
 
 Every metric gives each picture one number whose mean is the metric's value (a Fréchet distance too:
-see `fewstep.evaluation.frechet`), so these few functions serve them all.
+see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all.
 """
 
 from dataclasses import dataclass

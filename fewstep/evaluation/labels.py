@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fewstep.evaluation import METRICS, Metric
 from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.metrics import METRICS, Metric
 from fewstep.evaluation.results import Row
 
 METHOD_TITLES = {

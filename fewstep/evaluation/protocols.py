@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewstep.evaluation import METRICS
-from fewstep.evaluation.extractors import EXTRACTORS
+from fewstep.evaluation.features import EXTRACTORS
+from fewstep.evaluation.metrics import METRICS
 
 WITHOUT_WEIGHTS = ("latent_frechet",)
 WITH_REFERENCE = ("fid", "kid", "cmmd", "precision", "recall")

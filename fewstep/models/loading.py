@@ -157,7 +157,7 @@ def quietly() -> Iterator[None]:
 
 def bundled_folder() -> Path:
     """Return the folder of the teacher that is shipped with the package."""
-    return Path(__file__).parents[1] / "bundled" / "weights" / "teacher"
+    return Path(__file__).parents[1] / "world" / "weights" / "teacher"
 
 
 def _model_index(source: str | Path, revision: str | None) -> tuple[dict[str, Any], str | None]:

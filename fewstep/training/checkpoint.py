@@ -14,8 +14,8 @@ from torch.amp.grad_scaler import GradScaler
 
 from fewstep.errors import UserError
 from fewstep.files import write_file, write_folder
-from fewstep.training.trainer import Weights
-from fewstep.training.watch import Watch
+from fewstep.training.divergence import Watch
+from fewstep.training.loop import Weights
 
 
 class Checkpoints:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
-from fewstep.models.mixture import Mixture, MixtureDenoiser
+from fewstep.verify.mixture import Mixture, MixtureDenoiser
 from fewstep.verify.world import any_class, everywhere, exact_flow
 
 Nodes = Float64[Tensor, "points nodes"]

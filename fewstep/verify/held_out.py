@@ -9,11 +9,11 @@ from fewstep.diffusion.grid import trailing
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.evaluation.intervals import Interval
-from fewstep.models.mixture import Mixture
-from fewstep.sampling.sampler import SAMPLERS, deterministic
+from fewstep.student.samplers import SAMPLERS, deterministic
 from fewstep.types import Conditioning, Denoiser, Landing, Latents
 from fewstep.verify.distances import energy_distance, over_seeds, same_noise
 from fewstep.verify.effort import Effort
+from fewstep.verify.mixture import Mixture
 from fewstep.verify.students import BatchDraw
 from fewstep.verify.world import (
     SCHEDULE,

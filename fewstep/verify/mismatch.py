@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fewstep.diffusion.grid import boundaries, trailing
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
-from fewstep.sampling.sampler import deterministic, stochastic
+from fewstep.student.samplers import deterministic, stochastic
 from fewstep.verify.distances import energy_distance, same_noise
 from fewstep.verify.effort import Effort, Track
 from fewstep.verify.perfect import perfect_student

@@ -7,8 +7,8 @@ import torch
 from fewstep.diffusion.grid import boundary_below
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.models.exact_flow import ExactFlow
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+from fewstep.verify.exact_flow import ExactFlow
 
 
 def perfect_student(flow: ExactFlow, ends: Sequence[int]) -> Denoiser[Prediction]:

@@ -10,9 +10,9 @@ import torch
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, Denoisers, Method
-from fewstep.models.mixture import Mixture
 from fewstep.types import Denoiser, PerSample
 from fewstep.verify.effort import Effort, Track
+from fewstep.verify.mixture import Mixture
 from fewstep.verify.students import BatchDraw, Networks, StudentDenoiser, num_inputs
 from fewstep.verify.world import SCHEDULE
 

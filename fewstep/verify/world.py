@@ -9,9 +9,9 @@ from torch import Tensor
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.models.exact_flow import ExactFlow
-from fewstep.models.mixture import Mixture, MixtureDenoiser
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+from fewstep.verify.exact_flow import ExactFlow
+from fewstep.verify.mixture import Mixture, MixtureDenoiser
 
 SCHEDULE = NoiseSchedule.from_config(
     {

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.segments import measured
 from fewstep.errors import UserError
-from fewstep.run.distill import distill_run
+from fewstep.training.distill import distill_run
 from tests.tiny import tiny_config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fewstep.bundled.scenes import COLOURS, SHAPES
+from fewstep.world.scenes import COLOURS, SHAPES
 
 RED, SIZE = (200, 30, 40), (96, 80)
 

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.config import DataSettings
+from fewstep.data import dataset as supply_module
 from fewstep.data import encoding, latent_cache
+from fewstep.data.dataset import Supply
 from fewstep.data.encoding import WHOLE, Share
 from fewstep.data.errors import DataError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
@@ -24,8 +26,6 @@ from fewstep.data.loader import batches_at, read_ahead
 from fewstep.data.tensor_file import tensor_file
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.loading import load_model
-from fewstep.run import supply as supply_module
-from fewstep.run.supply import Supply
 from tests.data.samples import coco, folder_of, noise
 from tests.tiny import tiny_pipeline
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fewstep.data.errors import PictureError
-from fewstep.data.pictures import MAX_PIXELS, decode, open_picture
+from fewstep.data.images import MAX_PIXELS, decode, open_picture
 from tests.data.samples import RED, SIZE, bomb, content, noise, truncated
 
 

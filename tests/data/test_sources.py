@@ -14,9 +14,9 @@ from fewstep.data.captions import CaptionErrors
 from fewstep.data.coco import read_coco
 from fewstep.data.errors import DataError, PictureError
 from fewstep.data.hub import Rows
+from fewstep.data.images import decode
 from fewstep.data.opening import open_data, open_source, subset
 from fewstep.data.pairs import PicturePairs
-from fewstep.data.pictures import decode
 from fewstep.data.prompts import Prompts
 from fewstep.data.shards import Shards, find_shards, read_shards
 from tests.data.samples import (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fewstep.bundled.captions import describe
-from fewstep.bundled.scenes import Scene, Thing, render, sample_scene
-from fewstep.evaluation import METRICS
-from fewstep.evaluation.prompt_accuracy import all_right, by_attribute, verdicts
-from fewstep.evaluation.same_noise import rmse, same_noise_rmse
+from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute, verdicts
+from fewstep.evaluation.metrics.same_noise import rmse, same_noise_rmse
+from fewstep.world.captions import describe
+from fewstep.world.scenes import Scene, Thing, render, sample_scene
 
 
 def drawn(*things: tuple[str, str], background: str = "white") -> np.ndarray:

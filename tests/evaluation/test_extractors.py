@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from fewstep.errors import UserError
-from fewstep.evaluation import extractors
-from fewstep.evaluation.extractors import FeatureCache, embed_prompts, load_clip, resized
+from fewstep.evaluation import features as extractors
+from fewstep.evaluation.features import FeatureCache, embed_prompts, load_clip, resized
 from fewstep.evaluation.inception import Inception, load_inception
 from fewstep.evaluation.weights import INCEPTION, WeightsMissing, clip, weights_folder
 from tests.judges import save_clip, save_inception

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fewstep.evaluation.frechet import (
+from fewstep.evaluation.intervals import mean
+from fewstep.evaluation.metrics.frechet import (
     Gaussian,
     Moments,
     distance,
@@ -11,7 +12,6 @@ from fewstep.evaluation.frechet import (
     frechet_paired,
     merge,
 )
-from fewstep.evaluation.intervals import mean
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fewstep.console import progress_bar
 from fewstep.errors import UserError
-from fewstep.evaluation.grid import grid, png
-from fewstep.evaluation.headline import headline, lead, match
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.labels import METHOD_TITLES, shown
-from fewstep.evaluation.plots import (
+from fewstep.evaluation.report.headline import headline, lead, match
+from fewstep.evaluation.report.html import Comparison, report
+from fewstep.evaluation.report.plots import (
     LOOKS,
     against_calls,
     against_seconds,
@@ -25,12 +26,11 @@ from fewstep.evaluation.plots import (
     losses_by_noise,
     smooth,
 )
-from fewstep.evaluation.report import Comparison, report
+from fewstep.evaluation.report.runs import TrainingRun
 from fewstep.evaluation.results import Results, Row
-from fewstep.evaluation.runs import TrainingRun
 from fewstep.evaluation.terminal import summary
+from fewstep.images import grid, png
 from fewstep.methods import METHODS
-from fewstep.run.progress import progress_bar
 
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "stop"}
 

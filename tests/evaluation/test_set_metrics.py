@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fewstep.evaluation import METRICS
-from fewstep.evaluation.clip_score import clip_score
-from fewstep.evaluation.latents import mean_shift, pooled, std_ratio
-from fewstep.evaluation.manifold import precision, recall
-from fewstep.evaluation.mmd import CMMD_SCALE, CMMD_SIGMA, cmmd, kid
-from fewstep.evaluation.same_noise import psnr
+from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.clip_score import clip_score
+from fewstep.evaluation.metrics.latents import mean_shift, pooled, std_ratio
+from fewstep.evaluation.metrics.manifold import precision, recall
+from fewstep.evaluation.metrics.mmd import CMMD_SCALE, CMMD_SIGMA, cmmd, kid
+from fewstep.evaluation.metrics.same_noise import psnr
 
 
 @pytest.fixture

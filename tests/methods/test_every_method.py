@@ -9,7 +9,7 @@ import torch
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.sampling.sampler import SAMPLERS
+from fewstep.student.samplers import SAMPLERS
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
+from fewstep.export.lora_formats import folded
 from fewstep.methods import METHODS, Batch, Denoisers
 from fewstep.models.adapters import (
     LEAN,
@@ -21,7 +22,6 @@ from fewstep.models.adapters import (
 from fewstep.models.base import ModelError
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
-from fewstep.publishing.formats import folded
 from tests.tiny import tiny_pipeline
 
 RANK, ALPHA = 2, 8.0

@@ -16,7 +16,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.models import stable_diffusion
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.loading import load_model
-from fewstep.sampling.painter import teacher_painter
+from fewstep.student.generate import teacher_painter
 from tests.tiny import into_hub_cache, save_tiny_pipeline, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]

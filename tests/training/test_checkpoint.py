@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from fewstep import files
 from fewstep.errors import UserError
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.watch import TrainingDivergedError, Watch
+from fewstep.training.divergence import TrainingDivergedError, Watch
 from tests.training.test_trainer import SETTINGS, Toy
 
 

@@ -12,14 +12,14 @@ from fewstep.config import TrainSettings
 from fewstep.diffusion.prediction import from_epsilon
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, ConsistencyTraining, Denoisers
-from fewstep.training.trainer import (
+from fewstep.training.divergence import EXPLODED, WINDOW, TrainingDivergedError, Watch
+from fewstep.training.loop import (
     Weights,
     by_quarter,
     learning_rate,
     train,
     update_average,
 )
-from fewstep.training.watch import EXPLODED, WINDOW, TrainingDivergedError, Watch
 
 SETTINGS = TrainSettings(steps=4, batch_size=8, warmup=0, decay="constant", learning_rate=1e-2)
 

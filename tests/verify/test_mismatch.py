@@ -11,7 +11,7 @@ from fewstep.methods import (
     Denoisers,
     MultiBoundaryDistillation,
 )
-from fewstep.sampling.sampler import deterministic
+from fewstep.student.samplers import deterministic
 from fewstep.verify.distances import same_noise
 from fewstep.verify.effort import QUICK, silently
 from fewstep.verify.mismatch import measure_mismatch

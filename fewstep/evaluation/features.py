@@ -1,0 +1,208 @@
+"""From pictures to features: each set of pictures goes through each network once, then is cached.
+
+The preparation of pictures is our own: image processors of libraries change with what else is
+installed, and the same network then sees other pixels.
+"""
+
+# diffusers, transformers and PEFT hand out their networks and configs without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fewstep.evaluation.inception import SIDE, load_inception
+from fewstep.evaluation.weights import INCEPTION, Weights, clip
+from fewstep.files import write_file
+from fewstep.images import Pictures
+
+Features = NDArray[np.float32]
+Device = torch.device | str
+AT_ONCE = 50
+BUNDLED = Path(__file__).parents[1] / "world"
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns pictures into features, and what its numbers depend on."""
+
+    title: str
+    """Backbone and resize filter, as a protocol names them."""
+    load: Callable[[Path, Device], Callable[[Pictures], Features]]
+    weights: Weights | None = None
+
+    def find(self, folder: Path | None = None) -> Path:
+        """Return where its weights are; those that are shipped lie in the package.
+
+        Raises:
+            WeightsMissing: if they are nowhere.
+        """
+        return self.weights.find(folder) if self.weights else BUNDLED
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The features of pictures that one extractor has seen, on disk by what they were made from."""
+
+    folder: Path
+    identity: str
+    """Changes with anything that the features depend on, but for the pictures."""
+    load: Callable[[], Callable[[Pictures], Features]]
+
+    @classmethod
+    def of_extractor(cls, name: str, folder: Path, weights: Path | None, device: Device) -> Self:
+        """Return the cache of one of EXTRACTORS.
+
+        Raises:
+            WeightsMissing: if its weights are nowhere.
+        """
+        extractor = EXTRACTORS[name]
+        path = extractor.find(weights)
+        return cls(folder, f"{name} {identity_of(path)}", lambda: extractor.load(path, device))
+
+    @cached_property
+    def extractor(self) -> Callable[[Pictures], Features]:
+        """The network, loaded when the first pictures come that are not cached."""
+        return self.load()
+
+    def of(self, pictures: Pictures) -> Features:
+        """Return the features of pictures uint8 [n, H, W, 3]."""
+        return self.kept(content_key(pictures), lambda: self.extractor(pictures))
+
+    def of_set(self, identity: str, batches: Callable[[], Iterator[Pictures]]) -> Features:
+        """Return the features of a whole set, which is not read where they are cached."""
+        return self.kept(
+            identity, lambda: np.concatenate([self.extractor(batch) for batch in batches()])
+        )
+
+    def kept(self, key: str, make: Callable[[], Features]) -> Features:
+        name = hashlib.sha256(f"{self.identity} {key}".encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            write_file(path, save({"features": torch.from_numpy(make()).contiguous()}))
+        return load_file(path)["features"].numpy()
+
+
+def content_key(pictures: Pictures, *words: str) -> str:
+    """Return a key that changes with any pixel, and with the words."""
+    sha = hashlib.sha256(repr((pictures.shape, words)).encode())
+    sha.update(np.ascontiguousarray(pictures).data)
+    return sha.hexdigest()
+
+
+def identity_of(path: Path) -> str:
+    """Return what a file, or a folder with all in it, is known by: names, sizes, times."""
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    told = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.suffix != ".pyc"]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def load_bundled(path: Path, device: Device) -> Callable[[Pictures], Features]:
+    """Return the small network that ships with the bundled world."""
+    from fewstep.world.features import load_feature_network
+
+    network = load_feature_network(path / "weights" / "features").to(device)
+    return in_batches(lambda part: network(torch.from_numpy(part).permute(0, 3, 1, 2).to(device)))
+
+
+def load_fid_inception(path: Path, device: Device) -> Callable[[Pictures], Features]:
+    """Return Inception's last pooling, of pictures resized as clean-fid does."""
+    network = load_inception(path).to(device)
+    return in_batches(lambda part: network((resized(part, SIDE) / 127.5 - 1).to(device)))
+
+
+def load_clip(path: Path, device: Device) -> Callable[[Pictures], Features]:
+    """Return CLIP's embedding of pictures."""
+    from transformers import CLIPVisionModelWithProjection
+
+    network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
+    network = network.to(device).eval()
+    mean, std = (torch.tensor(row).view(1, 3, 1, 1) for row in (CLIP_MEAN, CLIP_STD))
+    side = network.config.image_size
+
+    def embed(part: Pictures) -> Tensor:
+        pixels = (resized(part, side).round() / 255 - mean) / std
+        return network(pixel_values=pixels.to(device)).image_embeds
+
+    return in_batches(embed)
+
+
+@torch.no_grad()
+def embed_prompts(path: Path, prompts: Sequence[str], device: Device = "cpu") -> Features:
+    """Return CLIP's embedding of prompts; one that is too long loses its end."""
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+    network = CLIPTextModelWithProjection.from_pretrained(path, local_files_only=True)
+    network = network.to(device).eval()
+    length = network.config.max_position_embeddings
+    parts = []
+    for first in range(0, len(prompts), AT_ONCE):
+        tokens = tokenizer(
+            list(prompts[first : first + AT_ONCE]), padding="max_length", truncation=True,
+            max_length=length, return_tensors="pt",
+        ).to(device)  # fmt: skip
+        parts.append(network(**tokens).text_embeds.float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def in_batches(network: Callable[[Pictures], Tensor]) -> Callable[[Pictures], Features]:
+    """Return a network that is given pictures a few at a time, without gradients."""
+
+    @torch.no_grad()
+    def features(pictures: Pictures) -> Features:
+        starts = range(0, len(pictures), AT_ONCE)
+        return torch.cat([network(pictures[i : i + AT_ONCE]).float().cpu() for i in starts]).numpy()
+
+    return features
+
+
+def resized(pictures: Pictures, side: int) -> Tensor:
+    """Return pictures as [n, 3, side, side] from 0 to 255, each channel resized in floating point.
+
+    Pillow's bicubic filter widens with the reduction, so that nothing is aliased; where it
+    overshoots it is cut off. Pictures that are not square lose their longer ends.
+
+    Source: Parmar et al. 2022 (On Aliased Resizing and Surprising Subtleties in GAN Evaluation).
+    """
+    height, width = pictures.shape[1:3]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    square = pictures[:, top : top + short, left : left + short].astype(np.float32)
+    channels = square.transpose(0, 3, 1, 2).reshape(-1, short, short)
+    if short != side:
+        filtered = (
+            Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
+            for channel in channels
+        )
+        channels = np.stack([np.asarray(picture) for picture in filtered])
+        channels = channels.clip(0, 255)
+    return torch.from_numpy(np.ascontiguousarray(channels)).view(-1, 3, side, side)
+
+
+EXTRACTORS: dict[str, Extractor] = {
+    "bundled": Extractor("small network of the bundled world", load_bundled),
+    "inception": Extractor(
+        "Inception v3 (2015), bicubic resize to 299 in floating point (Pillow)",
+        load_fid_inception, INCEPTION,
+    ),
+    "clip-l14": Extractor(
+        "CLIP ViT-L/14, bicubic resize to 224", load_clip, clip("clip-vit-large-patch14")
+    ),
+    "clip-l14-336": Extractor(
+        "CLIP ViT-L/14-336, bicubic resize to 336", load_clip, clip("clip-vit-large-patch14-336")
+    ),
+}  # fmt: skip
+"""The networks whose features metrics compare, by the name that a metric asks for."""

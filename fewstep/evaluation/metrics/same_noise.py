@@ -1,0 +1,67 @@
+"""How far pictures are from those that the teacher makes from the same noise and prompt.
+
+For deterministic samplers at any number of calls; a stochastic one (CT and CD at several calls)
+throws the starting noise away, so that only its one-call pictures can be compared like this.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewstep.evaluation.intervals import Values
+from fewstep.evaluation.metrics.base import Metric
+
+
+def same_noise_rmse(pictures: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
+    """Return each picture's root mean squared distance to the teacher's, white being 1.
+
+    Raises:
+        ValueError: if they are not uint8 pictures, as many and as large as the teacher's.
+    """
+    for given in (pictures, teacher):
+        if given.dtype != np.uint8:
+            raise ValueError(f"pictures are uint8 (0 to 255), not {given.dtype}")
+    return rmse(pictures, teacher) / 255
+
+
+def rmse(ours: ArrayLike, theirs: ArrayLike) -> Values:
+    """Return the root mean squared distance of each pair: of latents, in their own units."""
+    a, b = (np.asarray(side, np.float64) for side in (ours, theirs))
+    if a.shape != b.shape or a.ndim < 2:
+        raise ValueError(f"{a.shape} cannot be compared in pairs with {b.shape}")
+    return np.sqrt(((a - b) ** 2).reshape(len(a), -1).mean(axis=1))
+
+
+def psnr(pictures: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
+    """Return each picture's peak signal-to-noise ratio to the teacher's, in decibels.
+
+    Where the two are the same it is that of a single grey level in one channel of all pixels.
+    """
+    least = 1 / 255 / np.sqrt(pictures[0].size)
+    return -20 * np.log10(np.maximum(same_noise_rmse(pictures, teacher), least))
+
+
+SAME_NOISE_RMSE = Metric(
+    same_noise_rmse,
+    "pair",
+    "Same-noise distance",
+    "root mean squared distance of each picture to the teacher's from the same starting noise "
+    "and prompt, white being 1; it means nothing for a sampler that adds fresh noise",
+    "lower",
+)
+SAME_NOISE_RMSE_UNGUIDED = Metric(
+    same_noise_rmse,
+    "pair",
+    "Same-noise distance, unguided",
+    "the same distance to the picture of the teacher without guidance, for students that "
+    "learnt from data alone",
+    "lower",
+)
+SAME_NOISE_PSNR = Metric(
+    psnr,
+    "pair",
+    "Same-noise PSNR",
+    "the same distance in decibels, averaged over pictures",
+    "higher",
+    ".1f",
+    unit=" dB",
+)

@@ -1,0 +1,1 @@
+"""From a run to files that other programs read, the model card, and the Hub."""

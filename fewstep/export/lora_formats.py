@@ -1,0 +1,83 @@
+"""LoRA files that other libraries load, with the scale folded into the weights."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fewstep.files import write_file
+from fewstep.student.contract import LORA_FILE
+
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+A, B = ".lora_A.weight", ".lora_B.weight"
+
+Weights = Mapping[str, Tensor]
+"""A LoRA by PEFT's plain names: the module's path, then `.lora_A.weight` or `.lora_B.weight`."""
+
+
+def folded(weights: Weights, scale: float) -> dict[str, Tensor]:
+    """Multiply every lora_B by `scale` (alpha / rank), so that no reader needs to know it."""
+    return {
+        name: (value * scale if name.endswith(B) else value).detach().cpu().contiguous()
+        for name, value in weights.items()
+    }
+
+
+def modules(weights: Weights) -> list[str]:
+    """Return the paths of the modules that a LoRA changes, sorted."""
+    return sorted(name.removesuffix(A) for name in weights if name.endswith(A))
+
+
+def rank(weights: Weights) -> int:
+    """Return the rank of a LoRA, which is also its alpha when it is folded."""
+    return next(len(value) for name, value in weights.items() if name.endswith(A))
+
+
+def write_diffusers_lora(folder: Path, weights: Weights) -> None:
+    """Write the file that `pipe.load_lora_weights(folder)` reads: "unet." and PEFT's names."""
+    _write(folder / LORA_FILE, {f"unet.{name}": value for name, value in weights.items()})
+
+
+def write_peft_lora(folder: Path, weights: Weights) -> None:
+    """Write the two files that `PeftModel.from_pretrained(unet, folder)` reads.
+
+    The config holds what PEFT 0.8.2 knows already: it refuses entries that came later.
+    """
+    config = {
+        "bias": "none",
+        "inference_mode": True,
+        "lora_alpha": rank(weights),
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank(weights),
+        "target_modules": modules(weights),
+    }
+    write_file(folder / PEFT_CONFIG, json.dumps(config, indent=2) + "\n")
+    _write(folder / PEFT_FILE, {f"base_model.model.{n}": value for n, value in weights.items()})
+
+
+def write_kohya_lora(path: Path, weights: Weights, header: Mapping[str, str]) -> None:
+    """Write the file that ComfyUI, A1111, Forge, InvokeAI and Draw Things read."""
+    tensors = {}
+    for module in modules(weights):
+        name = kohya_name(module)
+        tensors[f"{name}.lora_down.weight"] = weights[module + A]
+        tensors[f"{name}.lora_up.weight"] = weights[module + B]
+        tensors[f"{name}.alpha"] = torch.tensor(float(rank(weights)))
+    _write(path, tensors, header)
+
+
+def kohya_name(module: str) -> str:
+    """Return kohya's name of a module of the UNet.
+
+    >>> kohya_name("mid_block.attentions.0.proj_in")
+    'lora_unet_mid_block_attentions_0_proj_in'
+    """
+    return f"lora_unet_{module.replace('.', '_')}"
+
+
+def _write(path: Path, tensors: Weights, header: Mapping[str, str] | None = None) -> None:
+    write_file(path, save(dict(tensors), {"format": "pt"} | dict(header or {})))

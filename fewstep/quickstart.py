@@ -1,0 +1,52 @@
+"""`fewstep quickstart`: the whole story on the bundled world, by the commands' own functions."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fewstep.config import load_config
+from fewstep.evaluation.evaluate import evaluate_sources, print_results
+from fewstep.evaluation.report.write import write_report
+from fewstep.files import check_writable
+from fewstep.training.distill import distill_run
+from fewstep.training.progress import TerminalListener
+
+CONFIGS = Path(__file__).parent / "world" / "configs"
+NAMES = ("ct", "cd", "multi-boundary")
+DEMO = ("train.steps=150",)
+NUM_PROMPTS = 200
+QUICK = ("train.steps=12", "train.batch_size=16", "train.warmup=2", "data.num_pairs=512",
+         "train.preview_every=12")  # fmt: skip
+QUICK_NUM_PROMPTS = 100
+STEPS = (1, 4, 8)
+"""The numbers of steps at which students are judged, where they know them."""
+
+
+def run_quickstart(out: Path, quick: bool) -> Path:
+    """Distil with every method, evaluate, and return the report; interrupted, it continues.
+
+    It trains each method once, shorter than its config says, and judges fewer pictures than the
+    committed results do; `quick` far less: enough to show that everything works, not what a method
+    can do.
+    """
+    check_writable(out, needed_bytes=500_000_000)
+    runs = []
+    for name in NAMES:
+        run = out / name
+        config = load_config(CONFIGS / f"{name}.toml", QUICK if quick else DEMO)
+        with TerminalListener(name) as listener:
+            distill_run(config, run, listener)
+        runs.append(run)
+
+    evaluation = out / "evaluation"
+    num_prompts = QUICK_NUM_PROMPTS if quick else NUM_PROMPTS
+    path = evaluate_sources([str(run) for run in runs], "bundled", evaluation, num_prompts, STEPS)
+    print_results(path)
+    whole = load_config(CONFIGS / f"{NAMES[-1]}.toml").train.steps
+    Console().print(
+        f"A short training: {config.train.steps} of the {whole} steps in configs/, one training a "
+        f"method, {num_prompts} prompts. "
+        + ("It shows that all works, not what a method can do. " if quick else "")
+        + "The README's figures are of three whole trainings a method and 2,000 prompts."
+    )
+    return write_report([evaluation, *runs], out / "report.html")

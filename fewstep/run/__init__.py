@@ -1,1 +1,0 @@
-"""The composition root: the only folder that knows every part."""

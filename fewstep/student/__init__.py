@@ -1,0 +1,1 @@
+"""From an artefact to images: the contract, the samplers, the pipeline."""

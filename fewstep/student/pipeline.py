@@ -1,0 +1,182 @@
+"""A distilled model, ready to paint, at the timesteps of its contract."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from fewstep.diffusion.guidance import guided
+from fewstep.errors import UserError
+from fewstep.models.base import ModelFamily
+from fewstep.models.extra_loras import add_loras
+from fewstep.student.contract import Contract
+from fewstep.student.generate import Painter, student_painter, teacher_calls
+from fewstep.student.load import load_base, read_artefact, student_network
+from fewstep.student.png_info import Picture
+
+
+@dataclass(frozen=True)
+class FewStepPipeline:
+    """A distilled model, ready to paint: `FewStepPipeline.from_pretrained(path)("a prompt")`.
+
+    `loras` are other LoRA files for the same base model, by path, and how strong each is.
+    """
+
+    base: ModelFamily
+    contract: Contract
+    weights: Mapping[str, Tensor]
+    loras: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        artefact: str | Path,
+        *,
+        base: str | None = None,
+        loras: Mapping[str, float] | None = None,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Load an artefact folder or a Hub id, and the base model that it names, or `base` instead.
+
+        Raises:
+            ArtefactError: if a file is missing, damaged, pickled or outside of the folder, if the
+                contract was edited, or if the base is not the one that was distilled.
+            ModelError: if one of `loras` does not fit the base model.
+        """
+        contract, weights = read_artefact(artefact, revision)
+        family = load_base(contract, artefact, base, device=device, dtype=dtype)
+        pipeline = cls(family, contract, weights, dict(loras or {}))
+        pipeline.student  # noqa: B018  what does not fit is said now
+        return pipeline
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        numbers: Sequence[int] | None = None,
+        num_steps: int | None = None,
+        resolution: int | None = None,
+        image: Image.Image | None = None,
+        strength: float | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float = 1.0,
+    ) -> list[Picture]:
+        """Return one picture a prompt; picture i starts from the noise of (seed, numbers[i]).
+
+        `numbers` count from 0 where they are not given. With `image` the pictures start from it,
+        and `strength` in (0, 1], else 0.5, is the share of the student's calls that are made.
+
+        Raises:
+            UserError: if the student does not know `num_steps`, or was not trained for guidance
+                and a negative prompt, which a guidance_scale above 1 and half of the calls serve;
+                if there is no prompt, or a size or strength that cannot be.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        numbers = range(len(prompts)) if numbers is None else numbers
+        resolution = self.resolution if resolution is None else resolution
+        self.check_guidance(guidance_scale, negative_prompt)
+        if not prompts:
+            raise UserError("there is no prompt; give one or more")
+        if len(numbers) != len(prompts):
+            raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts; give one each")
+        if resolution <= 0:
+            raise UserError(f"resolution is {resolution}; it has to be above 0")
+        if image is None and strength is not None:
+            raise UserError("strength goes with image, the picture to start from")
+        whole = painter = self.painter(num_steps, guidance_scale, negative_prompt)
+        x_0, settings = None, self._settings(whole, guidance_scale)
+        if image is not None:
+            strength = 0.5 if strength is None else strength
+            painter, x_0 = whole.entering_at(strength), self.encode(image, resolution)
+            settings["Timesteps"] = ", ".join(map(str, painter.timesteps))
+            settings["Denoising strength"] = f"{strength:g}"
+        latents = painter.latents(prompts, seed, resolution, numbers, x_0=x_0)
+        return [
+            Picture(Image.fromarray(pixels.numpy()), prompt, seed, number, painter.calls,
+                    negative_prompt, settings)
+            for pixels, prompt, number in zip(
+                painter.decode(latents), prompts, numbers, strict=True)
+        ]  # fmt: skip
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels of the pictures that the student was trained on."""
+        return self.contract.data["resolution"]
+
+    @cached_property
+    def student(self) -> tuple[ModelFamily, nn.Module]:
+        """The family and the student's network, with all LoRAs in them; made once."""
+        network = student_network(self.base, self.contract, self.weights)
+        return add_loras(self.base, network, self.loras)
+
+    def painter(
+        self, num_steps: int | None = None, guidance_scale: float = 1.0, negative_prompt: str = ""
+    ) -> Painter:
+        """Return what paints in this number of steps; see `__call__`."""
+        self.contract.timesteps(num_steps)  # before the work
+        family, network = self.student
+        painter = student_painter(family, self.contract, network, num_steps)
+        if guidance_scale == 1:
+            return painter
+        denoiser = guided(
+            family.denoiser(network), family.encode_prompts([negative_prompt]), guidance_scale
+        )
+        calls = teacher_calls(painter.calls, guidance_scale)
+        return replace(painter, denoiser=denoiser, calls=calls)
+
+    def check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
+        """Refuse guidance and negative prompts where the student was not trained for them.
+
+        Raises:
+            UserError: saying why, and which recipe trains one that takes them.
+        """
+        if (guidance_scale != 1 or negative_prompt) and not self.contract.takes_guidance:
+            inside = self.contract.guidance_scale
+            why = (
+                f"guidance {inside:g} is distilled into it, and a second one would multiply it"
+                if inside != 1
+                else "it never saw an empty prompt in training (data.caption_dropout is 0)"
+            )
+            raise UserError(
+                "this student takes no guidance_scale and no negative prompt: "
+                f"{why}; configs/guidance-free.toml trains one that does"
+            )
+        if negative_prompt and guidance_scale == 1:
+            raise UserError(
+                "a negative prompt has no effect at guidance_scale 1; set one above 1, such as 3"
+            )
+        if not 1 <= guidance_scale < float("inf"):
+            raise UserError(f"guidance_scale is {guidance_scale}; it has to be 1 (none) or more")
+
+    def encode(self, image: Image.Image, resolution: int) -> Tensor:
+        """Return the latents of a picture, [1, channels, height, width], cropped to a square."""
+        self.base.latent_shape(resolution)
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        square = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.asarray(square) / np.float32(255))
+        mean, _ = self.base.encode_pictures(pixels.permute(2, 0, 1)[None])
+        return mean
+
+    def _settings(self, painter: Painter, guidance_scale: float) -> dict[str, object]:
+        """Return what made a picture beside prompt and seed, in A1111's names where it has them."""
+        settings: dict[str, object] = {
+            "Steps": len(painter.timesteps),
+            "Sampler": f"fewstep {painter.sampler}",
+            "CFG scale": f"{guidance_scale:g}",
+            "Model": Path(self.contract.base["id"]).name,
+            "Method": self.contract.method["name"],
+            "Timesteps": ", ".join(map(str, painter.timesteps)),
+        }
+        if self.loras:
+            named = (f"{Path(path).stem} {weight:g}" for path, weight in self.loras.items())
+            settings["LoRA"] = ", ".join(named)
+        return settings

@@ -1,0 +1,77 @@
+"""Curves and pictures of a run: TensorBoard always, Weights & Biases or Trackio when asked."""
+
+# of libraries without types
+# pyright: reportArgumentType=false
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import LoggerType, ProjectConfiguration
+from PIL import Image
+
+from fewstep.config import Config, SettingError
+from fewstep.training.run_dir import flat
+
+
+def check_trackers(config: Config) -> None:
+    """Refuse trackers that accelerate would leave out without a word, or does not know yet.
+
+    Raises:
+        SettingError: naming the extra to install.
+    """
+    for name in config.train.trackers:
+        if importlib.util.find_spec(name) is None or name not in LoggerType:
+            raise SettingError(
+                f"train.trackers has {name!r}, which is not installed, or accelerate is too old "
+                f"for it: pip install 'fewstep[{name}]', or leave it out"
+            )
+
+
+class Trackers:
+    """Accelerate's trackers, told of every step and every preview."""
+
+    def __init__(self, config: Config, run: Path, first_step: int) -> None:
+        names = ["tensorboard", *config.train.trackers]
+        folders = ProjectConfiguration(str(run), logging_dir=str(run / "tensorboard"))
+        self.accelerator = Accelerator(cpu=True, log_with=names, project_config=folders)
+        same_run = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        self.accelerator.init_trackers(
+            "fewstep",
+            init_kwargs={
+                "tensorboard": {"purge_step": first_step + 1},
+                "wandb": {"name": run.name, "dir": str(run), "id": same_run, "resume": "allow"},
+                "trackio": {"name": run.name, "resume": "allow"},
+            },
+        )
+        plain = {key: value if isinstance(value, int | float | str) else str(value)
+                 for key, value in flat(config).items()}  # fmt: skip
+        for tracker in self.accelerator.trackers:
+            if tracker.name != "tensorboard":  # which would add a run at every continuation
+                tracker.store_init_configuration(plain)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Tell of one line of metrics.jsonl; what is absent there draws no point."""
+        values = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+        for quarter, loss in enumerate(entry["loss_by_noise"], start=1):
+            if loss is not None:
+                values[f"loss_by_noise/{quarter}"] = loss
+        step = values.pop("step")
+        self.accelerator.log({f"train/{key}": value for key, value in values.items()}, step=step)
+
+    def show(self, preview: Path, step: int) -> None:
+        """Show a preview's picture."""
+        with Image.open(preview) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({"preview": pixels[None]}, step=step, dataformats="NHWC")
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({"preview": [pixels]}, step=step)
+
+    def close(self) -> None:
+        for tracker in self.accelerator.trackers:
+            tracker.finish()

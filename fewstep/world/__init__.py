@@ -1,0 +1,1 @@
+"""The bundled world: coloured shapes, captions of them, and a parser that reads them back."""

@@ -1,0 +1,181 @@
+"""The settings of the bundled teacher's training. This file imports no torch."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from fewstep.config import SettingError, apply_overrides, from_tables, need
+
+SHIPPED = Path(__file__).with_name("teacher.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero.
+
+    AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
+    `muon` times that. bf16 is used where the processor multiplies in it.
+    """
+
+    table: ClassVar[str] = "plan"
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    muon: float = 0.0
+    warmup: int = 200
+    decay: int = 1000
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    bf16: bool = True
+    threads: int = 1
+    save_every: int = 250
+    log_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "threads", "save_every", "log_every"):
+            need(getattr(self, name) > 0, f"{self.table}.{name}", getattr(self, name), "1 or more")
+        for name in ("muon", "warmup", "decay", "weight_decay"):
+            need(getattr(self, name) >= 0, f"{self.table}.{name}", getattr(self, name), "0 or more")
+        for name in ("learning_rate", "max_grad_norm"):
+            need(getattr(self, name) > 0, f"{self.table}.{name}", getattr(self, name), "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings(PlanSettings):
+    """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value.
+
+    Its latents are scaled to a standard deviation of `latent_std`. The smaller it is, the later a
+    picture is decided on the way from noise: these pictures are small and plain, and at 1 next to
+    nothing would be left to decide in the last of four steps (docs/experiments.md).
+    """
+
+    table: ClassVar[str] = "autoencoder"
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    latent_channels: int = 4
+    num_layers: int = 1
+    groups: int = 2
+    kl_weight: float = 2e-5
+    hue_weight: float = 0.5
+    edge_weight: float = 2.0
+    latent_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need(all(c % self.groups == 0 for c in self.channels), "autoencoder.channels",
+             self.channels, f"multiples of the {self.groups} groups")  # fmt: skip
+        need(self.latent_std > 0, "autoencoder.latent_std", self.latent_std, "above 0")
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How many captioned scenes the denoiser is trained on, encoded once in shards."""
+
+    size: int = 64_000
+    shard: int = 4_000
+    captions: int = 6
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("size", "shard", "captions", "workers"):
+            need(getattr(self, name) > 0, f"pool.{name}", getattr(self, name), "1 or more")
+        need(self.size % self.shard == 0, "pool.size", self.size, f"a multiple of {self.shard}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(PlanSettings):
+    """A CLIPTextModel for `length` tokens; the last ones, behind any caption, answer questions."""
+
+    table: ClassVar[str] = "text"
+
+    width: int = 96
+    layers: int = 4
+    heads: int = 3
+    length: int = 27
+    caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need(0 <= self.caption_dropout < 1, "text.caption_dropout", self.caption_dropout,
+             "at least 0 and below 1")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSettings(PlanSettings):
+    """A UNet2DConditionModel of which an average (EMA) is kept.
+
+    `peers` is how many other scenes of the same caption share in the target of each sample,
+    `looking` the weight of the loss that teaches attention where to look.
+    """
+
+    table: ClassVar[str] = "denoiser"
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    attention: tuple[bool, ...] = (False, True, True)
+    num_layers: int = 1
+    heads: tuple[int, ...] = (2, 2, 4)
+    groups: int = 16
+    caption_dropout: float = 0.1
+    peers: int = 16
+    looking: float = 0.003
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("heads", "attention"):
+            need(len(getattr(self, name)) == len(self.channels), f"denoiser.{name}",
+                 getattr(self, name), "one value for each of denoiser.channels")  # fmt: skip
+        need(0 <= self.caption_dropout < 1, "denoiser.caption_dropout", self.caption_dropout,
+             "at least 0 and below 1")  # fmt: skip
+        need(self.peers >= 0, "denoiser.peers", self.peers, "0 or more")
+        need(self.looking >= 0, "denoiser.looking", self.looking, "0 or more")
+        need(0 <= self.ema < 1, "denoiser.ema", self.ema, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings(PlanSettings):
+    """A small convolutional network that reads pictures; it has `width` features."""
+
+    table: ClassVar[str] = "features"
+
+    channels: tuple[int, ...] = (24, 48, 96, 160)
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Everything that decides the bundled teacher and its feature network.
+
+    `start` is the folder of a teacher to train on, or "shipped": its tokenizer, autoencoder and
+    text encoder are kept, and its denoiser's weights are the first ones. Empty, all begins from
+    nothing.
+    """
+
+    autoencoder: AutoencoderSettings
+    text: TextSettings
+    denoiser: DenoiserSettings
+    features: FeatureSettings
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    seed: int = 0
+    start: str = ""
+
+
+def load_teacher_config(
+    path: Path | str | None = None, overrides: Sequence[str] = ()
+) -> TeacherConfig:
+    """Read a teacher's TOML file, or the shipped one, with overrides "table.key=value".
+
+    Raises:
+        SettingError: if the file cannot be read, or a setting is unknown or cannot be used.
+    """
+    path = SHIPPED if path is None else Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not TOML: {error}") from error
+    return from_tables(TeacherConfig, apply_overrides(tables, overrides))

@@ -1,0 +1,44 @@
+"""What a stream leaves out is listed once and counted over processes and stops."""
+
+import pytest
+
+from fewstep.data.errors import DataError
+from fewstep.data.skipped import Skipped
+from fewstep.distributed import Processes
+from tests.together import run_together
+
+
+def listed(path):
+    return path.read_text().splitlines()
+
+
+def test_a_run_that_goes_on_lists_no_picture_twice_and_counts_all(tmp_path):
+    path = tmp_path / "skipped.txt"
+    skipped = Skipped(path, limit=2)
+    for reason in ("a.jpg:\nbroken", "b.jpg: broken", "a.jpg: broken"):
+        skipped.tell(reason)
+        skipped.settle()
+    assert listed(path) == ["a.jpg: broken", "b.jpg: broken"]
+    again = Skipped(path, limit=2)
+    again.tell("b.jpg: broken")
+    again.settle()
+    assert listed(path) == ["a.jpg: broken", "b.jpg: broken"]
+    again.tell("c.jpg: broken")
+    with pytest.raises(DataError, match=r"3 pictures cannot be used, .*max_skipped allows 2"):
+        again.settle()
+
+
+def test_the_first_of_several_processes_lists_what_all_leave_out(tmp_path):
+    path = tmp_path / "skipped.txt"
+    assert run_together(2, leaving_out, path) == [0, 0]
+    assert listed(path) == ["both.jpg", "0.jpg", "1.jpg"]
+
+
+def leaving_out(rank: int, path) -> None:
+    skipped = Skipped(path, 2, Processes.started("cpu"))
+    skipped.settle()
+    skipped.tell("both.jpg")
+    skipped.settle()
+    skipped.tell(f"{rank}.jpg")
+    with pytest.raises(DataError, match="3 pictures cannot be used"):
+        skipped.settle()

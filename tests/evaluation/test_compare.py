@@ -1,0 +1,160 @@
+"""Students and their teacher are painted from the same noises, once, and put side by side."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fewstep.config import ModelSettings
+from fewstep.console import progress_bar
+from fewstep.errors import UserError
+from fewstep.evaluation.compare import (
+    COMPARISON_FILE,
+    compare_sources,
+    load_comparison,
+    save_comparison,
+)
+from fewstep.evaluation.generate import Gallery
+from fewstep.evaluation.models import Field
+from fewstep.evaluation.report.write import write_report
+from fewstep.evaluation.results import load, save
+from fewstep.evaluation.timing import costs_in_turns
+from fewstep.student.generate import Painter
+from fewstep.training.distill import distill_run
+from tests.tiny import save_tiny_pipeline, tiny_config
+
+PROMPTS = ["a star", "two red rings", "a heart"]
+
+
+def test_a_folder_of_runs_stands_for_its_runs(runs):
+    assert [student.source for student in Field.open([str(runs)]).students] == [
+        "ct",
+        "multi-boundary-cd",
+    ]
+
+
+def test_pictures_are_painted_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
+    field = Field.open([str(runs)])
+    contestant = field.student(field.students[1])
+    made = Gallery(tmp_path, PROMPTS, 64).of(contestant)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = Gallery(tmp_path, PROMPTS, 64).of(replace(contestant, painter=None))
+    assert np.array_equal(made.pictures, again.pictures)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    fewer = Gallery(tmp_path / "fewer", PROMPTS[:2], 64).of(contestant)
+    assert np.abs(fewer.latents - made.latents[:2]).max() < 1e-4
+    other = Gallery(tmp_path / "other", PROMPTS, 64, seed=1).of(contestant)
+    assert not np.array_equal(made.pictures, other.pictures)
+
+
+def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tmp_path):
+    path = compare_sources([str(runs)], PROMPTS, None, 0, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    shown = load_comparison(tmp_path)
+    titles = ["Teacher, 50 steps", "Teacher, 4 steps", "CT, 4 steps", "Multi-boundary CD, 4 steps"]
+    assert list(shown.columns) == titles
+    assert list(shown.prompts) == PROMPTS
+    rows = load(tmp_path / "results.json").rows
+    assert [row.calls for row in rows] == [100, 8, 4, 4]
+    assert all(row.metrics["seconds_per_image"].value > 0 for row in rows)
+    compared = ["same_noise_rmse" in row.metrics for row in rows]
+    assert compared == [False, True, False, True], "not the teacher itself, nor under fresh noise"
+    html = write_report([tmp_path, runs / "ct"], tmp_path / "report.html").read_text()
+    assert "two red rings" in html
+
+    pictures = tmp_path / COMPARISON_FILE
+    pictures.write_bytes(pictures.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"comparison\.safetensors is damaged"):
+        load_comparison(tmp_path)
+
+
+def test_students_of_different_guidance_are_not_compared(runs, tmp_path):
+    config = tiny_config("cd", steps=1)
+    distill_run(
+        replace(config, teacher=replace(config.teacher, guidance_scale=2.0)), tmp_path / "g"
+    )
+    with pytest.raises(UserError, match=r"differ in their guidance scale \(.*2.0"):
+        Field.open([str(runs), str(tmp_path / "g")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"beta_end": 0.013}, "noise schedule"), ({"prediction_type": "sample"}, "prediction_type")],
+)
+def test_students_whose_networks_agree_but_not_their_noise_are_not_compared(
+    runs, tmp_path, changes, told
+):
+    base = save_tiny_pipeline(tmp_path / "base", **changes)
+    config = tiny_config("ct", steps=1)
+    distill_run(replace(config, model=ModelSettings(base=str(base))), tmp_path / "other")
+    with pytest.raises(UserError, match=f"these students differ in their {told}"):
+        Field.open([str(runs / "ct"), str(tmp_path / "other")])
+
+
+def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
+    shutil.copytree(runs / "ct", tmp_path / "all" / "done")
+    (tmp_path / "all" / "half").mkdir()
+    (tmp_path / "all" / "half" / "config.toml").write_text("")
+    with pytest.raises(UserError, match=r"not trained to their end: .*half"):
+        Field.open([str(tmp_path / "all")])
+
+
+def test_runs_of_one_method_with_other_settings_have_columns_of_their_own(runs, tmp_path):
+    field = Field.open([str(runs)])
+    first = field.student(field.students[0])
+    pictures = np.zeros((1, 64, 64, 3), np.uint8)
+    columns = {
+        replace(first, source="a"): pictures,
+        replace(first, source="b", seed=1): pictures,
+        replace(first, source="c", settings="others"): pictures,
+    }
+    save_comparison(tmp_path, PROMPTS[:1], columns)
+    assert list(load_comparison(tmp_path).columns) == ["CT, 4 steps", "CT, 4 steps, c"]
+
+
+def test_beside_an_evaluation_a_comparison_gives_its_pictures(runs, tmp_path):
+    compare_sources([str(runs / "ct")], PROMPTS, None, 0, tmp_path / "c")
+    compared = load(tmp_path / "c" / "results.json")
+    save(replace(compared, protocol="bundled"), tmp_path / "e" / "results.json")
+    html = write_report([tmp_path / "e", tmp_path / "c"], tmp_path / "r.html").read_text()
+    assert "protocol bundled" in html
+    assert "two red rings" in html
+
+
+def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_path, monkeypatch):
+    field = Field.open([str(runs / "ct")])
+    contestants = [field.teacher(4), field.student(field.students[0])]
+    asked = []
+
+    class Told(Painter):
+        def latents(self, prompts, *args, **kwargs):
+            asked.append((self.calls, *prompts))
+            return super().latents(prompts, *args, **kwargs)
+
+    def told(contestant):
+        painter = contestant.painter()
+        return replace(contestant, painter=lambda: Told(**vars(painter)))
+
+    def costs(contestants, prompts):
+        gallery = Gallery(tmp_path, prompts, 64)
+        return costs_in_turns([told(c) for c in contestants], gallery, progress_bar())
+
+    few = costs(contestants, PROMPTS[:2])
+    assert [who for who in asked if who[1]] == [
+        (calls, prompt) for prompt in PROMPTS[:2] for calls in (8, 4)
+    ]
+    seconds = few[contestants[0]]["seconds_per_image"]
+    assert seconds.low == seconds.value == seconds.high > 0, "two times are too few for more"
+    many = costs(contestants, [f"a star {i}" for i in range(9)])
+    assert many[contestants[1]]["seconds_per_image"].n == 5
+    asked.clear()
+    assert costs(contestants, PROMPTS[:2]) == few
+    assert not asked
+    costs(contestants[:1], PROMPTS[:2])
+    assert asked, "another comparison is timed anew"
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"holds neither results.json nor a run's config.toml"):
+        write_report([tmp_path], tmp_path / "report.html")

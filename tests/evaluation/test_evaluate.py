@@ -1,0 +1,447 @@
+"""Evaluation: by a protocol, batch by batch, shared by processes, from what is on disk."""
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+from fewstep.config import ModelSettings
+from fewstep.console import progress_bar
+from fewstep.errors import UserError
+from fewstep.evaluation import consistency, evaluate
+from fewstep.evaluation import generate as gallery
+from fewstep.evaluation import prompts as tasks
+from fewstep.evaluation.evaluate import evaluate_sources, paint_share
+from fewstep.evaluation.generate import Gallery
+from fewstep.evaluation.inception import Inception
+from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.judges import Judges
+from fewstep.evaluation.lineup import check_distinct, is_shown, line_up, others_of
+from fewstep.evaluation.measure import Measured, observe
+from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.frechet import checked
+from fewstep.evaluation.models import Field
+from fewstep.evaluation.prompts import PROMPT_SEED, Real, Task, coco, held_out_prompts, open_task
+from fewstep.evaluation.protocols import PROTOCOLS
+from fewstep.evaluation.results import Results, Row, load, save
+from fewstep.evaluation.rows import as_row, pooled_rows
+from fewstep.evaluation.weights import CLIP_SHA256, INCEPTION
+from fewstep.student.generate import Painter
+from fewstep.training.distill import distill_run
+from fewstep.world.scenes import render, sample_scene
+from tests.artefacts import tiny_artefact
+from tests.judges import save_clip, save_inception
+from tests.tiny import tiny_config
+from tests.together import run_together
+
+PROMPTS = ["a star", "two red rings", "a heart"]
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "no-weights"
+
+
+@pytest.fixture
+def judges_weights(tmp_path, monkeypatch):
+    """A folder with every judge's architecture, small or with random weights, taken as known."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    file = save_inception(folder)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(INCEPTION.sha256, file.name, digest)
+    for name in CLIP_SHA256:
+        digest = hashlib.sha256(save_clip(folder / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(CLIP_SHA256[name], "model.safetensors", digest)
+    for name, metric in METRICS.items():
+        monkeypatch.setitem(METRICS, name, replace(metric, smallest_n=2))
+    return folder
+
+
+def test_any_model_is_measured_without_weights_and_says_what_is_missing(
+    runs, tmp_path, prompt_file, no_weights, monkeypatch, capsys
+):
+    monkeypatch.setattr(gallery, "BATCH", 2)
+    out = tmp_path / "out"
+
+    def run():
+        return evaluate_sources([str(runs)], "prompts", out, student_steps=(1,),
+                                prompt_file=prompt_file, weights=no_weights)  # fmt: skip
+
+    results = load(run())
+    by_name = {(row.method, row.calls): row.metrics for row in results.rows}
+    student = by_name["multi-boundary-cd", 4]
+    assert {"same_noise_rmse", "latent_std_ratio", "self_consistency"} <= student.keys()
+    assert student["same_noise_rmse"].n == len(PROMPTS)
+    assert student["self_consistency"].value > 0
+    assert "step_agreement" in by_name["ct", 1]
+    assert not {"step_agreement", "latent_std_ratio"} & by_name["ct", 4].keys()
+    assert "same_noise_rmse" not in by_name["ct", 4], "fresh noise leaves nothing to compare"
+    assert "same_noise_rmse_unguided" in by_name["ct", 1]
+    assert "same_noise_rmse" not in by_name["teacher", 100]
+    assert "needs 100 prompts or more, not 3" in results.unavailable["latent_frechet"]
+    assert "clip-vit-large-patch14" in results.unavailable["clip_score"]
+    assert re.search(r"3 prompts of the user's \([0-9a-f]{8}\); 64 px; tea", results.protocol)
+
+    evaluate.print_results(out / "results.json")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "CLIP score: unavailable, needs clip-vit" in printed
+    calls = len(PROMPTS) * sum(row.calls for row in results.rows)
+    pictures = len(PROMPTS) * len(results.rows)
+    assert f"{pictures} pictures painted and judged, {calls} network calls: " in printed
+
+    monkeypatch.setattr(Painter, "latents", None)  # nothing is left to paint, or to time
+    monkeypatch.setattr("fewstep.evaluation.consistency.measured", None)
+    again = load(run())
+    assert again.rows == results.rows
+    assert again.cost.startswith("0 pictures painted and judged, 0 network calls: 0 s; ")
+
+    monkeypatch.setattr(
+        "fewstep.evaluation.measure.judge", lambda *args: checked(np.full((3, 2), np.nan))
+    )
+    with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 pictu"):
+        run()
+
+
+def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(runs, tmp_path):
+    field = Field.open([str(runs / "ct")])
+    student = field.students[0]
+    weights = {name: torch.full_like(w, torch.nan) for name, w in student.weights.items()}
+    contestant = field.student(replace(student, weights=weights))
+    with pytest.raises(UserError, match=r"^ct in 4 steps cannot be painted: .*not finite"):
+        list(Gallery(tmp_path, PROMPTS, 64).batches(contestant))
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "BATCH", 1)
+    field = Field.open([str(runs / "multi-boundary-cd")])
+    contestant = field.student(field.students[0])
+    task = Task("prompts", PROTOCOLS["prompts"], PROMPTS, None)
+    judges = Judges(task, tmp_path / "features", {}, {})
+
+    def painted(folder, shares):
+        kept = Gallery(folder, PROMPTS, 64)
+        for starts in shares:
+            with progress_bar() as bar:
+                paint_share([contestant], kept, judges, kept.starts[starts], bar)
+        return {path.name: load_file(path)["pictures"] for path in folder.iterdir()}
+
+    one = painted(tmp_path / "one", [slice(None)])
+    two = painted(tmp_path / "two", [slice(1, None, 2), slice(0, None, 2)])
+    assert len(one) == 3
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def evaluated(rank, source, out, prompt_file, weights):
+    gallery.BATCH = 1
+    evaluate_sources([source], "prompts", out, prompt_file=prompt_file, weights=weights)
+
+
+@pytest.mark.slow
+def test_several_processes_evaluate_together(runs, tmp_path, prompt_file, no_weights):
+    told = (str(runs / "multi-boundary-cd"), tmp_path / "out", prompt_file, no_weights)
+    assert run_together(2, evaluated, *told) == [0, 0]
+    results = load(tmp_path / "out" / "results.json")
+    assert [row.steps for row in results.rows] == [50, 8, 4, 50, 4]
+
+
+def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
+    asked = [str(runs)]
+    with pytest.raises(UserError, match="use --protocol prompts, or fewstep compare"):
+        evaluate_sources(asked, "bundled", tmp_path, 200)
+    with pytest.raises(UserError, match="unknown protocol 'coco'; known: bundled, coco2017-5k"):
+        evaluate_sources(asked, "coco", tmp_path)
+    with pytest.raises(UserError, match="needs --prompts FILE"):
+        evaluate_sources(asked, "prompts", tmp_path)
+    with pytest.raises(UserError, match=r"--num-prompts is 9, and .* holds 3 prompts"):
+        evaluate_sources(asked, "prompts", tmp_path, 9, prompt_file=prompt_file)
+    for num in (-5, 0, 1):
+        with pytest.raises(UserError, match=f"--num-prompts is {num}; an interval needs 2 or more"):
+            evaluate_sources(asked, "prompts", tmp_path, num, prompt_file=prompt_file)
+    with pytest.raises(UserError, match="takes no --prompts"):
+        evaluate_sources(asked, "bundled", tmp_path, prompt_file=prompt_file)
+    with pytest.raises(UserError, match="takes no --data"):
+        evaluate_sources(asked, "prompts", tmp_path, prompt_file=prompt_file, data=tmp_path)
+    with pytest.raises(UserError, match="needs --data FOLDER with COCO's annotations"):
+        evaluate_sources(asked, "coco2017-5k", tmp_path)
+    with pytest.raises(UserError, match=r"has no annotations/captions_val2017\.json"):
+        evaluate_sources(asked, "coco2017-5k", tmp_path, data=tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("num", [2, 20])
+def test_too_few_prompts_for_a_protocols_metric_are_refused(num, tmp_path):
+    task = open_task("bundled", num, None, None, 64)
+    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 or more"):
+        Judges.of(task, tmp_path)
+
+
+def coco_folder(folder, num=6):
+    from PIL import Image
+
+    (folder / "annotations").mkdir()
+    (folder / "val2017").mkdir()
+    images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(num)]
+    notes = [{"image_id": i, "id": 2 * i + k, "caption": f"picture {i}, caption {k}"}
+             for i in range(num) for k in range(2)]  # fmt: skip
+    for image in images:
+        Image.new("RGB", (40, 30), (image["id"] * 9, 0, 0)).save(
+            folder / "val2017" / image["file_name"]
+        )
+    about = {"images": images, "annotations": notes}
+    (folder / "annotations" / "captions_val2017.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_coco_gives_first_captions_and_the_middles_of_its_pictures(tmp_path):
+    protocol = replace(PROTOCOLS["coco2017-5k"], num_prompts=6)
+    task = coco("coco2017-5k", protocol, 4, coco_folder(tmp_path), 16)
+    assert task.prompts == [f"picture {i}, caption 0" for i in range(4)]
+    (real,) = task.real.batches()
+    assert real.shape == (6, 16, 16, 3)
+    assert abs(int(real[5, 8, 8, 0]) - 45) < 6
+    other = coco("coco2017-5k", protocol, 4, tmp_path, 24).real.identity
+    assert task.real.identity != other
+
+
+def test_a_protocol_that_draws_takes_its_prompts_from_all_captions(tmp_path):
+    protocol = replace(PROTOCOLS["coco2017-5k"], draws=True)
+    prompts = coco("coco2017-5k", protocol, 8, coco_folder(tmp_path), 16).prompts
+    assert len(set(prompts)) == 8, "of 12 captions of 6 pictures"
+    assert {text.rsplit(" ", 1)[1] for text in prompts} == {"0", "1"}
+    assert prompts == coco("coco2017-5k", protocol, 8, tmp_path, 16).prompts
+    assert PROTOCOLS["coco2014-30k-256"].draws
+
+
+def test_a_broken_reference_picture_is_named_before_anything_is_painted(
+    runs, tmp_path, judges_weights
+):
+    folder = coco_folder(tmp_path)
+    (folder / "val2017" / "000000000004.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"reference picture .*000000000004\.jpg cannot be read"):
+        evaluate_sources([str(runs / "ct")], "coco2017-5k", tmp_path / "out", 4, data=folder,
+                         weights=judges_weights)  # fmt: skip
+    assert not list((tmp_path / "out").glob("pictures/*"))
+
+
+def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weights, monkeypatch):
+    out = tmp_path / "out"
+    results = load(
+        evaluate_sources([str(runs / "multi-boundary-cd")], "coco2017-5k", out, 4,
+                         student_steps=(4,), data=coco_folder(tmp_path), weights=judges_weights)
+    )  # fmt: skip
+    assert not results.unavailable
+    assert re.fullmatch(
+        r"coco2017-5k; 4 first captions of COCO val2017 \([0-9a-f]{8}\); reference: all 6 "
+        r"pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance "
+        r"[\d.]+; .*Inception.*; .*CLIP.*",
+        results.protocol,
+    )
+    teacher, student = results.rows[0].metrics, results.rows[-1].metrics
+    judged = {"fid", "kid", "cmmd", "precision", "recall", "clip_score"}
+    assert judged <= teacher.keys() & student.keys()
+    assert {"fid_teacher", "clip_score_difference", "latent_frechet"} <= student.keys()
+    assert "fid_teacher" not in teacher
+    assert student["clip_score_difference"].value == pytest.approx(
+        student["clip_score"].value - teacher["clip_score"].value
+    )
+    asked = [Inception, CLIPVisionModelWithProjection, CLIPTextModelWithProjection]
+    for network in asked:  # all is kept: a second evaluation asks none of them
+        monkeypatch.setattr(network, "forward", None)
+    asked = [str(runs / "multi-boundary-cd")]
+    again = load(evaluate_sources(asked, "coco2017-5k", out, 4, student_steps=(4,),
+                                  data=tmp_path, weights=judges_weights))  # fmt: skip
+    assert again.rows == results.rows
+
+
+def made(contestants, kept, rng):
+    """Write pictures and latents as if they had been painted."""
+    kept.folder.mkdir(parents=True)
+    for contestant in contestants:
+        for first in kept.starts:
+            n = len(kept.numbers(first))
+            save_file({
+                "pictures": torch.from_numpy(
+                    rng.integers(0, 256, (n, kept.resolution, kept.resolution, 3), np.uint8)
+                ),
+                "latents": torch.from_numpy(rng.normal(size=(n, 4, 16, 16)).astype(np.float32)),
+            }, kept.path(contestant, first))  # fmt: skip
+
+
+class FirstPixels:
+    """A judge whose features are the first three numbers of a picture."""
+
+    def of(self, pictures):
+        return pictures.reshape(len(pictures), -1)[:, :3].astype(np.float32)
+
+    def of_set(self, identity, batches):
+        return np.concatenate([self.of(batch) for batch in batches()])
+
+
+def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguided_ones(
+    runs, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    field = Field.open([str(runs)])
+    contestants = line_up(field, (1,))
+    kept = Gallery(tmp_path / "pictures", [f"a star {i}" for i in range(120)], 8)
+    made(contestants, kept, rng)
+    real = Real("r", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
+    task = Task("bundled", PROTOCOLS["bundled"], kept.prompts, real)
+    judges = Judges(task, tmp_path / "features", {"bundled": FirstPixels()}, {})
+    monkeypatch.setattr(
+        "fewstep.evaluation.judges.verdicts",
+        lambda pictures, prompts: [{"shape": bool(p.max() % 2)} for p in pictures],
+    )
+    measured = []
+    for contestant in contestants:
+        others = others_of(contestant, contestants, field)
+        teacher = measured[0] if measured else None
+        costs = {"peak_memory": Interval(3e9, 3e9, 3e9, 5)}
+        measured.append(observe(contestant, others, kept, judges, teacher, costs))
+    rows = {(row.method, row.steps, row.calls): row.metrics for row in map(as_row, measured)}
+    teacher, ct = rows["teacher", 50, 100], rows["ct", 1, 1]
+    assert ct["frechet_difference"].value == pytest.approx(
+        ct["frechet"].value - teacher["frechet"].value
+    )
+    assert ct["latent_frechet"].value > 0
+    assert "latent_frechet" not in teacher, "its distance to itself"
+    assert ct["peak_memory"].value == 3e9
+    assert ct["step_agreement"].n == 120
+    assert "step_agreement" not in rows["ct", 4, 4]
+    assert "same_noise_rmse_unguided" in ct
+    assert not [n for n in rows["multi-boundary-cd", 4, 4] if n.endswith("unguided")]
+    own = load_file(kept.path(contestants[4], 50))["latents"].numpy().astype(float)
+    true = load_file(kept.path(contestants[0], 50))["latents"].numpy().astype(float)
+    expected = np.sqrt(((own - true) ** 2).reshape(50, -1).mean(1))
+    assert np.allclose(measured[4].values["latent_rmse"][50:100], expected)
+    assert not measured[1].features, "only the teacher's are kept"
+
+
+def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "NUM_REFERENCES", 100)
+    monkeypatch.setattr(consistency, "NUM_PROMPTS", 2)
+    run, out = tmp_path / "run", tmp_path / "out"
+    distill_run(replace(tiny_config(steps=1), model=ModelSettings()), run)
+    field = Field.open([str(run)])
+    kept = Gallery(out / "pictures", held_out_prompts(100), field.resolution)
+    rngs = (np.random.default_rng([PROMPT_SEED, i]) for i in range(100))
+    right = torch.from_numpy(np.stack([render(sample_scene(rng)) for rng in rngs]))
+    made(line_up(field, evaluate.STUDENT_STEPS), kept, np.random.default_rng(0))
+    for contestant in (field.teacher(), field.student(field.students[0])):
+        shown = right if contestant.method == "teacher" else right.roll(1, 0)
+        for first in kept.starts:
+            tensors = load_file(kept.path(contestant, first))
+            pictures = shown[first : first + gallery.BATCH].contiguous()
+            save_file(tensors | {"pictures": pictures}, kept.path(contestant, first))
+
+    rows = load(evaluate_sources([str(run)], "bundled", out, 100)).rows
+    teacher, student = rows[0].metrics, rows[-1].metrics
+    assert teacher["prompt_accuracy"].value > 0.9
+    assert student["prompt_accuracy"].value < 0.5
+    assert student["prompt_accuracy_difference"].value == pytest.approx(
+        student["prompt_accuracy"].value - teacher["prompt_accuracy"].value
+    )
+    assert student["frechet"].value == pytest.approx(teacher["frechet"].value, rel=1e-4)
+    assert rows[1].metrics["frechet"].value > 2 * teacher["frechet"].value
+    assert "prompt_accuracy.shape" in student
+    assert student["self_consistency"].n == 2
+
+
+def test_several_trainings_of_a_method_are_pooled_into_one_row(runs):
+    field = Field.open([str(runs)])
+    contestant = field.student(field.students[1])
+    accuracies = ([1, 0, 1, 1], [1, 1, 1, 1])
+    costs = {"seconds_per_image": Interval(1.0, 1.0, 1.0, 4)}
+    measured = [
+        Measured(
+            replace(contestant, seed=seed, source=f"run-{seed}"),
+            {"prompt_accuracy": np.array(values, float)},
+            [{"shape": bool(value)} for value in values],
+            costs,
+            {},
+        )
+        for seed, values in enumerate(accuracies)
+    ]
+    (row,) = pooled_rows(measured)
+    assert (row.source, row.seed, row.steps, row.calls) == ("run-0, run-1", None, 4, 4)
+    assert row.metrics["prompt_accuracy"].value == pytest.approx(7 / 8)
+    assert row.metrics["prompt_accuracy.shape"].n == 4
+    other = replace(measured[1], contestant=replace(contestant, seed=1, settings="others"))
+    assert pooled_rows([measured[0], other]) == [], "settings that differ are no two seeds"
+
+
+def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
+    shutil.copytree(runs / "ct", tmp_path / "copy")
+    with pytest.raises(UserError, match="ct and copy have the same settings and the same seed 0"):
+        check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
+
+
+def test_pictures_are_kept_where_only_an_artefacts_page_or_its_versions_are_new(runs):
+    field = Field.open([str(runs / "ct")])
+    (student,) = field.students
+    rewritten = replace(student.contract, versions={"torch": "9"}, files={"README.md": "0" * 64})
+    new = replace(student, contract=rewritten)
+    assert field.student(new).identity == field.student(student).identity
+    other = replace(new, weights={name: 2 * w for name, w in student.weights.items()})
+    assert field.student(other).identity != field.student(student).identity
+
+
+def test_a_run_that_is_named_twice_takes_part_once(runs):
+    ct = str(runs / "ct")
+    field = Field.open([ct, str(runs), f"{ct}/../ct"])
+    assert len(field.students) == len({student.digest for student in field.students}) > 1
+
+
+def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
+    even = Field.open([str(tiny_artefact(tmp_path / "even"))])
+    own = Field.open([str(tiny_artefact(tmp_path / "own", spacing="quadratic"))])
+    teachers = [[c for c in line_up(f, (1, 4)) if c.method == "teacher"] for f in (even, own)]
+    assert [t.steps for t in teachers[0]] == [50, 8, 4, 50, 8, 4]
+    assert teachers[0] == [t for t in teachers[1] if "quadratic" not in t.source]
+    further = [t for t in teachers[1] if "quadratic" in t.source]
+    assert [t.painter().timesteps[-1] for t in further] == [15, 61]
+    assert further[1].painter().timesteps == own.student(own.students[0]).painter().timesteps
+    assert is_shown(further[1], own)
+    assert len({t.identity for t in teachers[1]}) == 8
+
+
+def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):
+    config = tiny_config(steps=1)
+    method = {"name": "multi-boundary-cd", "num_segments": 5}
+    distill_run(replace(config, method=method), tmp_path / "run")
+    field = Field.open([str(tmp_path / "run")])
+    *_, student = line_up(field, (1, 4))
+    assert (student.method, student.steps) == ("multi-boundary-cd", 5)
+    assert is_shown(student, field)
+
+
+def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
+    rows = tuple(
+        Row(method, method, steps, calls, None, {
+            "seconds_per_image": Interval(seconds, seconds, seconds, 100)})
+        for method, steps, calls, seconds in (("teacher", 50, 100, 1.0), ("cd", 4, 4, 0.05))
+    )  # fmt: skip
+    save(Results("bundled", "c", "d", "m", rows), tmp_path / "results.json")
+    evaluate.print_results(tmp_path / "results.json")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "protocol bundled" in told
+    assert "CD at 4 steps makes a picture 20.0 times as fast as the teacher at 50." in told

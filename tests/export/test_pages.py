@@ -1,0 +1,253 @@
+"""Cards, pages and workflows say what the contract says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import EulerDiscreteScheduler
+from safetensors import safe_open
+
+from fewstep.errors import UserError
+from fewstep.export.card import Card, Figures, write_card
+from fewstep.export.comfyui import workflow
+from fewstep.export.metadata import Header
+from fewstep.export.names import check_name, name_from, name_of
+from fewstep.export.recipes import recipes
+from fewstep.methods import METHODS
+from fewstep.student.contract import Contract
+from fewstep.student.other_programs import comfyui_starts
+from tests.artefacts import tiny_artefact, tiny_contract, tiny_student
+from tools.use_it_in import ROOT, pages
+
+
+@pytest.mark.parametrize("path", pages())
+def test_a_generated_page_is_up_to_date(path):
+    assert (ROOT / path).read_text(encoding="utf-8") == pages()[path], "python tools/use_it_in.py"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "starts"),
+    [
+        ("multi-boundary-cd", {}, (999, 749, 499, 249)),
+        ("multi-boundary-cd", {"num_segments": 3, "num_solver_steps": 39}, (999, 666, 333)),
+        ("cd", {"num_solver_steps": 50}, (999, 499)),
+        ("cd", {}, (999, 759, 499, 259)),
+    ],
+)
+def test_comfyui_starts_where_its_code_says(method, settings, starts):
+    assert comfyui_starts(tiny_contract(method, **settings), len(starts)) == starts
+
+
+def told_of(contract, program):
+    return next(r for r in recipes(contract, "a-student") if r.program == program)
+
+
+def test_the_recipes_follow_the_contract():
+    four, three = tiny_contract(), tiny_contract(num_segments=3, num_solver_steps=39)
+    assert told_of(four, "ComfyUI").result == told_of(four, "diffusers alone").result == "exact"
+    assert told_of(three, "ComfyUI").result == "near: starts at 999, 666, 333"
+    assert told_of(three, "diffusers alone").result.startswith("near")
+    assert "3 steps" in told_of(three, "A1111, Forge").settings
+    cd = told_of(tiny_contract("cd", num_solver_steps=50), "diffusers alone")
+    assert "original_inference_steps=50" in cd.settings
+
+
+@pytest.mark.parametrize(
+    ("method", "scheduler"),
+    [("multi-boundary-cd", "Euler"), ("cd", "LCM")],
+)
+def test_programs_are_told_timesteps_that_are_not_even(method, scheduler):
+    contract = tiny_contract(method, num_solver_steps=16, spacing="quadratic")
+    stock = told_of(contract, "diffusers alone")
+    assert scheduler in stock.settings
+    assert "timesteps=[999, 561, 249, 61]" in stock.settings
+    assert stock.result == "exact"
+    assert told_of(contract, "ComfyUI").result == "exact"
+    assert told_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
+    nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
+    levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
+    told = EulerDiscreteScheduler.from_config(contract.schedule.config)
+    told.set_timesteps(timesteps=[999, 561, 249, 61])
+    np.testing.assert_allclose(levels, told.sigmas, rtol=1e-5)
+
+
+V_PREDICTION = {"prediction_type": "v_prediction"}
+ZERO_SNR = V_PREDICTION | {"rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "scheduler", "node", "result"),
+    [
+        ("multi-boundary-cd", {}, None, "exact"),
+        ("multi-boundary-cd", V_PREDICTION, ["v_prediction", False], "exact"),
+        ("multi-boundary-cd", ZERO_SNR, ["v_prediction", True], "not measured"),
+        ("cd", {}, ["lcm", False], "near: starts at 999, 759, 499, 259"),
+        ("cd", V_PREDICTION, ["v_prediction", False], "exact"),
+        ("cd", ZERO_SNR, ["v_prediction", True], "not measured"),
+    ],
+)
+def test_comfyui_is_told_what_the_network_predicts(config, method, scheduler, node, result):
+    contract = Contract.of(method, METHODS[method](), 8.0, config | scheduler)
+    nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
+    assert nodes.get("ModelSamplingDiscrete", {}).get("widgets_values") == node
+    recipe = told_of(contract, "ComfyUI")
+    assert recipe.result == result
+    assert ("`zsnr` on" in recipe.settings) == (scheduler == ZERO_SNR)
+    if scheduler == ZERO_SNR:
+        assert told_of(contract, "A1111, Forge").result == "not measured"
+        assert told_of(contract, "diffusers alone").result == "exact"
+
+
+INPUTS = {
+    "LoraLoaderModelOnly": {"model": "MODEL"},
+    "ModelSamplingDiscrete": {"model": "MODEL"},
+    "CLIPTextEncode": {"clip": "CLIP"},
+    "KSampler": {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING",
+                 "latent_image": "LATENT"},
+    "SamplerCustom": {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING",
+                      "sampler": "SAMPLER", "sigmas": "SIGMAS", "latent_image": "LATENT"},
+    "VAEDecode": {"samples": "LATENT", "vae": "VAE"},
+    "SaveImage": {"images": "IMAGE"},
+}  # fmt: skip
+"""What ComfyUI's nodes take, from its own definitions."""
+
+
+@pytest.mark.parametrize(
+    ("method", "spacing", "nodes"),
+    [
+        ("multi-boundary-cd", "uniform", 8),
+        ("cd", "uniform", 9),
+        ("multi-boundary-cd", "quadratic", 10),
+    ],
+)
+def test_a_workflow_is_wired_as_comfyui_wants_it(method, spacing, nodes):
+    graph = json.loads(workflow(tiny_contract(method, spacing=spacing), "a.safetensors"))
+    by_id = {node["id"]: node for node in graph["nodes"]}
+    assert len(by_id) == nodes == graph["last_node_id"]
+    for node in by_id.values():
+        wanted = INPUTS.get(node["type"], {})
+        assert {i["name"]: i["type"] for i in node["inputs"]} == wanted
+    for number, source, slot, target, place, kind in graph["links"]:
+        assert number in by_id[source]["outputs"][slot]["links"]
+        assert by_id[source]["outputs"][slot]["type"] == kind
+        assert by_id[target]["inputs"][place]["link"] == number
+        assert by_id[target]["inputs"][place]["type"] == kind
+    values = {node["type"]: node["widgets_values"] for node in by_id.values()}
+    way = "euler" if method != "cd" else "lcm"
+    if spacing == "uniform":
+        assert values["KSampler"][2:] == [4, 1.0, way, "simple", 1.0]
+    else:
+        assert values["KSamplerSelect"] == [way]
+        assert values["SamplerCustom"] == [True, 0, "fixed", 1.0]
+    assert any("a.safetensors" in node["widgets_values"] for node in by_id.values())
+
+
+def front_matter(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+def test_the_card_says_what_the_student_is():
+    figures = Figures("multi-boundary-cd", 4, {"Fréchet distance": "1.2 [1.1 to 1.3], n 500"})
+    card = Card(license="mit", preview="a.png", settings="[method]\nname = 1", figures=(figures,))
+    text = write_card(tiny_contract(base="me/model"), "a-student", card)
+    front = front_matter(text)
+    assert (front["base_model"], front["base_model_relation"]) == ("me/model", "adapter")
+    assert (front["license"], front["library_name"]) == ("mit", "diffusers")
+    assert {"lora", "consistency-distillation"} <= set(front["tags"])
+    for words in ("timesteps 999, 749, 499, 249", "guidance 4 is distilled", "[1.1 to 1.3], n 500",
+                  "clean data, 249, 499, 749", "name = 1", "![teacher and student](a.png)",
+                  "seed 0", "pictures"):  # fmt: skip
+        assert words in text
+
+
+def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
+    text = write_card(tiny_contract(base="/disk/me/models/mine"), "a-student", Card())
+    assert not {"base_model", "license"} & front_matter(text).keys()
+    assert text.count("mine") == 3
+    assert "/disk/me" not in text
+    assert "It was not measured" in text
+    trained_from_data = write_card(tiny_contract("ct", guidance_scale=1.0), "a-student", Card())
+    assert "imitates the base model *without* guidance" in trained_from_data
+
+
+def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
+    folder = tiny_artefact(tmp_path)
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert names == {
+        "fewstep.json", "README.md", "comfyui.json", "scheduler/scheduler_config.json",
+        "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json",
+        "tiny-student.safetensors", "tiny-student.json",
+    }  # fmt: skip
+    with safe_open(folder / "tiny-student.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["ss_output_name"] == "tiny-student", "A1111 calls it so"
+    assert header["ss_network_dim"] == header["ss_network_alpha"] == "2"
+    assert header["modelspec.usage_hint"].startswith("4 steps, CFG 1 (none)")
+    assert (header["ss_mixed_precision"], header["modelspec.implementation"]) == ("no", "diffusers")
+    assert "lora_adapter_metadata" not in header
+    assert not [value for value in header.values() if re.search(r"[/\\]\w+[/\\]", value)]
+
+
+@pytest.mark.parametrize(
+    ("width", "prediction", "told"),
+    [
+        (768, "epsilon", ("sd_v1", "False", "stable-diffusion-v1/lora", "SD1")),
+        (1024, "epsilon", ("sd_v2", "True", "stable-diffusion-v2-512/lora", "SD2")),
+        (1024, "v_prediction", ("sd_v2_v", "True", "stable-diffusion-v2-768-v/lora", "SD2")),
+    ],
+)
+def test_the_header_says_which_stable_diffusion_it_is_for(config, width, prediction, told):
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    lora = {
+        f"{name}.lora_A.weight": torch.ones(2, width),
+        f"{name}.lora_B.weight": torch.ones(8, 2),
+    }
+    contract = Contract.of("cd", METHODS["cd"](), 8.0, config | {"prediction_type": prediction})
+    header = Header("a-student", contract, lora)
+    names = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
+    version = json.loads(header.sidecar())["sd version"]
+    assert (*(header.kohya()[name] for name in names), version) == told
+    unet = Header("a-student", contract, {f"{name}.weight": torch.ones(8, width)})
+    assert unet.modelspec()["modelspec.architecture"] == told[2].removesuffix("/lora")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fewstep",
+        "ComfyUI",
+        "readme",
+        "pytorch_lora_weights",
+        "adapter_model",
+        "adapter_config",
+        "my-scheduler",
+        "Optimizer",
+        "checkpoint-3",
+        "sd-LCM",
+        "a b",
+        "../a",
+        "",
+        ".a",
+    ],
+)
+def test_a_name_that_is_taken_or_misread_is_refused(name):
+    with pytest.raises(UserError, match="--name is"):
+        check_name(name)
+    with pytest.raises(UserError, match="--name is"):
+        type(tiny_student())(name, tiny_contract(), {})
+
+
+@pytest.mark.parametrize("run", ["lcm", "optimizer", "прогон", "my-run", "lclcmm", "a/b.c"])
+def test_a_name_made_of_a_runs_folder_is_one_that_may_be_given(run, tmp_path):
+    check_name(name_from(tmp_path / run))
+
+
+@pytest.mark.parametrize("name", ["fewstep-lion", "v1.5"])
+def test_a_name_is_told_from_the_files(name):
+    others = ["README.md", "adapter_model.safetensors", "fused/a-fused.safetensors",
+              "model_index.json", "unet/config.json"]  # fmt: skip
+    assert name_of([*others, f"{name}.png"]) == name
+    assert name_of(others) is None

@@ -1,0 +1,238 @@
+"""The pipeline paints a function of (prompt, seed, number), and says what it cannot do."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fewstep.diffusion.random import Draw
+from fewstep.errors import UserError
+from fewstep.export.lora_formats import write_kohya_lora
+from fewstep.models.base import ModelError
+from fewstep.student.pipeline import FewStepPipeline
+from fewstep.student.png_info import Picture
+from fewstep.student.scheduler import FewStepScheduler
+from tests.artefacts import random_lora, tiny_artefact, tiny_family
+from tests.tiny import tiny_pipeline
+
+PROMPTS = ["a red heart", "two stars", "a ring"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return FewStepPipeline.from_pretrained(tiny_artefact(tmp_path_factory.mktemp("student")))
+
+
+@pytest.fixture(scope="module")
+def guidance_free(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("free")
+    return tiny_artefact(folder, guidance_scale=1.0, caption_dropout=0.1)
+
+
+def pixels(pictures):
+    return np.stack([np.asarray(picture.image, np.int16) for picture in pictures])
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_a_picture_is_the_same_whatever_its_batch(tmp_path, method):
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, method))
+    together = pixels(pipeline(PROMPTS, seed=3))
+    for number, prompt in enumerate(PROMPTS):
+        alone = pixels(pipeline(prompt, seed=3, numbers=[number]))
+        assert np.abs(alone[0] - together[number]).max() <= 1
+    assert np.abs(pixels(pipeline(PROMPTS, seed=4)) - together).max() > 10
+
+
+def test_a_picture_knows_what_made_it(pipeline):
+    picture = pipeline("a star", seed=7, numbers=[5])[0]
+    assert (picture.seed, picture.number, picture.calls) == (7, 5, 4)
+    again = pipeline(picture.prompt, seed=picture.seed, numbers=[picture.number])[0]
+    assert np.array_equal(np.asarray(picture.image), np.asarray(again.image))
+
+
+def as_a1111_reads(text):
+    """Read a `parameters` text by the rules of A1111: the last line holds the settings."""
+    *lines, last = text.strip().split("\n")
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+    settings = {key: value.strip('"') for key, value in found}
+    assert len(settings) >= 3, "A1111 takes a last line of fewer settings for a prompt"
+    negative = [line for line in lines if line.startswith("Negative prompt:")]
+    settings["Negative prompt"] = negative[0].partition(":")[2].strip() if negative else ""
+    settings["Prompt"] = "\n".join(line for line in lines if line not in negative)
+    return settings
+
+
+def test_the_png_file_says_it_so_that_a1111_reads_it(pipeline, tmp_path):
+    pipeline("a star,\n made of: glass", seed=7)[0].save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        told = as_a1111_reads(image.info["parameters"])
+    assert told["Prompt"] == "a star, made of: glass"
+    assert (told["Steps"], told["Seed"], told["CFG scale"]) == ("4", "7", "1")
+    assert (told["Size"], told["Timesteps"]) == ("64x64", "999, 749, 499, 249")
+
+
+def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
+    picture = Picture(Image.new("RGB", (8, 8)), "ein Stern ★", 1, 0, 8, "ragged, grey",
+                      {"Steps": 4, "LoRA": 'a "b", c'})  # fmt: skip
+    picture.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        told = as_a1111_reads(image.info["parameters"])
+    assert (told["Prompt"], told["Negative prompt"]) == ("ein Stern ★", "ragged, grey")
+    assert told["LoRA"] == 'a \\"b\\", c'
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"num_steps": 8}, "sampled in 4 steps, not 8"),
+        ({"guidance_scale": 3.0}, "guidance 4 is distilled into it.*guidance-free.toml"),
+        ({"negative_prompt": "ragged"}, "takes no guidance_scale and no negative prompt"),
+        ({"numbers": [1, 2]}, "2 numbers for 1 prompts"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 0.1}, "strength is 0.1.*use 0.25 to 1"),
+        ({"image": Image.new("RGB", (8, 8)), "strength": 1.5}, "strength is 1.5"),
+        ({"resolution": 60}, "multiple of 16"),
+        ({"resolution": -16}, "resolution is -16; it has to be above 0"),
+        ({"resolution": 0}, "resolution is 0; it has to be above 0"),
+        ({"strength": 0.5}, "strength goes with image"),
+        ({"prompts": []}, "there is no prompt"),
+    ],
+)
+def test_what_the_student_cannot_is_refused(pipeline, wish, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**{"prompts": "a star"} | wish)
+
+
+@pytest.mark.parametrize("num_segments", [3, 6, 7])
+def test_the_least_strength_that_is_told_is_one_that_works(tmp_path, num_segments):
+    settings = {"num_segments": num_segments, "num_solver_steps": 2 * num_segments}
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, **settings))
+    image = Image.new("RGB", (8, 8))
+    with pytest.raises(UserError, match=r"strength is 0\.1") as error:
+        pipeline("a star", image=image, strength=0.1)
+    least = float(str(error.value).rpartition("use ")[2].partition(" to")[0])
+    assert pipeline("a star", image=image, strength=least)[0].calls == 1
+
+
+def test_a_picture_from_another_tells_the_whole_number_of_steps_as_a1111_does(pipeline):
+    picture = pipeline("a star", image=Image.new("RGB", (8, 8)), strength=0.5)[0]
+    told = as_a1111_reads(picture.parameters)
+    assert (told["Steps"], told["Denoising strength"], told["Calls"]) == ("4", "0.5", "2")
+    assert told["Timesteps"] == "499, 249"
+
+
+def test_a_student_that_never_saw_an_empty_prompt_takes_no_guidance(tmp_path):
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, guidance_scale=1.0))
+    with pytest.raises(UserError, match="never saw an empty prompt"):
+        pipeline("a star", guidance_scale=3.0)
+
+
+def test_a_guidance_free_student_takes_guidance_as_diffusers_gives_it(guidance_free):
+    pipeline = FewStepPipeline.from_pretrained(guidance_free)
+    wish = {"guidance_scale": 3.0, "negative_prompt": "a ring"}
+    mine = pipeline(PROMPTS[:2], seed=3, **wish)
+    assert mine[0].calls == 8
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(guidance_free)
+    pipe.scheduler = FewStepScheduler.from_artefact(guidance_free)
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    theirs = pipe(
+        PROMPTS[:2], num_inference_steps=4, guidance_scale=3.0, negative_prompt=["a ring"] * 2,
+        latents=noise, height=64, width=64, output_type="np",
+    ).images  # fmt: skip
+    assert np.abs(pixels(mine) / 255 - theirs).max() <= 2 / 255
+    assert np.abs(pixels(mine) - pixels(pipeline(PROMPTS[:2], seed=3))).max() > 5
+    with pytest.raises(UserError, match="a negative prompt has no effect at guidance_scale 1"):
+        pipeline("a star", negative_prompt="a ring")
+
+
+def style(folder, seed=1, text=False):
+    """Write a LoRA as others do: kohya's names, alpha half of the rank, also for the text."""
+    family, path = tiny_family(), folder / "ink.safetensors"
+    weights = random_lora(family.network, "attention", seed=seed)
+    write_kohya_lora(path, weights, {})
+    tensors = {n: w / 2 if n.endswith(".alpha") else w for n, w in load_file(path).items()}
+    if text:
+        for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            name = f"lora_te_text_model_encoder_layers_0_self_attn_{layer}"
+            draw = torch.Generator().manual_seed(seed)
+            tensors |= {
+                f"{name}.lora_down.weight": torch.randn(2, 16, generator=draw),
+                f"{name}.lora_up.weight": torch.randn(16, 2, generator=draw),
+                f"{name}.alpha": torch.tensor(1.0),
+            }
+    save_file(tensors, path)
+    return str(path), weights
+
+
+def test_a_style_is_added_with_its_weight(pipeline, tmp_path):
+    path, lora = style(tmp_path)
+    styled = replace(pipeline, loras={path: 0.8})
+    _, mine = styled.student
+    _, plain = pipeline.student
+    both, alone = mine.state_dict(), plain.state_dict()
+    for name in (n.removesuffix(".lora_A.weight") for n in lora if ".lora_A." in n):
+        down, up = lora[f"{name}.lora_A.weight"], lora[f"{name}.lora_B.weight"]
+        update = both[f"{name}.weight"] - alone[f"{name}.weight"]
+        torch.testing.assert_close(update, 0.8 * 0.5 * up @ down, rtol=1e-4, atol=1e-5)
+    changed = sum(not torch.equal(both[name], alone[name]) for name in both)
+    assert changed == len(lora) // 2
+    assert styled("a star")[0].settings["LoRA"] == "ink 0.8"
+
+
+def test_two_styles_are_both_added(pipeline, tmp_path, caplog):
+    loras = {}
+    for seed, weight in ((1, 0.8), (2, -0.3)):
+        (tmp_path / str(seed)).mkdir()
+        path, lora = style(tmp_path / str(seed), seed)
+        loras[path] = weight, lora
+    both = replace(pipeline, loras={path: weight for path, (weight, _) in loras.items()})
+    diffusers_logging.add_handler(caplog.handler)
+    _, mine = both.student
+    diffusers_logging.remove_handler(caplog.handler)
+    assert not caplog.records, "diffusers' advice is kept out"
+    _, plain = pipeline.student
+    name = next(n for n in lora if ".lora_A." in n).removesuffix(".lora_A.weight")
+    told = sum(
+        weight * 0.5 * lora[f"{name}.lora_B.weight"] @ lora[f"{name}.lora_A.weight"]
+        for weight, lora in loras.values()
+    )
+    update = mine.get_submodule(name).weight - plain.get_submodule(name).weight
+    torch.testing.assert_close(update, told, rtol=1e-4, atol=1e-5)
+    assert both("a star")[0].settings["LoRA"] == "ink 0.8, ink -0.3"
+
+
+def test_a_style_of_the_text_encoder_changes_prompts_but_not_the_base(pipeline, tmp_path):
+    path, _ = style(tmp_path, text=True)
+    family, _ = replace(pipeline, loras={path: 1.0}).student
+    before = pipeline.base.encode_prompts(["a star"])["text"]
+    assert (family.encode_prompts(["a star"])["text"] - before).abs().max() > 0.01
+    assert torch.equal(pipeline.base.encode_prompts(["a star"])["text"], before)
+
+
+def test_a_style_that_does_not_fit_is_refused(pipeline, tmp_path):
+    (tmp_path / "style.ckpt").write_bytes(b"")
+    save_file({"lora_unet_nowhere.lora_down.weight": torch.zeros(2, 4),
+               "lora_unet_nowhere.lora_up.weight": torch.zeros(4, 2),
+               "lora_unet_nowhere.alpha": torch.tensor(2.0)},
+              tmp_path / "other.safetensors")  # fmt: skip
+    (tmp_path / "dora").mkdir()
+    plain = load_file(style(tmp_path / "dora")[0])
+    name = next(iter(plain)).partition(".")[0]
+    save_file({**plain, f"{name}.dora_scale": torch.ones(32)}, tmp_path / "dora.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(b"not one")
+    for name, message in {
+        "style.ckpt": "pickled",
+        "missing.safetensors": "there is no LoRA",
+        "other.safetensors": "LoRA .*other.safetensors",
+        "half.safetensors": "cannot read the LoRA",
+        "dora.safetensors": "is a DoRA, whose magnitudes",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            replace(pipeline, loras={str(tmp_path / name): 1.0})("a star")

@@ -1,0 +1,87 @@
+"""Stable Diffusion 1.5 at its full 860 M parameters, with random weights, trained and sampled.
+
+    python -m tests.training.full_size write CHECKPOINT
+    python -m tests.training.full_size train CHECKPOINT PICTURES RUN
+
+Each prints JSON. Bytes are above those of the process after its imports.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
+from fewstep.models.ldm import ldm_weights
+from fewstep.models.loading import load_skeleton
+from fewstep.student.pipeline import FewStepPipeline
+from fewstep.training.distill import Listener, distill_run
+
+
+def config(checkpoint: Path, pictures: Path) -> Config:
+    """Return settings for two optimiser steps on one picture of 512 pixels, in fp32."""
+    return Config(
+        method={"name": "cd"},
+        model=ModelSettings(base=str(checkpoint), precision="fp32"),
+        adapter=AdapterSettings(preset="all", rank=64),
+        data=DataSettings(path=str(pictures), resolution=512),
+        train=TrainSettings(steps=2, batch_size=1, warmup=0, save_every=2, preview_every=0),
+    )
+
+
+def write(checkpoint: Path) -> None:
+    """Write a checkpoint file of the shipped architecture: made on meta, filled part by part."""
+    family = load_skeleton("stable-diffusion-v1-5/stable-diffusion-v1-5", dtype=torch.float16)
+    draw = torch.Generator().manual_seed(0)
+    for part in (family.network, *family.codec_parts):
+        part.half().to_empty(device="cpu")
+        for name, weight in part.named_parameters():
+            if weight.dim() == 1:
+                weight.data.fill_(float(name.endswith("weight")))
+            else:
+                weight.data.uniform_(-1, 1, generator=draw).mul_((3 / weight[0].numel()) ** 0.5)
+    save_file(ldm_weights(family, family.network), checkpoint)
+
+
+def peak_bytes() -> int:
+    """Return the most bytes resident since the peak was last forgotten (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class StepPeak(Listener):
+    """Takes the peak of the steps alone, and that of what came before: loading and encoding."""
+
+    loading = steps = 0
+
+    def on_start(self, shop, first_step) -> None:
+        self.loading = peak_bytes()
+        forget_peak()
+
+    def on_step(self, result) -> None:
+        self.steps = peak_bytes()
+
+
+def train(checkpoint: Path, pictures: Path, run: Path) -> dict[str, object]:
+    """Load, cache, take two optimiser steps, save, and sample in one call."""
+    imported, peak = peak_bytes(), StepPeak()
+    steps = distill_run(config(checkpoint, pictures), run, peak)
+    pipeline = FewStepPipeline.from_pretrained(run)
+    (picture,) = pipeline("a lighthouse", num_steps=1, resolution=256)
+    return {
+        "steps": steps,
+        "peak": peak.steps - imported,
+        "peak_of_all": max(peak.loading, peak.steps, peak_bytes()),
+        "size": picture.image.size,
+    }
+
+
+if __name__ == "__main__":
+    command, *paths = sys.argv[1:]
+    print(json.dumps({"write": write, "train": train}[command](*map(Path, paths))))

@@ -1,0 +1,510 @@
+"""A run is a function of its settings: repeated, killed or continued, it gives the same weights."""
+
+import json
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tensorboardX.proto.event_pb2 import Event
+
+from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
+from fewstep.data.dataset import Supply
+from fewstep.diffusion.random import Draw
+from fewstep.errors import Interrupted, UserError
+from fewstep.images import grid
+from fewstep.models.loading import load_model
+from fewstep.student.generate import teacher_painter
+from fewstep.student.pipeline import FewStepPipeline
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.distill import Listener, distill_run
+from fewstep.training.divergence import TrainingDivergedError
+from fewstep.training.previews import Previews
+from tests.tiny import save_tiny_pipeline, tiny_config, tiny_pipeline
+
+PROMPTS = ["a red heart", "two stars"]
+
+
+def weights(run):
+    return load_file(run / "artefact" / "pytorch_lora_weights.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of multi-boundary CD, never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    distill_run(tiny_config(), run)
+    return run
+
+
+class StopAfter(Listener):
+    """Ask the run to stop after some steps, as Ctrl-C or a cluster would."""
+
+    def __init__(self, step, signum):
+        self.step, self.signum = step, signum
+
+    def on_step(self, result):
+        if result.step == self.step:
+            signal.raise_signal(self.signum)
+
+
+def test_two_runs_of_one_config_give_the_same_weights_to_the_bit(finished, tmp_path):
+    distill_run(tiny_config(), tmp_path / "again")
+    assert same(weights(finished), weights(tmp_path / "again"))
+
+
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    distill_run(tiny_config(seed=1), tmp_path / "other")
+    assert not same(weights(finished), weights(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_and_continues_to_the_same_weights(finished, tmp_path, signum, code):
+    run = tmp_path / "stopped"
+    with pytest.raises(Interrupted, match="after step 3") as stop:
+        distill_run(tiny_config(), run, StopAfter(3, signum))
+    assert stop.value.exit_code == code
+    assert not (run / "artefact").exists()
+    state = json.loads((run / "checkpoints" / "00000003" / "state.json").read_text())
+    assert len(state["watch"]["last"]) == 3, "what tells an explosion is resumed too"
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_weights(finished, tmp_path):
+    run, config = tmp_path / "killed", tmp_path / "config.toml"
+    config.write_text(to_toml(tiny_config()))
+    command = [sys.executable, "-m", "fewstep", "distill", str(config), "--run", str(run)]
+    for steps in (2, 4):  # killed twice, in the middle of a step
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            log = run / "metrics.jsonl"
+            while process.poll() is None:
+                if log.exists() and len(log.read_text().splitlines()) > steps:
+                    process.kill()
+                time.sleep(0.01)
+    subprocess.run(command, check=True, capture_output=True)
+    assert same(weights(finished), weights(run))
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    before = (finished / "metrics.jsonl").read_text()
+    assert distill_run(tiny_config(), finished) == 6
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
+    ours = FewStepPipeline.from_pretrained(finished)(PROMPTS, seed=3)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(finished / "artefact")
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    arguments = {"num_inference_steps": 4, "guidance_scale": 1, "latents": noise,
+                 "height": 64, "width": 64, "output_type": "np"}  # fmt: skip
+    theirs = pipe(PROMPTS, **arguments).images
+    difference = np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs)
+    assert difference.max() <= 2 / 255
+    pipe.unload_lora_weights()
+    without = pipe(PROMPTS, **arguments).images
+    assert np.abs(without - theirs).max() > 5 / 255, "the LoRA changes nothing: the test is blind"
+
+
+def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
+    distill_run(tiny_config("cd"), tmp_path / "cd")
+    ours = FewStepPipeline.from_pretrained(tmp_path / "cd")(PROMPTS, seed=3, num_steps=1)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(tmp_path / "cd" / "artefact")
+    pipe.scheduler = LCMScheduler.from_config(
+        pipe.scheduler.config, original_inference_steps=40, set_alpha_to_one=True
+    )
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    theirs = pipe(
+        PROMPTS, num_inference_steps=1, guidance_scale=1, latents=noise, output_type="np"
+    ).images
+    assert np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs).max() <= 2 / 255
+
+
+def stock_pictures(run, base, zero_snr):
+    """Return what stock diffusers paints with a run's LoRA, in calls as the contract says."""
+    contract = FewStepPipeline.from_pretrained(run).contract
+    pipe = StableDiffusionPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(run / "artefact", weight_name="pytorch_lora_weights.safetensors")
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        rescale_betas_zero_snr=zero_snr,
+    )
+    num_steps = 4 if contract.grid.sampler == "deterministic" else 1
+    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    return num_steps, pipe(
+        PROMPTS, num_inference_steps=num_steps, guidance_scale=1, latents=noise, height=64,
+        width=64, output_type="np",
+    ).images  # fmt: skip
+
+
+QUICK = {("cd", 2), ("multi-boundary-cd", 2)}
+MATRIX = [
+    pytest.param(method, version, marks=() if (method, version) in QUICK else pytest.mark.slow)
+    for version in (1, 2)
+    for method in ("ct", "cd", "multi-boundary-ct", "multi-boundary-cd")
+]
+
+
+@pytest.mark.parametrize(("method", "version"), MATRIX)
+def test_each_family_is_distilled_by_each_method_and_painted_by_stock_diffusers(
+    tmp_path, method, version
+):
+    steps = 6 if (method, version) in QUICK else 20
+    distill_run(tiny_config(method, version, steps=steps), tmp_path / "run")
+    assert_stock_diffusers_agrees(tmp_path / "run", tiny_pipeline(version), version == 2)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_sd_2_without_zero_terminal_snr_is_distilled_and_painted(tmp_path, prediction):
+    base, config = tmp_path / "base", tiny_config("multi-boundary-cd", steps=2)
+    save_tiny_pipeline(base, 2, prediction_type=prediction)
+    distill_run(replace(config, model=replace(config.model, base=str(base))), tmp_path / "run")
+    assert_stock_diffusers_agrees(tmp_path / "run", base, False)
+
+
+def assert_stock_diffusers_agrees(run, base, zero_snr):
+    num_steps, theirs = stock_pictures(run, base, zero_snr)
+    ours = FewStepPipeline.from_pretrained(run)(PROMPTS, seed=3, num_steps=num_steps)
+    difference = np.abs(np.stack([np.asarray(picture.image) for picture in ours]) / 255 - theirs)
+    assert difference.max() <= 2 / 255
+
+
+@pytest.mark.parametrize("method", ["ct", "multi-boundary-ct"])
+def test_every_method_is_trained_saved_and_sampled(tmp_path, method):
+    distill_run(tiny_config(method, steps=2), tmp_path / method)
+    pipeline = FewStepPipeline.from_pretrained(tmp_path / method)
+    assert pipeline.contract.guidance_scale == 1.0, "training from data knows no guidance"
+    assert pipeline("a star")[0].image.size == (64, 64)
+
+
+def test_full_fine_tuning_goes_the_same_way(tmp_path):
+    config = replace(tiny_config(steps=2, target="ema"), adapter=None)
+    distill_run(config, tmp_path / "full")
+    pipeline = FewStepPipeline.from_pretrained(tmp_path / "full")
+    assert pipeline.contract.adapter == {"preset": "full"}
+    assert pipeline("a star")[0].image.size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path, kind):
+    distill_run(tiny_config(checkpointing=kind), tmp_path / "run")
+    mine, theirs = weights(tmp_path / "run"), weights(finished)
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_weights(finished, tmp_path):
+    distill_run(tiny_config(compile=True), tmp_path / "run")
+    mine, theirs = weights(tmp_path / "run"), weights(finished)
+    for name in mine:  # a tenth of one step's rate: Adam magnifies the rounding of small gradients
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-3)
+
+
+def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(finished, tmp_path):
+    config = tiny_config()
+    config = replace(config, model=replace(config.model, precision="bf16"))
+    distill_run(config, tmp_path / "run")
+    half = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    full = [json.loads(line)["loss"] for line in (finished / "metrics.jsonl").open()]
+    assert half == pytest.approx(full, abs=2**-9)  # distances of outputs near 1, rounded by as much
+    saved = load_file(tmp_path / "run" / "checkpoints" / "00000006" / "trained.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = FewStepPipeline.from_pretrained(tmp_path / "run", dtype=dtype)
+        assert pipeline("a star")[0].image.size == (64, 64)
+
+
+def events(run):
+    """Yield every value in a run's TensorBoard files: records of length, check, content, check."""
+    for path in sorted((run / "tensorboard").rglob("events.*")):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += 16 + length
+            for value in event.summary.value:
+                yield event.step, value
+
+
+def test_previews_and_curves_are_drawn_from_step_0(tmp_path):
+    run = tmp_path / "run"
+    distill_run(tiny_config(steps=2, preview_every=2), run)
+    drawn = sorted(path.name for path in (run / "previews").iterdir())
+    assert drawn == ["00000000.png", "00000002.png"]
+    told = list(events(run))
+    losses = {step: value.simple_value for step, value in told if value.tag == "train/loss"}
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert losses == {entry["step"]: pytest.approx(entry["loss"]) for entry in logged}
+    with Image.open(run / "previews" / "00000002.png") as picture:
+        sizes = [(step, value.image.width, value.image.height)
+                 for step, value in told if value.tag.startswith("preview")]  # fmt: skip
+        assert sizes == [(0, *picture.size), (2, *picture.size)]
+
+
+def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(columns, prompts):
+        drawn.append(list(columns.values()))
+        return grid(columns, prompts)
+
+    monkeypatch.setattr("fewstep.training.previews.grid", keep)
+    distill_run(tiny_config(steps=2, preview_every=2, preview_prompts=PROMPTS), tmp_path / "run")
+    family = load_model(tiny_pipeline())
+    painter = teacher_painter(family, 50, 4.0)
+    theirs = painter.decode(painter.latents(PROMPTS, seed=0, resolution=64)).numpy()
+    (teacher, first), (later, last) = drawn
+    assert np.array_equal(teacher, theirs)
+    assert np.array_equal(later, theirs)
+    assert not np.array_equal(first, theirs), "4 steps are not 50"
+    assert not np.array_equal(first, last), "the student is trained"
+
+
+def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
+    def draw(previews, step):
+        if step:
+            raise RuntimeError("no memory to decode with")
+
+    monkeypatch.setattr(Previews, "draw", draw)
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="no memory"):
+        distill_run(tiny_config(preview_every=2), run)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
+
+
+class Poison(Listener):
+    """Break a weight after some steps, as a cosmic ray or a bad learning rate would."""
+
+    def on_start(self, shop, first_step):
+        self.shop = shop
+
+    def on_step(self, result):
+        if result.step == 3:
+            next(iter(self.shop.weights.trained.values())).data.fill_(float("nan"))
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint_and_continues_from_it(finished, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match=r"diverged at step 4: the loss is nan"):
+        distill_run(tiny_config(), run, Poison())
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
+
+
+def test_a_half_written_checkpoint_folder_is_passed_over(finished, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill_run(tiny_config(), run, StopAfter(3, signal.SIGTERM))
+    half = run / "checkpoints" / "00000004"
+    half.mkdir()
+    shutil.copy(run / "checkpoints" / "00000003" / "trained.safetensors", half)
+    assert distill_run(tiny_config(), run) == 6
+    assert same(weights(finished), weights(run))
+
+
+def test_the_settings_are_kept_with_the_run(finished):
+    kept, given = load_config(finished / "config.toml"), tiny_config()
+    assert kept.model == replace(given.model, precision="fp32"), "auto is resolved, for a CPU"
+    assert (kept.adapter, kept.train) == (given.adapter, replace(given.train, processes=1))
+
+
+def test_the_defaults_of_method_and_model_are_kept_too(finished):
+    kept = load_config(finished / "config.toml")
+    assert kept.method["name"] == "multi-boundary-cd"
+    assert (kept.method["num_segments"], kept.method["num_solver_steps"]) == (4, 40)
+    assert (kept.teacher.guidance_scale, kept.data.resolution) == (4.0, 64)
+
+
+def test_a_default_that_has_changed_since_is_noticed(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("guidance_scale = 4.0", "guidance_scale = 5.0"))
+    with pytest.raises(SettingError, match=r"teacher.guidance_scale = 5.0 there, 4.0 here"):
+        distill_run(tiny_config(), run)
+
+
+def change_weights(folder):
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    name = min(weights)
+    save_file(weights | {name: weights[name] + 1}, path, metadata={"format": "pt"})
+
+
+def change_json(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+BASE_CHANGES = {
+    "unet": (change_weights, "weights or noise levels"),
+    "vae": (change_weights, "VAE, text encoder"),
+    "text_encoder": (change_weights, "VAE, text encoder"),
+    "vae/config.json": (lambda path: change_json(path, scaling_factor=0.2), "VAE, text encoder"),
+    "tokenizer/tokenizer_config.json": (
+        lambda path: change_json(path, model_max_length=20),
+        "VAE, text encoder or tokenizer",
+    ),
+    "scheduler/scheduler_config.json": (
+        lambda path: change_json(path, prediction_type="v_prediction"),
+        "prediction type",
+    ),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_base_that_was_changed_in_place_is_noticed(tmp_path, streaming):
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_pipeline(), base)
+    config = tiny_config(steps=2)
+    config = replace(
+        config,
+        model=replace(config.model, base=str(base)),
+        data=replace(config.data, streaming=streaming),
+    )
+    distill_run(config, run)
+    for part, (change, what) in BASE_CHANGES.items():
+        change(base / part)
+        with pytest.raises(SettingError, match=f"another base: the {what}.*--run folder"):
+            distill_run(config, run)
+        shutil.rmtree(base)
+        shutil.copytree(tiny_pipeline(), base)
+    assert distill_run(config, run) == 2
+
+
+def test_each_step_is_saved_once_and_the_last_always(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step: (saved.append(step), save(self, step))
+    )
+    for steps, expected in ((4, [2, 4]), (3, [2, 3])):
+        saved.clear()
+        distill_run(tiny_config(steps=steps), tmp_path / str(steps))
+        assert saved == expected
+
+
+def test_a_folder_of_another_run_is_refused_and_kept(finished):
+    before = weights(finished)
+    with pytest.raises(SettingError, match=r"train.seed = 0 there, 7 here.*another --run folder"):
+        distill_run(tiny_config(seed=7), finished)
+    assert same(before, weights(finished))
+
+
+def test_harmless_settings_may_change(finished):
+    assert distill_run(tiny_config(keep_last=5, save_every=3, checkpointing="full"), finished) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            replace(tiny_config(), model=replace(tiny_config().model, precision="fp16")),
+            "'fp16', in which a CPU does not train: use 'fp32', 'bf16' or 'auto'",
+        ),
+        (
+            replace(tiny_config("ct"), teacher=TeacherSettings(guidance_scale=4.0)),
+            "guidance_scale is 4.0, but ct learns from data",
+        ),
+        (replace(tiny_config(), method={"name": "cdd"}), r"method.name is 'cdd'; known: ct, cd"),
+        (replace(tiny_config(), method={"name": ["cd"]}), r"method.name is \['cd'\]; known: ct"),
+        (replace(tiny_config(), method={"name": "cd", "hubr_c": 1.0}), "did you mean huber_c"),
+        (
+            replace(tiny_config(), method={"name": "multi-boundary-cd", "num_solver_steps": 50}),
+            "use 40, 48 or 52",
+        ),
+        (
+            replace(tiny_config(), data=replace(tiny_config().data, resolution=60)),
+            "multiple of 16",
+        ),
+        (
+            replace(tiny_config(), model=replace(tiny_config().model, base="no such folder")),
+            "neither a diffusers folder",
+        ),
+        (
+            replace(tiny_config(), data=replace(tiny_config().data, path="nowhere")),
+            "which is no folder",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path, config, message, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        distill_run(config, run)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+@pytest.mark.parametrize(
+    ("known", "by_accelerate"), [(None, ("wandb", "trackio")), ("installed", ())]
+)
+def test_a_tracker_that_cannot_be_used_is_refused(
+    tmp_path, monkeypatch, tracker, known, by_accelerate
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: known)
+    monkeypatch.setattr("fewstep.training.trackers.LoggerType", by_accelerate)
+    message = rf"'{tracker}', which is not installed, or .* pip install 'fewstep\[{tracker}\]'"
+    with pytest.raises(UserError, match=message):
+        distill_run(tiny_config(trackers=(tracker,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**6)
+    )
+    with pytest.raises(OSError, match=r"has 1 MB left and 2\d MB are needed; make room"):
+        distill_run(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_with_room_for_the_run_or_the_cache_but_not_for_both_is_refused(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Supply, "cache_bytes", 10**9)
+    monkeypatch.setattr(
+        "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**9 + 10**7)
+    )
+    with pytest.raises(OSError, match=r"has 1010 MB left and 10\d\d MB"):
+        distill_run(tiny_config(), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())  # a smaller run may be started there
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot write to .*file.*choose another folder"):
+        distill_run(tiny_config(), tmp_path / "file" / "run")

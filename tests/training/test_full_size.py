@@ -1,0 +1,48 @@
+"""Stable Diffusion 1.5 at full size goes the whole way on a CPU, in the memory that was planned."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep.training.plan import plan_run
+from tests.training.full_size import config
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_a_process(*arguments):
+    """Run a command of tests.training.full_size and return what it says.
+
+    Freed tensors go back to the system at once: glibc keeps the holes between them by default.
+    """
+    command = [sys.executable, "-m", "tests.training.full_size", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_sd15_is_loaded_cached_trained_saved_and_sampled_within_16_gb(tmp_path):
+    checkpoint, pictures = tmp_path / "sd15.safetensors", tmp_path / "pictures"
+    pictures.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(pictures / "one.png")
+    (pictures / "one.txt").write_text("a lighthouse")
+    in_a_process("write", checkpoint)
+    planned = plan_run(config(checkpoint, pictures), on_cpu=True)
+    told = in_a_process("train", checkpoint, pictures, tmp_path / "run")
+    assert (told["steps"], told["size"]) == (2, [256, 256])
+    assert told["peak_of_all"] < 16e9
+    assert planned.cost.bytes == pytest.approx(told["peak"], rel=0.15)
