@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from fewstep.diffusion.grid import knots
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
@@ -28,7 +27,7 @@ class StudentFirst(ConsistencyDistillation):
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
-        t, s = draw.neighbours(knots(self.num_solver_steps, schedule.num_train_timesteps))
+        t, s = draw.neighbours(self.grid(schedule.num_train_timesteps).timesteps)
         end = torch.full_like(t, CLEAN)
         x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
         pred = ddim(nets.student, x_t, t, end, batch.cond)

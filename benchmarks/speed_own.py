@@ -87,9 +87,9 @@ class ProbeDraw(Draw):
         assert self.probe is not None
         return self.probe.noise
 
-    def neighbours(self, knots: Sequence[int]) -> tuple[Timesteps, Timesteps]:
+    def neighbours(self, timesteps: Sequence[int]) -> tuple[Timesteps, Timesteps]:
         assert self.probe is not None
-        grid = torch.tensor(knots, device=self.probe.index.device)
+        grid = torch.tensor(timesteps, device=self.probe.index.device)
         return grid[self.probe.index + 1], grid[self.probe.index]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.diffusion.grid import SPACINGS, trailing
+from fewstep.diffusion.grid import SPACINGS, Grid
 from fewstep.diffusion.guidance import guided
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, verdicts
@@ -30,9 +30,9 @@ SEGMENTS, FINE = 4, 4
 
 def walks() -> dict[str, tuple[int, ...]]:
     """Return where the calls start, by what is said of them."""
-    fine = trailing(SEGMENTS * FINE)
+    fine = Grid(SEGMENTS * FINE).trailing
     parts = [fine[i : i + FINE] for i in range(0, len(fine), FINE)]  # noisiest first
-    chosen = {f"{spacing}, {n} steps": trailing(n, spacing=spacing)
+    chosen = {f"{spacing}, {n} steps": Grid(n, spacing=spacing).trailing
               for n in (4, 8, 16) for spacing in SPACINGS}  # fmt: skip
     for i, part in enumerate(parts):
         name = f"{part[0]} to {parts[i + 1][0] if i + 1 < SEGMENTS else 'clean'}"

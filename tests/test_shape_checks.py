@@ -4,10 +4,11 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
 from fewstep.methods import Batch
-from fewstep.methods.base import knot_starts
+from fewstep.methods.base import starts_on
 from fewstep.student.samplers import deterministic
 
 
@@ -50,4 +51,4 @@ def test_a_denoiser_that_is_no_denoiser_is_refused_in_solvers_and_samplers():
 
 def test_methods_are_checked_too():
     with pytest.raises(TypeCheckError):
-        knot_starts("four", 40, 1000)
+        starts_on(Grid(40), "four")

@@ -54,8 +54,8 @@ class Draw:
         numbers = [torch.rand((), generator=generator) for generator in self.generators]
         return torch.stack(numbers).to(self.device)
 
-    def neighbours(self, knots: Sequence[int]) -> tuple[Timesteps, Timesteps]:
-        """Draw a knot t above the lowest, all alike likely, and return it with the one below it."""
-        grid = torch.tensor(knots, device=self.device)
-        above = 1 + (self.uniform() * (len(knots) - 1)).long()
+    def neighbours(self, timesteps: Sequence[int]) -> tuple[Timesteps, Timesteps]:
+        """Draw one of the rising `timesteps` above the lowest, uniformly, and the one below it."""
+        grid = torch.tensor(timesteps, device=self.device)
+        above = 1 + (self.uniform() * (len(timesteps) - 1)).long()
         return grid[above], grid[above - 1]

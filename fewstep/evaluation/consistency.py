@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fewstep.diffusion.grid import knots, most_steps
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.metrics.self_consistency import residuals
 from fewstep.evaluation.models import Contestant, Field, Student
 from fewstep.files import kept
 
-NUM_PROMPTS, NUM_KNOTS = 32, 20
+NUM_PROMPTS, NUM_STEPS = 32, 20
 
 
 def self_consistency(
@@ -27,7 +27,7 @@ def self_consistency(
     contestant = field.student(student)
     teacher = field.teacher(guided=contestant.knows_teacher)
     chosen = list(prompts[:NUM_PROMPTS])
-    key = repr([contestant.identity, teacher.identity, chosen, seed, field.resolution, NUM_KNOTS])
+    key = repr([contestant.identity, teacher.identity, chosen, seed, field.resolution, NUM_STEPS])
     path = folder / f"consistency-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     found = kept(path, lambda: measured(contestant, teacher, field, student, chosen, seed).tolist())
     return np.array(found, np.float64)
@@ -39,15 +39,15 @@ def measured(
 ) -> torch.Tensor:  # fmt: skip
     family, contract = field.family, student.contract
     boundaries = contract.grid.boundaries
-    most = most_steps(family.schedule.num_train_timesteps, contract.spacing)
-    num_knots = min(max(NUM_KNOTS, 2 * len(boundaries)), most)  # two in each segment
+    whole = Grid(1, 1, contract.spacing, family.schedule.num_train_timesteps)
+    num_steps = min(max(NUM_STEPS, 2 * len(boundaries)), whole.most_steps)  # two in each segment
     device = family.schedule.alphas.device
     like = torch.empty(len(prompts), *family.latent_shape(field.resolution))
     return residuals(
         contestant.painter().denoiser,
         teacher.painter().denoiser,
         Draw.keyed(seed, range(len(prompts)), device, purpose="paint").noise_like(like),
-        knots(num_knots, family.schedule.num_train_timesteps, contract.spacing),
+        whole.cut(num_steps),
         boundaries,
         family.encode_prompts(prompts),
     )

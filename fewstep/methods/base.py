@@ -1,16 +1,10 @@
 """What a method is given and gives back, and the error measure that all of them share."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from fewstep.diffusion.grid import (
-    NUM_TRAIN_TIMESTEPS,
-    SPACINGS,
-    knots,
-    most_steps,
-    sampling_timesteps,
-)
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, SPACINGS, Grid
 from fewstep.diffusion.losses import (
     DISTANCES,
     IN_X_0,
@@ -87,10 +81,9 @@ class Method(Measured, Protocol):
     sampler: ClassVar[Sampler]
     has_teacher: ClassVar[bool]
 
-    @property
-    def num_solver_steps(self) -> int: ...
-    @property
-    def spacing(self) -> str: ...
+    def grid(self, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, progress: float = 1.0) -> Grid:
+        """Return the solver's timesteps and segments at `progress` in [0, 1] of training."""
+        ...
 
     @property
     def known_num_steps(self) -> tuple[int, ...]:
@@ -162,11 +155,6 @@ def check_settings(method: Measured) -> None:
         raise ValueError(f"method.huber_c is {method.huber_c}; it has to be above 0")
 
 
-def last_solver_steps(num_solver_steps: int, final_solver_steps: int | None) -> int:
-    """Return the number of solver steps that training ends with."""
-    return num_solver_steps if final_solver_steps is None else final_solver_steps
-
-
 def check_curriculum(
     num_solver_steps: int, final_solver_steps: int | None, spacing: str = "uniform"
 ) -> None:
@@ -175,11 +163,11 @@ def check_curriculum(
     Raises:
         ValueError: naming the values that work.
     """
-    final = last_solver_steps(num_solver_steps, final_solver_steps)
-    for num_steps in (num_solver_steps, final):
-        knots(num_steps, spacing=spacing)
+    final = num_solver_steps if final_solver_steps is None else final_solver_steps
+    most = Grid(num_solver_steps, spacing=spacing).most_steps
+    Grid(final, spacing=spacing)
     doubled = [num_solver_steps * 2**i for i in range(NUM_TRAIN_TIMESTEPS.bit_length())]
-    reached = [num_steps for num_steps in doubled if num_steps <= most_steps(spacing=spacing)]
+    reached = [num_steps for num_steps in doubled if num_steps <= most]
     if final not in reached:
         use = f"use {', '.join(map(str, reached[1:]))} or " if reached[1:] else ""
         raise ValueError(
@@ -197,18 +185,16 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(n for n in range(1, number + 1) if number % n == 0)
 
 
-def knot_starts(
-    num_steps: int, num_solver_steps: int, num_train_timesteps: int, spacing: str = "uniform"
-) -> tuple[int, ...]:
-    """Return the sampling timesteps of a student with one segment: any that are knots.
+def starts_on(grid: Grid, num_steps: int) -> tuple[int, ...]:
+    """Return where `num_steps` calls start, evenly many solver steps apart, noisiest first.
 
     Raises:
-        ValueError: if they are not, naming the numbers of steps that work.
+        ValueError: if they would not be timesteps of the solver, naming the numbers that work.
     """
-    known = divisors(num_solver_steps)
+    known = divisors(grid.num_steps)
     if num_steps not in known:
         raise ValueError(
-            f"{num_steps} sampling steps do not start on the {num_solver_steps} knots that the "
-            f"student was trained on: use {', '.join(map(str, known))}"
+            f"{num_steps} sampling steps do not start on the {grid.num_steps} grid timesteps that "
+            f"the student was trained on: use {', '.join(map(str, known))}"
         )
-    return sampling_timesteps(num_steps, num_solver_steps, num_train_timesteps, spacing)
+    return replace(grid, num_segments=num_steps).starts

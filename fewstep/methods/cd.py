@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, knots
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, Grid
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -16,8 +16,8 @@ from fewstep.methods.base import (
     Sampler,
     check_settings,
     divisors,
-    knot_starts,
     measure,
+    starts_on,
 )
 
 
@@ -41,15 +41,19 @@ class ConsistencyDistillation:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        knots(self.num_solver_steps, spacing=self.spacing)
+        self.grid()
+
+    def grid(self, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, progress: float = 1.0) -> Grid:
+        """Return the solver's timesteps, in one segment."""
+        return Grid(self.num_solver_steps, 1, self.spacing, num_train_timesteps)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
         step = SOLVERS[self.solver]
-        grid = knots(self.num_solver_steps, schedule.num_train_timesteps, self.spacing)
-        t, s = draw.neighbours(grid)
+        grid = self.grid(schedule.num_train_timesteps)
+        t, s = draw.neighbours(grid.timesteps)
         end = torch.full_like(t, CLEAN)
         x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
 
@@ -67,5 +71,5 @@ class ConsistencyDistillation:
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
-        """Return every so many knots, `num_steps` in all, noisiest first."""
-        return knot_starts(num_steps, self.num_solver_steps, num_train_timesteps, self.spacing)
+        """Return every so many of the solver's timesteps, `num_steps` in all, noisiest first."""
+        return starts_on(self.grid(num_train_timesteps), num_steps)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, doubling, knots
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, Grid, doubling
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
@@ -17,9 +17,8 @@ from fewstep.methods.base import (
     check_curriculum,
     check_settings,
     divisors,
-    knot_starts,
-    last_solver_steps,
     measure,
+    starts_on,
 )
 
 
@@ -51,13 +50,18 @@ class ConsistencyTraining:
         check_settings(self)
         check_curriculum(self.num_solver_steps, self.final_solver_steps, self.spacing)
 
+    def grid(self, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, progress: float = 1.0) -> Grid:
+        """Return the solver's timesteps at `progress` in [0, 1] of training, in one segment."""
+        final = self.final_solver_steps or self.num_solver_steps
+        num_steps = doubling(progress, self.num_solver_steps, final)
+        return Grid(num_steps, 1, self.spacing, num_train_timesteps)
+
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
-        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
-        num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
-        t, s = draw.neighbours(knots(num_solver_steps, schedule.num_train_timesteps, self.spacing))
+        grid = self.grid(schedule.num_train_timesteps, draw.progress)
+        t, s = draw.neighbours(grid.timesteps)
         end = torch.full_like(t, CLEAN)
         noise = draw.noise_like(batch.x_0)
         x_t = schedule.add_noise(batch.x_0, noise, t)
@@ -71,11 +75,10 @@ class ConsistencyTraining:
     @property
     def known_num_steps(self) -> tuple[int, ...]:
         """Every divisor of the last number of solver steps."""
-        return divisors(last_solver_steps(self.num_solver_steps, self.final_solver_steps))
+        return divisors(self.grid().num_steps)
 
     def sampling_timesteps(
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
-        """Return every so many knots, `num_steps` in all, noisiest first."""
-        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
-        return knot_starts(num_steps, final, num_train_timesteps, self.spacing)
+        """Return every so many of the solver's timesteps, `num_steps` in all, noisiest first."""
+        return starts_on(self.grid(num_train_timesteps), num_steps)

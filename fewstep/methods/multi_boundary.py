@@ -10,14 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from fewstep.diffusion.grid import (
-    NUM_TRAIN_TIMESTEPS,
-    boundaries,
-    boundary_below,
-    doubling,
-    knots,
-    trailing,
-)
+from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, Grid, doubling
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -28,7 +21,6 @@ from fewstep.methods.base import (
     Sampler,
     check_curriculum,
     check_settings,
-    last_solver_steps,
     measure,
 )
 
@@ -55,18 +47,20 @@ class MultiBoundaryDistillation:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        knots(self.num_solver_steps, spacing=self.spacing)
-        boundaries(self.num_segments, self.num_solver_steps, spacing=self.spacing)
+        self.grid()
+
+    def grid(self, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, progress: float = 1.0) -> Grid:
+        """Return the solver's timesteps, cut into segments."""
+        return Grid(self.num_solver_steps, self.num_segments, self.spacing, num_train_timesteps)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
         step = SOLVERS[self.solver]
-        total = schedule.num_train_timesteps
-        t, s = draw.neighbours(knots(self.num_solver_steps, total, self.spacing))
-        ends = boundaries(self.num_segments, self.num_solver_steps, total, self.spacing)
-        end = boundary_below(s, torch.tensor(ends, device=s.device))
+        grid = self.grid(schedule.num_train_timesteps)
+        t, s = draw.neighbours(grid.timesteps)
+        end = grid.boundary_below(s)
         x_t = schedule.add_noise(batch.x_0, draw.noise_like(batch.x_0), t)
 
         with torch.no_grad():
@@ -84,7 +78,7 @@ class MultiBoundaryDistillation:
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(num_steps, self.num_segments, num_train_timesteps, self.spacing)
+        return segment_starts(self.grid(num_train_timesteps), num_steps)
 
 
 @dataclass(frozen=True)
@@ -109,18 +103,21 @@ class MultiBoundaryTraining:
     def __post_init__(self) -> None:
         check_settings(self)
         check_curriculum(self.num_solver_steps, self.final_solver_steps, self.spacing)
-        boundaries(self.num_segments, self.num_solver_steps, spacing=self.spacing)
+        self.grid()
+
+    def grid(self, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS, progress: float = 1.0) -> Grid:
+        """Return the solver's timesteps at `progress` in [0, 1] of training, cut into segments."""
+        final = self.final_solver_steps or self.num_solver_steps
+        num_steps = doubling(progress, self.num_solver_steps, final)
+        return Grid(num_steps, self.num_segments, self.spacing, num_train_timesteps)
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch."""
-        final = last_solver_steps(self.num_solver_steps, self.final_solver_steps)
-        num_solver_steps = doubling(draw.progress, self.num_solver_steps, final)
-        total = schedule.num_train_timesteps
-        t, s = draw.neighbours(knots(num_solver_steps, total, self.spacing))
-        ends = boundaries(self.num_segments, num_solver_steps, total, self.spacing)
-        end = boundary_below(s, torch.tensor(ends, device=s.device))
+        grid = self.grid(schedule.num_train_timesteps, draw.progress)
+        t, s = draw.neighbours(grid.timesteps)
+        end = grid.boundary_below(s)
         noise = draw.noise_like(batch.x_0)
         x_t = schedule.add_noise(batch.x_0, noise, t)
 
@@ -139,21 +136,19 @@ class MultiBoundaryTraining:
         self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
     ) -> tuple[int, ...]:
         """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(num_steps, self.num_segments, num_train_timesteps, self.spacing)
+        return segment_starts(self.grid(num_train_timesteps), num_steps)
 
 
-def segment_starts(
-    num_steps: int, num_segments: int, num_train_timesteps: int, spacing: str = "uniform"
-) -> tuple[int, ...]:
-    """Return where the calls of a student with `num_segments` segments start.
+def segment_starts(grid: Grid, num_steps: int) -> tuple[int, ...]:
+    """Return where the calls of a student start that is sampled in one call a segment.
 
     Raises:
         ValueError: if another number of steps is asked for than there are segments.
     """
-    if num_steps != num_segments:
+    if num_steps != grid.num_segments:
         raise ValueError(
-            f"the student was trained on {num_segments} segments and is sampled in "
-            f"{num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
+            f"the student was trained on {grid.num_segments} segments and is sampled in "
+            f"{grid.num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
             f"method.num_segments = {num_steps}"
         )
-    return trailing(num_steps, num_train_timesteps, spacing)
+    return grid.starts

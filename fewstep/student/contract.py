@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fewstep.diffusion.grid import boundaries, knots
 from fewstep.diffusion.guidance import check_guidance
 from fewstep.diffusion.prediction import reading
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
-from fewstep.methods.base import last_solver_steps
 
 FORMAT_VERSION = 1
 CONTRACT_FILE = "fewstep.json"
@@ -80,22 +78,17 @@ class Contract:
         schedule = NoiseSchedule.from_config(scheduler_config)
         prediction_type = scheduler_config.get("prediction_type", "epsilon")
         reading(prediction_type, schedule)
-        num_train = schedule.num_train_timesteps
+        grid = method.grid(schedule.num_train_timesteps)
         settings = asdict(method)  # type: ignore[call-overload]
-        num_solver_steps = last_solver_steps(
-            method.num_solver_steps, settings.get("final_solver_steps")
-        )
         return cls(
             format_version=FORMAT_VERSION,
             method={"name": name, **settings},
             grid=Grid(
-                num_train_timesteps=num_train,
-                knots=knots(num_solver_steps, num_train, method.spacing),
-                boundaries=boundaries(
-                    settings.get("num_segments", 1), num_solver_steps, num_train, method.spacing
-                ),
+                num_train_timesteps=grid.num_train_timesteps,
+                knots=grid.timesteps,
+                boundaries=grid.boundaries,
                 sampling_timesteps={
-                    str(num_steps): method.sampling_timesteps(num_steps, num_train)
+                    str(num_steps): method.sampling_timesteps(num_steps, grid.num_train_timesteps)
                     for num_steps in method.known_num_steps
                 },
                 sampler=method.sampler,
@@ -129,7 +122,7 @@ class Contract:
             reason = (
                 f"it was trained on {len(self.grid.boundaries)} segments"
                 if len(self.grid.boundaries) > 1
-                else f"its calls start on the {len(self.grid.knots) - 1} knots of its solver"
+                else f"its calls start on the {len(self.grid.knots) - 1} timesteps of its solver"
             )
             raise UserError(
                 f"this {self.method['name']} student is sampled in "
@@ -139,7 +132,7 @@ class Contract:
 
     @property
     def spacing(self) -> str:
-        """How the knots lie; contracts of before there was a choice do not say it."""
+        """How the timesteps lie; contracts of before there was a choice do not say it."""
         return self.method.get("spacing", "uniform")
 
     def noise_schedule(self) -> NoiseSchedule:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewstep.diffusion.grid import trailing
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
@@ -128,7 +128,7 @@ def teacher_painter(
     """
     denoiser = denoiser or family.denoiser(family.network)
     uncond = family.encode_prompts([""])
-    starts = trailing(num_steps, family.schedule.num_train_timesteps, spacing)
+    starts = Grid(num_steps, 1, spacing, family.schedule.num_train_timesteps).trailing
     return Painter(
         family=family,
         denoiser=guided(denoiser, uncond, guidance_scale),

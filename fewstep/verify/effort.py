@@ -25,7 +25,7 @@ class Effort:
     num_samples: int
     """For each measurement; for learned networks, for each seed."""
     order_steps: tuple[int, ...]
-    """Multiples of 4 that divide 1000: the knots are then even, and one of them is t = 249."""
+    """Multiples of 4 that divide 1000: the timesteps are then even, and one of them is t = 249."""
     bias_steps: tuple[int, ...]
     num_seeds: int
     pretraining_steps: int

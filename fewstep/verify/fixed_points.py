@@ -72,17 +72,17 @@ class Training:
 def fixed_point(
     rule: Distillation | Training,
     schedule: NoiseSchedule,
-    knots: Sequence[int],
+    timesteps: Sequence[int],
     ends: Sequence[int],
 ) -> Landing:
-    """Return where the fixed point takes the grid from the highest knot to CLEAN.
+    """Return where the fixed point takes the grid from the highest timestep to CLEAN.
 
-    `knots` and `ends`, the lower ends of the segments, rise and start with CLEAN. The segments are
-    sampled one after another, from the top.
+    `timesteps` and `ends`, the lower ends of the segments, rise and start with CLEAN. The segments
+    are sampled one after another, from the top.
     """
     x = grid(rule.num_points)
     composed = landing = x
-    for s, t in pairwise(knots):
+    for s, t in pairwise(timesteps):
         if s in ends:
             composed, landing = interpolate(composed, landing), x
         landing = rule(schedule, t, s, landing)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fewstep.diffusion.grid import trailing
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.evaluation.intervals import Interval
@@ -66,7 +66,7 @@ class HeldOut:
     def ddim(self, calls: int) -> Latents:
         """Sample the exact teacher in plain DDIM steps."""
         teacher = denoiser_on(SCHEDULE, self.mixture, self.guidance_scale)
-        return deterministic(teacher, self.x, trailing(calls), self.cond)
+        return deterministic(teacher, self.x, Grid(calls).trailing, self.cond)
 
     def same_noise(self, points: Latents, truth: Latents) -> Interval:
         """Return the RMS distance to what the same noise should have become."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fewstep.diffusion.grid import boundaries, trailing
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.student.samplers import deterministic, stochastic
@@ -21,10 +21,10 @@ from fewstep.verify.world import (
     start,
 )
 
-OURS = boundaries(4, 40)
+OURS = Grid(40, 4).boundaries
 ICD = (0, 259, 519, 779)
 PCM = (0, 239, 499, 739)
-TRAILING = trailing(4)
+TRAILING = Grid(4).trailing
 LCM = (999, 759, 499, 259)
 
 PAIRS: dict[str, tuple[Sequence[int] | None, Sequence[int]]] = {
@@ -34,7 +34,7 @@ PAIRS: dict[str, tuple[Sequence[int] | None, Sequence[int]]] = {
     "PCM's edges, trailing": (PCM, TRAILING),
     "one segment, four DDIM steps": ((CLEAN,), TRAILING),
     "no student: teacher, DDIM-4": (None, TRAILING),
-    "no student: teacher, DDIM-50": (None, trailing(50)),
+    "no student: teacher, DDIM-50": (None, Grid(50).trailing),
 }
 """The lower ends of the student's segments, and where the sampler starts its steps."""
 

@@ -5,7 +5,6 @@ Each seed has its own training and its own starting noise; intervals are over se
 
 from dataclasses import asdict, dataclass
 
-from fewstep.diffusion.grid import boundaries, knots
 from fewstep.methods import METHODS, Method
 from fewstep.types import Latents
 from fewstep.verify.effort import Effort, Track
@@ -112,10 +111,9 @@ def fixed_point_landing(setup: Setup, method: Method, held_out: HeldOut) -> Late
     computed on the line.
     """
     if method.has_teacher:
-        return held_out.ddim(method.num_solver_steps)
+        return held_out.ddim(method.grid().num_steps)
     if setup.world != "line":
         return None
-    num_segments = getattr(method, "num_segments", 1)
-    ends = boundaries(num_segments, method.num_solver_steps)
-    landing = fixed_point(Training(LINE), SCHEDULE, knots(method.num_solver_steps), ends)
+    grid = method.grid()
+    landing = fixed_point(Training(LINE), SCHEDULE, grid.timesteps, grid.boundaries)
     return interpolate(landing, held_out.x)

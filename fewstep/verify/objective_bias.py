@@ -2,7 +2,7 @@
 
 import torch
 
-from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.verify.effort import Effort, Track
 from fewstep.verify.fixed_points import Distillation, Training, TrueMap, fixed_point
@@ -38,8 +38,8 @@ def measure_bias(effort: Effort, track: Track) -> dict:
     on_sd = {}
     objectives = list(OBJECTIVES.items())
     for name, (rule, num_segments) in track(objectives, description="bias on the sampling grid"):
-        ends = boundaries(num_segments, SD_STEPS)
-        on_sd[name] = truth.rms_error(fixed_point(rule, SCHEDULE, knots(SD_STEPS), ends))
+        ends = Grid(SD_STEPS, num_segments).boundaries
+        on_sd[name] = truth.rms_error(fixed_point(rule, SCHEDULE, Grid(SD_STEPS).timesteps, ends))
     return {"steps": list(effort.bias_steps), "karras": errors, "stable-diffusion": on_sd}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fewstep.diffusion.grid import boundary_below
+from fewstep.diffusion.grid import largest_not_above
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
@@ -20,7 +20,7 @@ def perfect_student(flow: ExactFlow, ends: Sequence[int]) -> Denoiser[Prediction
     lower_ends = torch.tensor(ends)
 
     def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
-        end = boundary_below(t - 1, lower_ends)
+        end = largest_not_above(t - 1, lower_ends)
         return through(x_t, t, flow(x_t, t, cond).at(end), end, flow.schedule)
 
     return denoise

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
@@ -48,7 +48,7 @@ def measure_solvers(effort: Effort, track: Track) -> dict:
     }
     for num_steps in track(effort.order_steps, description="solver error"):
         for name, solver in SOLVERS.items():
-            grid = knots(num_steps)
+            grid = Grid(num_steps).timesteps
             inner = solve(solver, teacher, x, [t for t in grid if t >= BOUNDARY], cond)
             whole = solve(solver, teacher, inner, [t for t in grid if t <= BOUNDARY], cond)
             for end, points in (("boundary", inner), ("clean", whole)):
@@ -69,7 +69,7 @@ def solve(
     rising_knots: Sequence[int],
     cond: Conditioning,
 ) -> Latents:
-    """Go down the knots."""
+    """Go down the grid."""
     for s, t in reversed(list(pairwise(rising_knots))):
         x = solver(teacher, x, everywhere(t, x), everywhere(s, x), cond)
     return x

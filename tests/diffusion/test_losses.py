@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.losses import (
     DISTANCES,
     WEIGHTINGS,
@@ -23,7 +23,7 @@ from fewstep.diffusion.prediction import READINGS
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
 
-GRID = torch.tensor(knots(40))
+GRID = torch.tensor(Grid(40).timesteps)
 ABOVE, BELOW = GRID[1:], GRID[:-1]
 
 
@@ -92,7 +92,7 @@ def test_the_uniform_weight_is_1(schedule):
 
 @pytest.mark.parametrize("num_steps", [40, 1000])
 def test_the_inverse_gap_is_one_over_the_difference_of_noise_levels(schedule, num_steps):
-    grid = torch.tensor(knots(num_steps))
+    grid = torch.tensor(Grid(num_steps).timesteps)
     levels = (schedule.sigmas / schedule.alphas)[grid + 1].tolist()
     expected = torch.tensor([1 / (high - low) for low, high in pairwise(levels)])
     found = inverse_gap(schedule, grid[1:], grid[:-1])

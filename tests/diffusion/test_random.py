@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw, generator
 
 
@@ -31,7 +31,10 @@ def test_no_draw_reads_or_moves_the_global_random_state():
 def test_a_draw_does_not_depend_on_how_its_batch_is_split():
     def draws(samples: range) -> list[torch.Tensor]:
         draw = Draw.keyed(7, samples)
-        return [*draw.neighbours(knots(40)), draw.noise_like(torch.zeros(len(samples), 4, 3))]
+        return [
+            *draw.neighbours(Grid(40).timesteps),
+            draw.noise_like(torch.zeros(len(samples), 4, 3)),
+        ]
 
     whole = draws(range(100, 108))
     parts = [draws(part) for part in (range(100, 101), range(101, 105), range(105, 108))]
@@ -77,7 +80,7 @@ def test_uniform_numbers_fill_the_unit_interval_evenly():
 
 
 def test_neighbours_are_a_knot_and_the_one_below_it():
-    grid = knots(40)
+    grid = Grid(40).timesteps
     t, s = Draw.keyed(2, range(500)).neighbours(grid)
     assert all(
         grid[grid.index(high) - 1] == low for high, low in zip(t.tolist(), s.tolist(), strict=True)
@@ -86,7 +89,7 @@ def test_neighbours_are_a_knot_and_the_one_below_it():
 
 def test_neighbours_are_alike_likely_over_all_knots_but_clean():
     """Pearson's chi-square of 39 degrees of freedom stays below its mean by 5 deviations."""
-    grid, num = knots(40), 8000
+    grid, num = Grid(40).timesteps, 8000
     t, _ = Draw.keyed(3, range(num)).neighbours(grid)
     counts = torch.tensor([(t == knot).sum() for knot in grid[1:]])
     assert counts.sum() == num
@@ -95,6 +98,6 @@ def test_neighbours_are_alike_likely_over_all_knots_but_clean():
 
 
 def test_the_only_neighbours_of_one_step_are_its_ends():
-    t, s = Draw.keyed(0, range(20)).neighbours(knots(1))
+    t, s = Draw.keyed(0, range(20)).neighbours(Grid(1).timesteps)
     assert t.eq(999).all()
     assert s.eq(-1).all()

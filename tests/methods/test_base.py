@@ -4,10 +4,11 @@ import re
 import pytest
 import torch
 
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_landing
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import METHODS, Batch, ConsistencyDistillation, Method
-from fewstep.methods.base import check_curriculum, huber_c, knot_starts, measure
+from fewstep.methods.base import check_curriculum, huber_c, measure, starts_on
 
 HAVE_CURRICULUM = ("ct", "multi-boundary-ct")
 HAVE_SOLVER = ("cd", "multi-boundary-cd")
@@ -105,7 +106,7 @@ def test_a_curriculum_that_doubling_reaches_is_accepted(final):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 8, 10, 20, 40])
-def test_a_student_of_one_segment_is_sampled_at_any_even_share_of_its_knots(num_steps):
+def test_a_student_of_one_segment_is_sampled_at_any_even_share_of_its_grid(num_steps):
     starts = ConsistencyDistillation().sampling_timesteps(num_steps)
     assert starts == tuple(999 - i * 1000 // num_steps for i in range(num_steps))
 
@@ -113,7 +114,7 @@ def test_a_student_of_one_segment_is_sampled_at_any_even_share_of_its_knots(num_
 @pytest.mark.parametrize("num_steps", [0, 3, 6, 50, -1])
 def test_other_numbers_of_steps_are_refused_with_those_that_work(num_steps):
     with pytest.raises(ValueError, match=r"use 1, 2, 4, 5, 8, 10, 20, 40$"):
-        knot_starts(num_steps, 40, 1000)
+        starts_on(Grid(40), num_steps)
 
 
 @pytest.mark.parametrize("name", METHODS)

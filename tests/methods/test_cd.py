@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.methods import ConsistencyDistillation, Denoisers
@@ -20,7 +20,7 @@ def test_the_loss_is_that_of_algorithm_2_written_out_sample_by_sample(
     solver.set_timesteps(40)  # steps of 25
 
     again = Draw.keyed(0, range(8))
-    times, noise = again.neighbours(knots(40))[0], again.noise_like(batch.x_0)
+    times, noise = again.neighbours(Grid(40).timesteps)[0], again.noise_like(batch.x_0)
     for i, t in enumerate(times.tolist()):
         text = batch.cond["text"][i : i + 1]
 
@@ -85,7 +85,7 @@ def test_at_the_lowest_knot_the_target_is_the_teachers_x_0_itself(schedule, nets
 
 def redrawn_noise(batch):
     draw = Draw.keyed(0, range(8))
-    draw.neighbours(knots(1))
+    draw.neighbours(Grid(1).timesteps)
     return draw.noise_like(batch.x_0)
 
 

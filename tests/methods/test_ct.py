@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw
 from fewstep.methods import ConsistencyTraining, Denoisers, MultiBoundaryTraining
 
@@ -26,7 +26,7 @@ def test_both_ends_of_a_step_are_the_same_data_with_the_same_noise(schedule, net
     ConsistencyTraining().loss(roles, batch, schedule, Draw.keyed(0, range(8)))
 
     again = Draw.keyed(0, range(8))
-    t, s = again.neighbours(knots(40))
+    t, s = again.neighbours(Grid(40).timesteps)
     noise = again.noise_like(batch.x_0)
     for name, level in (("student", t), ("target", s)):
         x, asked = seen[name]
@@ -38,7 +38,7 @@ def test_the_loss_is_the_distance_of_the_two_predicted_x_0(schedule, nets, batch
     method = ConsistencyTraining(distance="squared-error")
     output = method.loss(Denoisers(nets.student, nets.target, no_teacher), batch, schedule, draw)
     again = Draw.keyed(0, range(8))
-    t, s = again.neighbours(knots(40))
+    t, s = again.neighbours(Grid(40).timesteps)
     noise = again.noise_like(batch.x_0)
     for i in range(8):
         row, cond = slice(i, i + 1), {"text": batch.cond["text"][i : i + 1]}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fewstep.diffusion.grid import boundaries, knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.losses import DISTANCES, WEIGHTINGS
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import SOLVERS, ddim
@@ -73,7 +73,7 @@ def test_student_and_target_land_on_the_lower_boundary_of_the_segment(
 
         return Watched()
 
-    ends = boundaries(num_segments, 40)
+    ends = Grid(40, num_segments).boundaries
     draw = Draw.keyed(num_segments, range(8))
     roles = Denoisers(watched, watched, nets.teacher)
     t = method(num_segments=num_segments).loss(roles, batch, schedule, draw).t.tolist()
@@ -86,7 +86,7 @@ def test_with_a_segment_a_solver_step_the_target_is_the_teachers_step(schedule, 
     method = MultiBoundaryDistillation(num_segments=40, distance="squared-error")
     output = method.loss(nets, batch, schedule, draw)
     again = Draw.keyed(0, range(8))
-    t, s = again.neighbours(knots(40))
+    t, s = again.neighbours(Grid(40).timesteps)
     x_t = schedule.add_noise(batch.x_0, again.noise_like(batch.x_0), t)
     taught, learnt = (ddim(net, x_t, t, s, batch.cond) for net in (nets.teacher, nets.student))
     torch.testing.assert_close(output.loss, (taught - learnt).square().mean(1))

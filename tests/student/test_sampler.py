@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 
-from fewstep.diffusion.grid import knots, sampling_timesteps, trailing
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.prediction import READINGS, Prediction, reading
 from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import CLEAN
@@ -49,7 +49,7 @@ def test_stock_ddim_is_the_deterministic_sampler_where_m_divides_1000(
     config, schedule, network, m, kind
 ):
     theirs = stock_ddim(config, network, m, kind)
-    starts = sampling_timesteps(m, 10 * m)
+    starts = Grid(10 * m, m).starts
     ours = deterministic(model(schedule, network, kind), noise(), starts, {})
     assert (ours - theirs).abs().max() < 1e-5 * theirs.std().clamp(min=1)
 
@@ -58,7 +58,7 @@ def test_stock_ddim_is_the_deterministic_sampler_where_m_divides_1000(
 def test_stock_ddim_is_another_sampler_where_m_does_not_divide_1000(config, schedule, network, m):
     """It steps down by 1000 // m but calls at the rounded knots: for m = 3 to 666, then at 665."""
     theirs = stock_ddim(config, network, m, "v_prediction")
-    starts = sampling_timesteps(m, 10 * m)
+    starts = Grid(10 * m, m).starts
     ours = deterministic(model(schedule, network, "v_prediction"), noise(), starts, {})
     assert (ours - theirs).abs().max() > 3e-4
 
@@ -68,7 +68,7 @@ def stock_ddim(config, network, m, kind):
         **config, prediction_type=kind, timestep_spacing="trailing", clip_sample=False
     )
     scheduler.set_timesteps(m)
-    assert tuple(scheduler.timesteps.tolist()) == sampling_timesteps(m, 10 * m)
+    assert tuple(scheduler.timesteps.tolist()) == Grid(10 * m, m).starts
     return follow(scheduler, network, noise(), scheduler.timesteps.tolist())[-1]
 
 
@@ -98,7 +98,7 @@ def test_over_all_40_knots_lcm_differs_by_its_boundary_condition_and_no_more(
         pair = inner(x_t, t, cond)
         return Prediction(c_out * pair.x_0 + c_skip * x_t, pair.eps, schedule)
 
-    starts = sampling_timesteps(40, 40)
+    starts = Grid(40, 40).starts
     ours = stochastic(with_boundary_condition, noise(), starts, {}, schedule, draw())
     assert (ours - theirs).abs().max() < 1e-5
 
@@ -106,7 +106,7 @@ def test_over_all_40_knots_lcm_differs_by_its_boundary_condition_and_no_more(
 def both_lcm(config, schedule, network, num_steps, num_solver_steps, kind):
     scheduler = LCMScheduler(**config, prediction_type=kind, clip_sample=False)
     scheduler.set_timesteps(num_steps, original_inference_steps=num_solver_steps)
-    starts = sampling_timesteps(num_steps, num_solver_steps)
+    starts = Grid(num_solver_steps, num_steps).starts
     assert tuple(scheduler.timesteps.tolist()) == starts
     same_noise = list(draw().generators)
     theirs = follow(scheduler, network, noise(), starts, generator=same_noise)[-1]
@@ -120,7 +120,7 @@ def test_tcd_equals_diffusers_up_to_its_last_step(
     config, schedule, network, num_steps, gamma, kind
 ):
     """TCDScheduler ends at timestep 0, we on clean data: the last step alone differs."""
-    starts = sampling_timesteps(num_steps, 40)
+    starts = Grid(40, num_steps).starts
     theirs = TCDScheduler(**config, prediction_type=kind, clip_sample=False)
     theirs.set_timesteps(timesteps=list(starts))
     states = follow(theirs, network, noise(), starts, eta=gamma, generator=list(draw().generators))
@@ -143,7 +143,7 @@ def test_tcd_equals_diffusers_up_to_its_last_step(
 
 
 def test_gamma_0_is_the_deterministic_sampler_and_gamma_1_the_stochastic_one(schedule, network):
-    starts, denoise = sampling_timesteps(4, 40), model(schedule, network)
+    starts, denoise = Grid(40, 4).starts, model(schedule, network)
     still = tcd(denoise, noise(), starts, {}, schedule, draw(), 0.0)
     assert torch.equal(still, deterministic(denoise, noise(), starts, {}))
     fresh = tcd(denoise, noise(), starts, {}, schedule, draw(), 1.0)
@@ -167,7 +167,7 @@ def test_a_sampler_asks_once_a_step_at_its_timesteps_and_never_at_clean(
         asked.append(t.tolist())
         return model(schedule, network)(x_t, t, cond)
 
-    starts = sampling_timesteps(m, 40)
+    starts = Grid(40, m).starts
     sampler(watched, noise(), starts, {}, schedule, draw())
     assert asked == [[t] * 3 for t in starts]
 
@@ -180,7 +180,7 @@ def test_the_last_jump_is_returned_without_noise_on_it(schedule, network, sample
         predictions.append(model(schedule, network)(x_t, t, cond))
         return predictions[-1]
 
-    result = sampler(watched, noise(), sampling_timesteps(4, 40), {}, schedule, draw())
+    result = sampler(watched, noise(), Grid(40, 4).starts, {}, schedule, draw())
     assert torch.equal(result, predictions[-1].x_0)
 
 
@@ -192,7 +192,7 @@ def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule
         seen.append(x_t)
         return Prediction(x_0, torch.zeros_like(x_0), schedule)
 
-    starts, again = sampling_timesteps(4, 40), draw()
+    starts, again = Grid(40, 4).starts, draw()
     stochastic(knows, noise(), starts, {}, schedule, draw())
     for t, x_t in zip(starts[1:], seen[1:], strict=True):
         expected = schedule.add_noise(x_0, again.noise_like(x_0), at(t, x_0))
@@ -201,7 +201,7 @@ def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
 def test_a_picture_does_not_depend_on_the_batch_it_is_sampled_in(schedule, network, sampler):
-    starts, denoise, x = sampling_timesteps(4, 40), model(schedule, network), noise(5)
+    starts, denoise, x = Grid(40, 4).starts, model(schedule, network), noise(5)
     together = sampler(denoise, x, starts, {}, schedule, draw(5))
     apart = [sampler(denoise, x[:2], starts, {}, schedule, draw(2)),
              sampler(denoise, x[2:], starts, {}, schedule, draw(3, first=2))]  # fmt: skip
@@ -211,7 +211,7 @@ def test_a_picture_does_not_depend_on_the_batch_it_is_sampled_in(schedule, netwo
 def test_the_stochastic_sampler_depends_on_the_draw_and_the_deterministic_one_does_not(
     schedule, network
 ):
-    starts, denoise = sampling_timesteps(4, 40), model(schedule, network)
+    starts, denoise = Grid(40, 4).starts, model(schedule, network)
     changes = {}
     for name, sampler in SAMPLERS.items():
         first, second = (
@@ -244,7 +244,7 @@ def test_a_perfect_student_sampled_on_its_own_grid_makes_no_error(schedule, m):
         return Flow(x_t, t)
 
     one_jump = perfect(noise(), at(999, noise()), {}).at(at(CLEAN, noise()))
-    sampled = deterministic(perfect, noise(), trailing(m), {})
+    sampled = deterministic(perfect, noise(), Grid(m).trailing, {})
     assert (sampled - one_jump).abs().max() < 1e-5
 
 
@@ -273,7 +273,7 @@ def test_timesteps_that_do_not_fall_towards_clean_are_refused(
 def test_a_nan_in_one_sample_stays_in_it(schedule, network, sampler):
     x = noise()
     x[1] = math.nan
-    result = sampler(model(schedule, network), x, sampling_timesteps(4, 40), {}, schedule, draw())
+    result = sampler(model(schedule, network), x, Grid(40, 4).starts, {}, schedule, draw())
     assert result.flatten(1).isnan().any(1).tolist() == [False, True, False]
 
 
@@ -289,7 +289,7 @@ def test_sampling_under_autocast_lands_in_fp32_as_without_it(schedule, network, 
         return output.to(x_t.dtype)
 
     denoise = model(schedule, in_bf16, "v_prediction")
-    starts = sampling_timesteps(4, 40)
+    starts = Grid(40, 4).starts
     plain = sampler(denoise, noise(), starts, {}, schedule, draw())
     with torch.autocast("cpu", torch.bfloat16):
         inside = sampler(denoise, noise(), starts, {}, schedule, draw())
@@ -306,6 +306,6 @@ def test_sampling_leaves_the_global_randomness_alone(schedule, network):
 
 def test_each_knot_of_the_teacher_is_one_ddim_step_of_the_deterministic_sampler(schedule, network):
     denoise, x = model(schedule, network, "v_prediction"), noise()
-    for t, s in pairwise(knots(40)[::-1]):
+    for t, s in pairwise(Grid(40).timesteps[::-1]):
         x = ddim(denoise, x, at(t, x), at(s, x), {})
-    assert torch.equal(deterministic(denoise, noise(), trailing(40), {}), x)
+    assert torch.equal(deterministic(denoise, noise(), Grid(40).trailing, {}), x)

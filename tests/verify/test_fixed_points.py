@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
 from fewstep.verify.fixed_points import (
@@ -75,11 +75,11 @@ def test_the_minimiser_is_the_least_of_all_points_of_a_fine_grid(c):
 
 
 def test_cds_fixed_point_is_the_ddim_trajectory():
-    landing = fixed_point(Distillation(LINE, 8001), SCHEDULE, knots(20), [CLEAN])
+    landing = fixed_point(Distillation(LINE, 8001), SCHEDULE, Grid(20).timesteps, [CLEAN])
     x = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
     teacher = denoiser_on(SCHEDULE, LINE)
     cond = {"label": any_class(len(x), LINE)}
-    walked = solve(ddim, teacher, x, knots(20), cond)
+    walked = solve(ddim, teacher, x, Grid(20).timesteps, cond)
     torch.testing.assert_close(interpolate(landing, x), walked, rtol=0, atol=5e-3)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewstep.diffusion.grid import boundaries, trailing
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.methods import (
     Batch,
@@ -41,8 +41,8 @@ def test_a_perfect_student_is_exact_on_its_own_grid(num_segments, guidance_scale
     x, cond = start(every_class(60), torch.Generator().manual_seed(0))
     flow = exact_flow(guidance_scale=guidance_scale)
     truth = flow(x, everywhere(TOP, x), cond).at(everywhere(CLEAN, x))
-    student = perfect_student(flow, boundaries(num_segments, 40))
-    samples = deterministic(student, x, trailing(num_segments), cond)
+    student = perfect_student(flow, Grid(40, num_segments).boundaries)
+    samples = deterministic(student, x, Grid(num_segments).trailing, cond)
     assert same_noise(samples, truth) < 1e-4 * PLANE.rms
 
 

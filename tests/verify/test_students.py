@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from fewstep.diffusion.grid import knots
+from fewstep.diffusion.grid import Grid
 from fewstep.methods import ConsistencyDistillation
 from fewstep.verify.effort import QUICK, silently
 from fewstep.verify.held_out import HeldOut
@@ -50,11 +50,11 @@ def test_students_start_near_the_best_linear_guess():
 def test_a_batchs_draw_is_standard_noise_and_visits_every_knot_alike():
     draw = BatchDraw((torch.Generator().manual_seed(0),), num_samples=20_000)
     noise = draw.noise_like(torch.zeros(20_000, 2))
-    t, s = draw.neighbours(knots(4))
+    t, s = draw.neighbours(Grid(4).timesteps)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
     assert torch.equal(t - s, torch.full_like(t, 250))
-    assert all(abs((t == knot).float().mean() - 0.25) < 0.02 for knot in knots(4)[1:])
+    assert all(abs((t == knot).float().mean() - 0.25) < 0.02 for knot in Grid(4).timesteps[1:])
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():

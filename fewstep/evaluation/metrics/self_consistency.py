@@ -21,13 +21,13 @@ def residuals(
     student: Denoiser[Landing],
     teacher: Denoiser[Landing],
     x_t: Latents,
-    knots: Sequence[int],
+    timesteps: Sequence[int],
     boundaries: Sequence[int],
     cond: Conditioning,
 ) -> PerSample:
     """Return for each sample the RMS of f(x_t; t → end) - f(x_s; s → end) along the trajectory.
 
-    `x_t` is noise at the noisiest of `knots`; `boundaries` are the segments' lower ends, CLEAN
+    `x_t` is noise at the noisiest of `timesteps`; `boundaries` are the segments' lower ends, CLEAN
     among them. Neighbours that end on different boundaries are not compared, nor is s = end, where
     the student is the identity and the teacher's step alone decides.
 
@@ -38,7 +38,7 @@ def residuals(
     """
     squares, count = torch.zeros(len(x_t), device=x_t.device), 0
     before: tuple[int, Latents] | None = None
-    for t, s in pairwise([*sorted({*knots} - {CLEAN}, reverse=True), CLEAN]):
+    for t, s in pairwise([*sorted({*timesteps} - {CLEAN}, reverse=True), CLEAN]):
         end = max(boundary for boundary in boundaries if boundary < t)
         whole = torch.full((len(x_t),), t, device=x_t.device)
         landed = ddim(student, x_t, whole, torch.full_like(whole, end), cond)
@@ -48,7 +48,7 @@ def residuals(
         before = end, landed
         x_t = ddim(teacher, x_t, whole, torch.full_like(whole, s), cond)
     if not count:
-        raise ValueError(f"no two of the timesteps {sorted(knots)} lie in one segment")
+        raise ValueError(f"no two of the timesteps {sorted(timesteps)} lie in one segment")
     return (squares / count).sqrt()
 
 
