@@ -1,6 +1,6 @@
 """How much a caption leaves to the noise: few exact DDIM steps against many, without any network.
 
-The denoiser of a finite set of pictures is known in closed form. Where a caption fixes the picture,
+The denoiser of a finite set of images is known in closed form. Where a caption fixes the image,
 its trajectories are nearly straight and four plain steps suffice; a world that is to show what a
 distilled model gains must bend them.
 """
@@ -58,16 +58,16 @@ def scenes_of(caption: str, rng: np.random.Generator) -> Iterator[Scene]:
 
 
 def latents_of(caption: str, count: int, rng: np.random.Generator, side: int = 16) -> np.ndarray:
-    """Return `count` average-pooled pictures of a caption, of unit variance, flat."""
+    """Return `count` average-pooled images of a caption, of unit variance, flat."""
     block = FRAME // side
-    pictures = [render(scene) for scene in islice(scenes_of(caption, rng), count)]
-    pooled = np.stack(pictures).reshape(count, side, block, side, block, 3).mean((2, 4))
+    images = [render(scene) for scene in islice(scenes_of(caption, rng), count)]
+    pooled = np.stack(images).reshape(count, side, block, side, block, 3).mean((2, 4))
     data = (pooled.reshape(count, -1) / 127.5 - 1).astype(np.float32)
     return data / data.std()
 
 
 def exact_noise(data: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
-    """Return the best possible noise prediction for a finite set of pictures."""
+    """Return the best possible noise prediction for a finite set of images."""
     squares = (data**2).sum(1)
 
     def predict(x_t: np.ndarray, alpha_bar: float) -> np.ndarray:

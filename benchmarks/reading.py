@@ -5,7 +5,7 @@
 The latents and texts are random and of the bundled teacher's shapes; the cache is written and read
 by the code that training uses. Beside it stands a training step of the bundled teacher, the
 smallest model there is. Times are of the processor, so that other work on the machine does not
-count. The picture is drawn beside the documentation's others.
+count. The image is drawn beside the documentation's others.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from fewstep.training.setup import Workshop
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "bundled-multi-boundary.toml"
-PICTURE = ROOT / "docs" / "images" / "reading.png"
+IMAGE = ROOT / "docs" / "images" / "reading.png"
 BATCH, BATCHES, STEPS = 32, 100, 3
 LATENT, TEXT = (1, 4, 16, 16), (24, 96)
 
@@ -169,7 +169,7 @@ def main() -> None:
         "rows": [reading(count) for count in asked.pairs],
     }
     write_file(asked.out, json.dumps(results, indent=2) + "\n")
-    draw(results, PICTURE)
+    draw(results, IMAGE)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 on a student of `python benchmarks/students.py`, or on any other run or artefact.
 
 The truth is the guided teacher on the solver's knots, the steps that the student learnt from. A
-jump starts from the teacher's own trajectory, as when pictures are painted, or from data under
+jump starts from the teacher's own trajectory, as when images are generated, or from data under
 fresh noise, as in training; beside the student jumps the teacher, with guidance and without.
 """
 
@@ -54,14 +54,14 @@ def measured(source: str, num: int) -> list[dict]:
         raise UserError(f"{source} has one segment; this is for multi-boundary students")
     plain = family.denoiser(family.network)
     teacher = guided(plain, family.encode_prompts([""]), field.guidance_scale)
-    learnt = field.student(student).painter().denoiser
+    learnt = field.student(student).sampler().denoiser
     times = list(reversed(grid.knots))
     ends = [times[0], *reversed(grid.boundaries)]
 
     pairs = BundledPairs(num, field.resolution, DATA_SEED)
     cond = family.encode_prompts([pairs.captions(i)[0] for i in range(num)])
-    pictures = torch.stack([pairs.picture(i) for i in range(num)])
-    x_0, _ = family.encode_pictures(pictures)
+    images = torch.stack([pairs.image(i) for i in range(num)])
+    x_0, _ = family.encode_images(images)
     noise = Draw.keyed(0, range(num), purpose="paint").noise_like(x_0)
     trajectory = dict(zip(times, walk(teacher, noise, times, cond), strict=True))
 

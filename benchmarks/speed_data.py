@@ -26,7 +26,7 @@ DESIGNS = ("1,000 pairs", "10,000 pairs", "100,000 pairs")
 
 @dataclass(frozen=True)
 class NoisePairs:
-    """Captions of pictures that are not there."""
+    """Captions of images that are not there."""
 
     num: int
     identity: str = "noise"

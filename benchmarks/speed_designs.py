@@ -84,7 +84,7 @@ class Rung(Fewstep):
         if levers.cached:
             self.shop.park_codec()
         self.networks += self.codec() if levers.cached else family.codec_parts
-        self.pictures = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
+        self.images = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
         self.optimizer = torch.optim.AdamW(
             roles.trained.values(), lr=setting.learning_rate, fused=levers.fused_optimizer
         )
@@ -106,7 +106,7 @@ class Rung(Fewstep):
             return Batch(read.x_0.to(self.setting.device), cond)
         family, size = self.shop.family, len(samples)
         with self.setting.autocast():
-            mean, std = family.encode_pictures(self.pictures[:size])
+            mean, std = family.encode_images(self.images[:size])
             cond = family.encode_prompts((PROMPTS * size)[:size])
         return Batch((mean + std * torch.randn_like(mean)).float(), cond)
 

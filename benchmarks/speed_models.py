@@ -25,7 +25,7 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Size:
-    """The configurations of a model's networks, and the side of its pictures in pixels."""
+    """The configurations of a model's networks, and the side of its images in pixels."""
 
     resolution: int
     unet: Mapping[str, Any]

@@ -47,7 +47,7 @@ def workshop(setting: Setting, precision: str, method: str = "cd", **train: obje
 
 @dataclass(frozen=True)
 class NoiseBatches:
-    """Latents without pictures, in memory: what a cache holds does not change what a step costs."""
+    """Latents without images, in memory: what a cache holds does not change what a step costs."""
 
     mean: Tensor
     uncond: Conditioning

@@ -1,4 +1,4 @@
-"""The ladder as a picture: images a second and memory of each design, beside the baseline's."""
+"""The ladder as an image: images a second and memory of each design, beside the baseline's."""
 
 from pathlib import Path
 

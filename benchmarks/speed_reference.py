@@ -1,6 +1,6 @@
 """The recipe to beat: what the public LCM-LoRA script of diffusers does in each step.
 
-Two UNets with fp32 weights under autocast; pictures and prompts encoded in every step; the student
+Two UNets with fp32 weights under autocast; images and prompts encoded in every step; the student
 first, whose activations are kept while the teacher is asked twice and the student once more; the
 loss read by the host in every step. Its data loading is left out, in its favour.
 
@@ -62,9 +62,9 @@ class Reference:
         self.noise_scheduler = DDPMScheduler.from_config(family.scheduler_config)
         self.alphas_cumprod = self.noise_scheduler.alphas_cumprod.to(setting.device)
         self.gap = 1000 // setting.num_solver_steps
-        self.pictures = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
+        self.images = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
         if setting.device == "cuda":
-            self.pictures = self.pictures.pin_memory()
+            self.images = self.images.pin_memory()
         with torch.no_grad():
             self.uncond = self.encode_prompts([""] * setting.batch_size)
 
@@ -81,7 +81,7 @@ class Reference:
         device, size = self.setting.device, self.setting.batch_size
         with torch.no_grad():
             text = self.encode_prompts((PROMPTS * size)[:size])
-            pixels = (2 * self.pictures.to(device, non_blocking=True) - 1).to(self.setting.half)
+            pixels = (2 * self.images.to(device, non_blocking=True) - 1).to(self.setting.half)
             parts = [self.vae.encode(part).latent_dist.sample() for part in pixels.split(32)]
             latents = torch.cat(parts) * self.vae.config.scaling_factor
         index = torch.randint(0, self.setting.num_solver_steps, (size,), device=device)

@@ -1,12 +1,12 @@
-"""How fast pictures are made: fewstep beside diffusers' own pipeline with the same LoRA.
+"""How fast images are made: fewstep beside diffusers' own pipeline with the same LoRA.
 
     python -m benchmarks.speed_sampling --model tiny --threads 1 \\
         -o benchmarks/results/sampling.json
     python -m benchmarks.speed_sampling --model sd15 --device cuda --precision fp16 \\
         -o benchmarks/results/sampling_gpu.json
 
-From prompts to pictures, text encoder and decoder included. Every design is timed in turns with the
-first one, after it was seen to make the same pictures from the same noise. The tiny decoder has a
+From prompts to images, text encoder and decoder included. Every design is timed in turns with the
+first one, after it was seen to make the same images from the same noise. The tiny decoder has a
 row where its weights are in the Hub's cache and the model is the one whose latents it reads.
 """
 
@@ -34,8 +34,8 @@ STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"
 TINY_DECODER = "madebyollin/taesd"
 """Of Stable Diffusion 1.5's latents (MIT); a repository on the Hub."""
-Paint = Callable[[], Tensor]
-"""Returns pictures as uint8 [batch, H, W, 3]."""
+Generate = Callable[[], Tensor]
+"""Returns images as uint8 [batch, H, W, 3]."""
 
 
 def diffusers_pipeline(
@@ -62,7 +62,7 @@ def by_diffusers(
     compiled: bool = False,
     steps: int = STEPS,
     guidance_scale: float = 1.0,
-) -> tuple[Paint, list[nn.Module]]:
+) -> tuple[Generate, list[nn.Module]]:
     pipe = diffusers_pipeline(setting, lora, fused)
     if compiled:
         pipe.unet.compile()
@@ -70,15 +70,15 @@ def by_diffusers(
     like = torch.empty(setting.batch_size, *setting.latent_shape)
     noise = Draw.keyed(0, range(len(prompts)), purpose="paint").noise_like(like)
 
-    def paint() -> Tensor:
-        pictures = pipe(
+    def generate() -> Tensor:
+        images = pipe(
             prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
             latents=noise.to(setting.device, setting.half), output_type="np",
             height=setting.resolution, width=setting.resolution,
         ).images  # fmt: skip
-        return torch.from_numpy((pictures * 255).round()).to(torch.uint8)
+        return torch.from_numpy((images * 255).round()).to(torch.uint8)
 
-    return paint, [pipe.unet, pipe.vae, pipe.text_encoder]
+    return generate, [pipe.unet, pipe.vae, pipe.text_encoder]
 
 
 def by_fewstep(
@@ -88,11 +88,11 @@ def by_fewstep(
     plain_layout: bool = False,
     half_decoder: bool = False,
     tiny_decoder: bool = False,
-) -> tuple[Paint, list[nn.Module]]:
+) -> tuple[Generate, list[nn.Module]]:
     pipeline = FewStepPipeline.from_pretrained(
         Path(setting.folder) / ARTEFACT, device=setting.device, dtype=setting.half
     )
-    painter = pipeline.painter(STEPS)
+    sampler = pipeline.sampler(STEPS)
     family, network = pipeline.student
     if plain_layout:
         in_plain_layout(family)
@@ -100,25 +100,25 @@ def by_fewstep(
     if compiled:
         network.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
-    decode = painter.decode
+    decode = sampler.decode
     if tiny_decoder:
         tiny = AutoencoderTiny.from_pretrained(TINY_DECODER, local_files_only=True)
         tiny = tiny.to(setting.device, setting.half).eval()
 
         def decode(latents: Tensor) -> Tensor:
-            pictures = tiny.decode(latents.to(setting.half)).sample.float() / 2 + 0.5
-            return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
+            images = tiny.decode(latents.to(setting.half)).sample.float() / 2 + 0.5
+            return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
 
     @torch.no_grad()
-    def paint() -> Tensor:
-        latents = painter.latents(prompts, 0, setting.resolution)
+    def generate() -> Tensor:
+        latents = sampler.latents(prompts, 0, setting.resolution)
         with setting.autocast() if half_decoder else nullcontext():
             return decode(latents)
 
-    return paint, [network, *([tiny] if tiny_decoder else family.codec_parts)]
+    return generate, [network, *([tiny] if tiny_decoder else family.codec_parts)]
 
 
-DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
+DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {
     "diffusers, LoRA": by_diffusers,
     "diffusers, LoRA fused": lambda setting: by_diffusers(setting, fused=True),
     "diffusers, LoRA fused, compiled": lambda setting: by_diffusers(
@@ -134,8 +134,8 @@ DESIGNS: dict[str, Callable[[Setting], tuple[Paint, list[nn.Module]]]] = {
     ),
 }
 """The first is what the others are compared with."""
-OTHER_PICTURES = {"diffusers, teacher", "fewstep, tiny decoder"}
-"""What does not make the pictures of the first."""
+OTHER_IMAGES = {"diffusers, teacher", "fewstep, tiny decoder"}
+"""What does not make the images of the first."""
 
 
 def fitting(model: str, precision: str) -> list[str]:
@@ -149,11 +149,11 @@ def fitting(model: str, precision: str) -> list[str]:
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:
-    """Build a design and paint; its outcome is the pictures."""
+    """Build a design and generate; its outcome is the images."""
     setting.begin()
-    paint, networks = DESIGNS[name](setting)
-    pictures = {} if name in OTHER_PICTURES else {"pictures": paint()}
-    serve(pipe, setting, name, paint, pictures, lambda: network_bytes(networks))
+    generate, networks = DESIGNS[name](setting)
+    images = {} if name in OTHER_IMAGES else {"images": generate()}
+    serve(pipe, setting, name, generate, images, lambda: network_bytes(networks))
 
 
 def write_student(setting: Setting) -> None:

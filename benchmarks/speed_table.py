@@ -209,7 +209,7 @@ def arguments(
         help=f"the first is the baseline; of: {', '.join(designs)}",
     )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=batch_sizes)
-    parser.add_argument("--resolution", type=int, help="side of a picture; default: the model's")
+    parser.add_argument("--resolution", type=int, help="side of an image; default: the model's")
     parser.add_argument("--rank", type=int, default=64, help="of the LoRA")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each design")
     parser.add_argument("--steps", type=int, default=steps, help="steps a turn")

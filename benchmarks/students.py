@@ -3,7 +3,7 @@
     python benchmarks/students.py -o benchmarks/results/bundled.json
 
 Each training is `fewstep distill` with a bundled config, on a core of its own, and the end is
-`fewstep evaluate` on all of them. Interrupted, it continues: runs and pictures are kept in
+`fewstep evaluate` on all of them. Interrupted, it continues: runs and images are kept in
 runs/students.
 """
 

@@ -4,7 +4,7 @@
 
 Prompts are captions of scenes that no training set holds. "seen" prompts speak of combinations of
 shape and colour that training shows, "held-back" ones of at least one that it never shows.
-Interrupted, it continues: pictures are kept in runs/teacher-pictures.
+Interrupted, it continues: images are kept in runs/teacher-images.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
-from fewstep.student.generate import teacher_calls, teacher_painter
+from fewstep.student.generate import teacher_calls, teacher_sampler
 from fewstep.world.captions import claims, describe
 from fewstep.world.scenes import HELD_BACK, render, sample_scene
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 2.0, 3.0, 5.0, 7.0)
-PICTURES = Path("runs/teacher-pictures")
-FEATURES = FeatureCache.of_extractor("bundled", PICTURES / "features", None, "cpu")
+IMAGES = Path("runs/teacher-images")
+FEATURES = FeatureCache.of_extractor("bundled", IMAGES / "features", None, "cpu")
 Job = tuple[str, int, int, float]  # kind of prompts, how many, steps, guidance
 
 
@@ -58,8 +58,8 @@ def held_back_prompts(num: int) -> list[str]:
 PROMPTS = {"seen": held_out_prompts, "held-back": held_back_prompts}
 
 
-def paint(job: Job, folder: Path) -> NDArray[np.uint8]:
-    """Return the teacher's pictures of a job."""
+def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
+    """Return the teacher's images of a job."""
     torch.set_num_threads(1)
     kind, num, steps, scale = job
     family = load_model("bundled")
@@ -73,20 +73,20 @@ def paint(job: Job, folder: Path) -> NDArray[np.uint8]:
         identity=(family.fingerprint, fingerprint(*family.codec_parts), steps, scale),
         keeps_noise=True,
         knows_teacher=True,
-        painter=lambda: teacher_painter(family, steps, scale),
+        sampler=lambda: teacher_sampler(family, steps, scale),
     )
     gallery = Gallery(folder, PROMPTS[kind](num), family.default_resolution)
-    return gallery.of(contestant).pictures
+    return gallery.of(contestant).images
 
 
-def row(job: Job, pictures: NDArray[np.uint8], real) -> dict:
+def row(job: Job, images: NDArray[np.uint8], real) -> dict:
     """Return the figures of a job."""
     kind, num, steps, scale = job
-    judged = verdicts(pictures, PROMPTS[kind](num))
-    features = FEATURES.of(pictures)
+    judged = verdicts(images, PROMPTS[kind](num))
+    features = FEATURES.of(images)
     metrics = {"prompt_accuracy": proportion(all_right(judged))}
     metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(judged).items()}
-    metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real))
+    metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real))
     return {
         "prompts": kind,
         "steps": steps,
@@ -100,7 +100,7 @@ def real_against_real(num: int, real) -> dict:
     """Return the Fréchet distance of fresh renderings: the least that a teacher could reach."""
     scenes = (sample_scene(np.random.default_rng([PROMPT_SEED, i])) for i in range(num))
     features = FEATURES.of(np.stack([render(scene) for scene in scenes]))
-    return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_picture(features, real)))
+    return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real)))
 
 
 def jobs(num: int, num_best: int, best: float) -> Sequence[Job]:
@@ -119,14 +119,14 @@ def main() -> None:
     asked = parser.parse_args()
     todo = jobs(asked.num, asked.num_best, asked.best)
     with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
-        painted = list(pool.map(paint, todo, [PICTURES] * len(todo)))
+        generated = list(pool.map(generate, todo, [IMAGES] * len(todo)))
     real = Gaussian.fit(FEATURES.of_set("renderings", renderings))
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "machine": machine(),
         "real_frechet": real_against_real(asked.num, real),
-        "rows": [row(job, pictures, real) for job, pictures in zip(todo, painted, strict=True)],
+        "rows": [row(job, images, real) for job, images in zip(todo, generated, strict=True)],
     }
     write_file(asked.out, json.dumps(results, indent=1) + "\n")
     for entry in results["rows"]:

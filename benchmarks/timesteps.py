@@ -22,7 +22,7 @@ from fewstep.evaluation.prompts import held_out_prompts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.loading import load_model
-from fewstep.student.generate import Painter
+from fewstep.student.generate import ImageSampler
 
 PROMPT_SEED = 777
 SEGMENTS, FINE = 4, 4
@@ -56,9 +56,9 @@ def main() -> None:
     denoiser = guided(plain, family.encode_prompts([""]), asked.guidance)
     rows = []
     for name, timesteps in walks().items():
-        painter = Painter(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
-        pictures = painter.decode(painter.latents(prompts, 0, family.default_resolution)).numpy()
-        right = proportion(all_right(verdicts(pictures, prompts)))
+        sampler = ImageSampler(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
+        images = sampler.decode(sampler.latents(prompts, 0, family.default_resolution)).numpy()
+        right = proportion(all_right(verdicts(images, prompts)))
         rows.append({"walk": name, "timesteps": timesteps, "prompt_accuracy": asdict(right)})
         print(name, timesteps, right, flush=True)
     results = {

@@ -44,7 +44,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 @app.command()
 def quickstart(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write.")] = None,
-    quick: Annotated[bool, typer.Option(help="Fewer steps and pictures: 3 minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer steps and images: 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
     from fewstep.quickstart import run_quickstart
@@ -100,14 +100,16 @@ def check(
     *,
     resolution: Annotated[int | None, typer.Option(help="Also say which are too small.")] = None,
     num_pairs: Annotated[int | None, typer.Option(help="Look at so many; default: all.")] = None,
-    pictures: Annotated[str | None, typer.Option(help="What data.pictures would be.")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", "--pictures", help="What data.images would be.")
+    ] = None,
     split: Annotated[str, typer.Option(help="What data.split would be.")] = "train",
     image_column: Annotated[str | None, typer.Option(help="As data.image_column.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
 ) -> None:
-    """Say what PATH holds: pictures, sizes, captions, and each file that cannot be used."""
+    """Say what PATH holds: images, sizes, captions, and each file that cannot be used."""
     settings = DataSettings(
-        path, pictures, split, image_column, caption_column,
+        path, images, split, image_column, caption_column,
         resolution=resolution, num_pairs=num_pairs,
     )  # fmt: skip
     from fewstep.training.prepare import check_data
@@ -126,13 +128,13 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or several.")] = None,
     *,
     prompts: Annotated[Path | None, typer.Option(help="A file, one prompt a line.")] = None,
-    seed: Annotated[int, typer.Option(help="Pictures are a function of prompt and seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Images are a function of prompt and seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Default: the contract's.")] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="For a teacher, or a student trained without.")
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="With --guidance-scale above 1.")] = "",
-    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image to start from.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="With --image: the share of the calls made; 0.5.")
     ] = None,
@@ -143,13 +145,13 @@ def sample(
     base: Annotated[str | None, typer.Option(help="Instead of the artefact's own.")] = None,
     out: Out = Path("out.png"),
 ) -> None:
-    """Paint prompts at the timesteps of the artefact's contract; several make a grid."""
-    from fewstep.student.sample import Wish, paint_file, read_loras
+    """Generate prompts at the timesteps of the artefact's contract; several make a grid."""
+    from fewstep.student.sample import Wish, generate_file, read_loras
 
     wish = Wish(
         seed, steps, guidance_scale, negative_prompt, image, strength, read_loras(lora or []), base
     )
-    typer.echo(paint_file(source, prompt or [], prompts, out, wish))
+    typer.echo(generate_file(source, prompt or [], prompts, out, wish))
 
 
 @app.command()
@@ -182,7 +184,7 @@ def compare(
     seed: int = 0,
     out: Out = Path("comparison"),
 ) -> None:
-    """Paint the same prompts from the same noise by teacher and students, side by side."""
+    """Generate the same prompts from the same noise by teacher and students, side by side."""
     from fewstep.evaluation.compare import compare_sources
 
     path = compare_sources(sources, prompt or [], prompts, seed, out)
@@ -195,7 +197,7 @@ def report(
     *,
     out: Out = Path("report.html"),
 ) -> None:
-    """Put results and pictures into one self-contained HTML file; measures nothing itself."""
+    """Put results and images into one self-contained HTML file; measures nothing itself."""
     from fewstep.evaluation.report.write import write_report
 
     typer.echo(f"open {write_report(folders, out)}")

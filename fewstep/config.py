@@ -19,6 +19,10 @@ Tracker = typing.Literal["wandb", "trackio"]
 Settings = TypeVar("Settings")
 
 
+RENAMED = {"data.pictures": "images"}
+"""Settings that had another name in the first release, which is read as well."""
+
+
 class SettingError(UserError):
     """A setting that cannot be used; the message names it, its value and the way out."""
 
@@ -71,15 +75,15 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Captioned pictures, or prompts alone; what `path` is, is found by looking at it.
+    """Captioned images, or prompts alone; what `path` is, is found by looking at it.
 
-    Without `resolution` pictures are as large as those that the model was trained on. Where
+    Without `resolution` images are as large as those that the model was trained on. Where
     `streaming` is set they are encoded at each step and not once before, and near one another they
     are read in the order in which they lie: `shuffle_buffer` pairs are shuffled at a time.
     """
 
     path: str = "bundled"
-    pictures: str | None = None
+    images: str | None = None
     split: str = "train"
     image_column: str | None = None
     caption_column: str | None = None
@@ -108,14 +112,14 @@ class DataSettings:
         need(0 <= self.caption_dropout < 1, "data.caption_dropout", self.caption_dropout,
              "at least 0 and below 1")  # fmt: skip
         need(1 <= self.max_upscale < 100, "data.max_upscale", self.max_upscale,
-             "1 (never enlarge a picture) or more")  # fmt: skip
+             "1 (never enlarge an image) or more")  # fmt: skip
         need(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped,
              "at least 0 and below 1, a share of the pairs")  # fmt: skip
         for name in ("shuffle_buffer", "teacher_steps"):
             need(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "1 or more")
         need(self.workers >= 0, "data.workers", self.workers, "0 or more processes")
         need(not (self.buckets and self.streaming), "data.buckets", self.buckets,
-             "false with data.streaming: buckets need every picture's size first")  # fmt: skip
+             "false with data.streaming: buckets need every image's size first")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,7 @@ def from_tables(kind: type[Settings], values: object, where: str = "") -> Settin
     """
     if not isinstance(values, Mapping):
         raise SettingError(f"{where.rstrip('.')} is {values!r}; it has to be a table")
+    values = {RENAMED.get(f"{where}{key}", key): value for key, value in values.items()}
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 PATIENCE = timedelta(hours=2)
-"""How long one waits for another, which may have more pictures to encode or a preview to paint."""
+"""How long one waits for another, which may have more images to encode or a preview to generate."""
 
 
 def is_first_process() -> bool:

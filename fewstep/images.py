@@ -1,4 +1,4 @@
-"""Pictures side by side, with labels, as one picture."""
+"""Images side by side, with labels, as one image."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 """`[n, height, width, 3]`."""
 
 PAPER, INK, FAINT = "#ffffff", "#16181d", "#5b6170"
@@ -15,7 +15,7 @@ GAP = 8
 
 
 def grid(
-    columns: Mapping[str, Pictures],
+    columns: Mapping[str, Images],
     prompts: Sequence[str],
     *,
     side: int = 192,
@@ -24,11 +24,11 @@ def grid(
     """Draw a column for each source and a row for each prompt, its words above it.
 
     What follows a comma in a column's title stands below it in smaller print.
-    `side` is the width of a drawn picture in pixels; `resample` enlarges small ones (LANCZOS is
+    `side` is the width of a drawn image in pixels; `resample` enlarges small ones (LANCZOS is
     smooth, NEAREST shows the pixels).
 
     Raises:
-        ValueError: if a column does not have one picture a prompt.
+        ValueError: if a column does not have one image a prompt.
     """
     check(columns, prompts)
     large, small = ImageFont.load_default(side / 11), ImageFont.load_default(side / 13)
@@ -38,12 +38,12 @@ def grid(
     width = len(columns) * (side + GAP) + GAP
     sheet = Image.new("RGB", (width, head + len(prompts) * (tallest + 2 * line)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for x, (title, pictures) in enumerate(columns.items()):
+    for x, (title, images) in enumerate(columns.items()):
         left = GAP + x * (side + GAP)
         name, _, more = title.partition(", ")
         pen.text((left, line // 2), fitted(name, large, side), INK, large)
         pen.text((left, line // 2 + line * 3 // 4), fitted(more, small, side), FAINT, small)
-        for y, (prompt, pixels) in enumerate(zip(prompts, pictures, strict=True)):
+        for y, (prompt, pixels) in enumerate(zip(prompts, images, strict=True)):
             top = head + y * (tallest + 2 * line)
             if x == 0:
                 pen.text((left, top), fitted(prompt, small, width - 2 * GAP), FAINT, small)
@@ -52,15 +52,15 @@ def grid(
     return sheet
 
 
-def check(columns: Mapping[str, Pictures], prompts: Sequence[str]) -> None:
-    """Raises ValueError unless there are columns, prompts, and one uint8 picture for each."""
+def check(columns: Mapping[str, Images], prompts: Sequence[str]) -> None:
+    """Raises ValueError unless there are columns, prompts, and one uint8 image for each."""
     if not columns or not prompts:
         raise ValueError("a grid needs one column and one prompt or more")
-    for title, pictures in columns.items():
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
-            raise ValueError(f"{title}: pictures are uint8 [n, height, width, 3]")
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{title}: {len(pictures)} pictures but {len(prompts)} prompts")
+    for title, images in columns.items():
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"{title}: images are uint8 [n, height, width, 3]")
+        if len(images) != len(prompts):
+            raise ValueError(f"{title}: {len(images)} images but {len(prompts)} prompts")
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
@@ -72,9 +72,9 @@ def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
     return text.rstrip() + "…"
 
 
-def png(picture: Image.Image | NDArray[np.uint8]) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def png(image: Image.Image | NDArray[np.uint8]) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

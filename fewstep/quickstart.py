@@ -25,7 +25,7 @@ STEPS = (1, 4, 8)
 def run_quickstart(out: Path, quick: bool) -> Path:
     """Distil with every method, evaluate, and return the report; interrupted, it continues.
 
-    It trains each method once, shorter than its config says, and judges fewer pictures than the
+    It trains each method once, shorter than its config says, and judges fewer images than the
     committed results do; `quick` far less: enough to show that everything works, not what a method
     can do.
     """

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Latents = Float[Tensor, "batch *shape"]
-"""What is denoised: `[batch, channel, height, width]` for pictures, `[batch, dim]` for mixtures."""
+"""What is denoised: `[batch, channel, height, width]` for images, `[batch, dim]` for mixtures."""
 
 Timesteps = Int[Tensor, "batch"]
 """One training timestep a sample: 0 is the least noisy, CLEAN = -1 is clean data itself."""

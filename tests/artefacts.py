@@ -23,7 +23,7 @@ def tiny_family() -> ModelFamily:
 
 
 def random_lora(network: nn.Module, preset: str = "all", rank: int = 2, seed: int = 0):
-    """Return a folded LoRA by PEFT's plain names, large enough to be seen in a picture."""
+    """Return a folded LoRA by PEFT's plain names, large enough to be seen in an image."""
     draw, weights = torch.Generator().manual_seed(seed), {}
     ends = tuple(f".{target}" for target in PRESETS[preset])
     for name, module in network.named_modules():
@@ -52,7 +52,7 @@ def tiny_contract(
         adapter={"preset": "all", "rank": 2, "alpha": 8.0, "num_modules": 79},
         base={"id": str(base or tiny_pipeline()), "revision": None, "variant": None,
               "fingerprint": fingerprint(family.network)},
-        data={"path": "pictures", "num_pairs": 12, "resolution": 64, "digest": "0f",
+        data={"path": "images", "num_pairs": 12, "resolution": 64, "digest": "0f",
               "caption_dropout": caption_dropout},
         train={"steps": 6, "global_batch": 2, "seed": 0, "precision": "fp32"},
         versions={"fewstep": "0.1.0"},

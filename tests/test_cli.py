@@ -89,7 +89,7 @@ def test_settings_are_read_back_as_they_were_written(tmp_path):
         (("--steps", 2000), "2000 steps do not fit the schedule: use 1 to 1000"),
         (("--steps", 0), "0 steps do not fit the schedule"),
         (("--guidance-scale", 0.5), "guidance_scale is 0.5; it has to be 1 (no guidance) or more"),
-        (("-o", "out.jpg"), "--out is out.jpg, and pictures are written as PNG"),
+        (("-o", "out.jpg"), "--out is out.jpg, and images are written as PNG"),
         (("-o", "folder.png"), "--out is folder.png, which is a folder"),
     ],
 )
@@ -132,13 +132,13 @@ def test_a_config_that_is_missing_or_broken_is_one_sentence(monkeypatch, capsys,
     assert (code, "is not TOML" in told.err) == (2, True)
 
 
-def test_from_config_to_picture(monkeypatch, capsys, tmp_path, config):
+def test_from_config_to_image(monkeypatch, capsys, tmp_path, config):
     folder, out = tmp_path / "run", tmp_path / "out.png"
     code, told = run(monkeypatch, capsys, "distill", config, "--run", folder)
     assert (code, "next: fewstep sample" in told.out) == (0, True)
     code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--seed", 7, "-o", out)
     assert code == 0
-    assert "4 network calls a picture, starting at timesteps 999, 749, 499, 249" in told.out
+    assert "4 network calls an image, starting at timesteps 999, 749, 499, 249" in told.out
     assert out.read_bytes().startswith(b"\x89PNG")
     code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--steps", 3, "-o", out)
     assert (code, "sampled in 4 steps, not 3" in told.err) == (2, True)

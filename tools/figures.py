@@ -65,8 +65,8 @@ def teacher_line() -> str:
     told = "{value:.1%} (95 %: {low:.1%} to {high:.1%}, n = {n:,})"
     many, four = (told.format(**r["metrics"]["prompt_accuracy"]) for r in (best, few))
     return (
-        f"The teacher paints {many} of held-out prompts right in 50 steps of guidance {scale:g}, "
-        f"and\n{four} in 4 plain ones.\n"
+        f"The teacher gets {many} of held-out prompts right in 50 steps of guidance {scale:g}, and\n"
+        f"{four} in 4 plain ones.\n"
     )
 
 
@@ -101,7 +101,7 @@ def openness() -> str:
 
 
 def timesteps() -> str:
-    """How many pictures the teacher paints right at chosen timesteps."""
+    """How many images the teacher generates right at chosen timesteps."""
     results = json.loads((RESULTS / "timesteps.json").read_text(encoding="utf-8"))
     lines = [
         [row["walk"], str(len(row["timesteps"])), "{value:.1%} ({low:.1%} to {high:.1%})".format(
@@ -151,8 +151,8 @@ def speed(name: str) -> str:
                "memory whatever the batch", "at most"]  # fmt: skip
     work = results["work"]
     note = f"{work['model']}, {work['resolution']} px, {work['precision']}, {results['machine']}."
-    picture = f"![The same as a picture](images/{Path(name).stem}.png)"
-    return f"{picture}\n\n{_markdown(columns, lines)}\n{note}\n"
+    image = f"![The same as an image](images/{Path(name).stem}.png)"
+    return f"{image}\n\n{_markdown(columns, lines)}\n{note}\n"
 
 
 def seconds_per_image(row: dict) -> float:
@@ -177,8 +177,8 @@ def reading() -> str:
         f"Processor time, median and middle 90 % of {n} batches; a training step of the bundled "
         f"teacher, the smallest model, takes {step:.2f} s. {results['machine']}."
     )
-    picture = "![Time and memory of reading, over the number of pairs](images/reading.png)"
-    return f"{picture}\n\n{_markdown(columns, lines)}\n{note}\n"
+    image = "![Time and memory of reading, over the number of pairs](images/reading.png)"
+    return f"{image}\n\n{_markdown(columns, lines)}\n{note}\n"
 
 
 def memory() -> str:

@@ -43,7 +43,7 @@ The model card of each artefact has the same table for its own.
 
 Two rules hold everywhere. **Guidance is 1** (CFG 1, no negative prompt): it was distilled into the
 student. **The number of steps and the sampler are the student's**: another sampler asks it for
-jumps that it never learnt, and the picture looks wrong without an error.
+jumps that it never learnt, and the image looks wrong without an error.
 
 "Exact" is computed: the program's rule starts and lands each call where the student does. Errors in
 parentheses are against that, for latents of unit variance.
@@ -55,8 +55,8 @@ parentheses are against that, for latents of unit variance.
 from fewstep.student.pipeline import FewStepPipeline
 
 pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= names a copy of the base
-picture = pipeline("a lighthouse at dusk", seed=7)[0]
-picture.save("lighthouse.png")  # with its settings inside, as A1111 reads them
+image = pipeline("a lighthouse at dusk", seed=7)[0]
+image.save("lighthouse.png")  # with its settings inside, as A1111 reads them
 
 pipeline("a lighthouse at dusk", image=sketch, strength=0.75)  # image to image
 FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # a style with it
@@ -70,7 +70,7 @@ from fewstep.student.scheduler import FewStepScheduler
 pipe = StableDiffusionPipeline.from_pretrained("the base model")
 pipe.load_lora_weights("DIR", weight_name="pytorch_lora_weights.safetensors")
 pipe.scheduler = FewStepScheduler.from_artefact("DIR")
-picture = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
+image = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
 ```
 
 It is exact for every number of segments and steps and every spacing of timesteps; of the stock
@@ -98,7 +98,7 @@ student inside and the right scheduler (InvokeAI; quadratic timesteps have to be
 `--checkpoint` writes `DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable
 Diffusion's first release.
 Neither holds a safety checker: pass the base model's. The folder has a contract of its own, so that
-`fewstep sample DIR/fused/diffusers` paints with it as the student that it is, and not as a teacher.
+`fewstep sample DIR/fused/diffusers` samples it as the student that it is, and not as a teacher.
 
 ## On the Hub
 

@@ -1,1 +1,1 @@
-"""Captioned pictures, and their latents encoded once."""
+"""Captioned images, and their latents encoded once."""

@@ -49,7 +49,7 @@ def checked(caption: object, name: str) -> str:
     """
     if not isinstance(caption, str) or not caption.strip():
         what = "no caption" if caption is None else f"the caption {caption!r}"
-        raise DataError(f"{name} has {what}; write one, or remove the picture")
+        raise DataError(f"{name} has {what}; write one, or remove the image")
     caption = one_spelling(caption.strip())
     if len(caption) > LONGEST:
         raise DataError(

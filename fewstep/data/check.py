@@ -7,9 +7,9 @@ from statistics import median
 
 from PIL import Image
 
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 from fewstep.data.framing import Framing
-from fewstep.data.images import BROKEN, decode, open_picture
+from fewstep.data.images import BROKEN, decode, open_image
 from fewstep.data.source import Source
 
 EXIF_ORIENTATION = 0x0112
@@ -17,9 +17,9 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass
 class Findings:
-    """What was found: sizes of the usable pictures, lengths of captions, and the bad files.
+    """What was found: sizes of the usable images, lengths of captions, and the bad files.
 
-    Where there are `faults` of captions, no picture was looked at.
+    Where there are `faults` of captions, no image was looked at.
     """
 
     pairs: int
@@ -34,7 +34,7 @@ class Findings:
 
     @property
     def is_usable(self) -> bool:
-        """Whether every picture can be decoded, and every caption used."""
+        """Whether every image can be decoded, and every caption used."""
         return not (self.faults or self.broken)
 
     def lines(self) -> list[str]:
@@ -42,7 +42,7 @@ class Findings:
         if self.faults:
             what = f"{len(self.faults)} captions cannot be used; mend these first:"
             return [what, *(f"  {fault}" for fault in self.faults)]
-        lines = [f"{self.pairs} pictures, {len(self.captions)} captions"]
+        lines = [f"{self.pairs} images, {len(self.captions)} captions"]
         if self.sizes:
             lines += [
                 f"formats     {_counted(self.formats)}",
@@ -66,20 +66,20 @@ def check_source(
     framing: Framing | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Findings:
-    """Decode every picture to its end; with a framing also say which are too small for it."""
+    """Decode every image to its end; with a framing also say which are too small for it."""
     found = Findings(len(source), unused=source.unused)
     for number in range(len(source)):
         found.captions += [len(caption) for caption in source.captions(number)]
         try:
             content = source.read(number)
-            header = open_picture(content)
-            picture = decode(content)
-            found.sizes.append(picture.size)
+            header = open_image(content)
+            image = decode(content)
+            found.sizes.append(image.size)
             found.formats[header.format or "unknown"] += 1
             found.kinds.update(_kinds(header))
             if framing is not None:
-                _check_size(framing, picture.size, source.name(number), found)
-        except PictureError as error:
+                _check_size(framing, image.size, source.name(number), found)
+        except ImageError as error:
             found.broken.append(f"{source.name(number)}: {error}")
         advance(1)
     return found
@@ -88,12 +88,12 @@ def check_source(
 def _check_size(framing: Framing, size: tuple[int, int], name: str, found: Findings) -> None:
     try:
         framing.size_for(size)
-    except PictureError as error:
+    except ImageError as error:
         found.too_small.append(f"{name}: {error}")
 
 
 def _kinds(header: Image.Image) -> list[str]:
-    """Name what is done to a picture before it is used."""
+    """Name what is done to an image before it is used."""
     kinds = {
         "animated (the first frame is used)": _is_animated(header),
         "turned upright": _orientation(header) != 1,

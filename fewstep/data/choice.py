@@ -31,5 +31,5 @@ class Choice:
         )
 
     def x_0(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Draw the latents of a picture from their posterior."""
+        """Draw the latents of an image from their posterior."""
         return mean + std * torch.randn(mean.shape, generator=self.noise)

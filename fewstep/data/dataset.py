@@ -12,27 +12,27 @@ from torch import Tensor
 
 from fewstep.config import DataSettings, SettingError
 from fewstep.data.encoding import WHOLE, Encoded, Share, Start, fill_cache
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.latent_cache import LatentCache, open_cache
 from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.opening import open_data
 from fewstep.data.order import ordered
-from fewstep.data.pairs import Pairs, PicturePairs
+from fewstep.data.pairs import ImagePairs, Pairs
 from fewstep.data.prompts import Prompts
 from fewstep.data.source import digest
 from fewstep.data.stream import Stream, encode_views, views_of
 from fewstep.diffusion.random import generator
 from fewstep.files import check_writable
 from fewstep.models.base import ModelFamily, fingerprint
-from fewstep.student.generate import teacher_painter
+from fewstep.student.generate import teacher_sampler
 from fewstep.types import Conditioning
 
 FORMAT = 2
 """Of the cache; another one is encoded anew."""
 
-PAINTED_AT_ONCE = 8
-PAINTED_SHARD = 64
+GENERATED_AT_ONCE = 8
+GENERATED_SHARD = 64
 """Pairs in a file of the teacher's: each has cost it some hundred calls."""
 
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow")
@@ -40,7 +40,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "pillow")
 
 
 @dataclass(frozen=True)
-class Supply:
+class Dataset:
     """The data of a run: `root` is the folder of caches, `teacher_guidance` that of prompts."""
 
     settings: DataSettings
@@ -51,9 +51,9 @@ class Supply:
 
     @cached_property
     def pairs(self) -> Pairs | Prompts:
-        self.family.latent_shape(self.resolution)  # before pictures are looked for
+        self.family.latent_shape(self.resolution)  # before images are looked for
         index = self.root / "shards"
-        return open_data(self.settings, self.resolution, self.family.picture_divisor, index)
+        return open_data(self.settings, self.resolution, self.family.image_divisor, index)
 
     @property
     def num_views(self) -> int:
@@ -61,7 +61,7 @@ class Supply:
 
     @cached_property
     def codec(self) -> Mapping[str, Any]:
-        """Everything of the model that turns pictures and captions into latents and texts."""
+        """Everything of the model that turns images and captions into latents and texts."""
         return {"codec": fingerprint(*self.family.codec_parts), **_codec_settings(self.family)}
 
     @cached_property
@@ -102,7 +102,7 @@ class Supply:
         """Make the cache's folder with room for it, and return what a user should know."""
         check_writable(self.root, self.cache_bytes)
         notes = claim_cache(self.root, self.fingerprint)
-        if isinstance(self.pairs, PicturePairs) and (unused := self.pairs.source.unused):
+        if isinstance(self.pairs, ImagePairs) and (unused := self.pairs.source.unused):
             listed = "fewstep data check lists them"
             notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
         return notes
@@ -121,16 +121,16 @@ class Supply:
 
     def fill(self, share: Share = WHOLE, start: Start = lambda total: lambda count: None) -> None:
         """Encode what is not encoded yet."""
-        paints = isinstance(self.pairs, Prompts)
+        generates = isinstance(self.pairs, Prompts)
         fill_cache(
             self.cache_folder,
             self.pairs,
-            self._painted if paints else self._encoded,
+            self._generated if generates else self._encoded,
             self.family.encode_prompts,
             self.settings.max_skipped,
             share,
             start,
-            at_once=PAINTED_SHARD if paints else None,
+            at_once=GENERATED_SHARD if generates else None,
         )
 
     def cache(self, seed: int, group: int) -> LatentCache:
@@ -148,12 +148,12 @@ class Supply:
         if isinstance(self.pairs, Prompts):
             raise SettingError(
                 f"data.streaming is true, and {data.path} holds prompts alone: the teacher would "
-                "paint each at each step; leave data.streaming out, so that it does so once"
+                "generate each at each step; leave data.streaming out, so that it does so once"
             )
         return Stream(
             pairs=self.pairs,
             order=ordered(self.pairs.parts, seed, data.shuffle_buffer),
-            encode_views=partial(encode_views, self.family.encode_pictures),
+            encode_views=partial(encode_views, self.family.encode_images),
             encode_prompts=self.family.encode_prompts,
             seed=seed,
             num_views=self.num_views,
@@ -171,27 +171,27 @@ class Supply:
     def _empty(self) -> Conditioning:
         return self.family.encode_prompts([""])
 
-    def _encoded(self, numbers: Sequence[int]) -> Iterator[Encoded | PictureError]:
+    def _encoded(self, numbers: Sequence[int]) -> Iterator[Encoded | ImageError]:
         assert not isinstance(self.pairs, Prompts)
         one_by_one = [(number,) for number in numbers]
-        read = read_ahead(partial(_picture, self.pairs), one_by_one, self.settings.workers)
+        read = read_ahead(partial(_image, self.pairs), one_by_one, self.settings.workers)
         for number in one_by_one:
             try:
                 views = views_of(read(number), self.num_views)
-            except PictureError as error:
+            except ImageError as error:
                 yield error
             else:
-                yield encode_views(self.family.encode_pictures, views)
+                yield encode_views(self.family.encode_images, views)
 
-    def _painted(self, numbers: Sequence[int]) -> Iterator[Encoded]:
-        """Let the teacher paint; what it paints is sure, so that the deviation is 0."""
+    def _generated(self, numbers: Sequence[int]) -> Iterator[Encoded]:
+        """Let the teacher generate; what it generates is sure, so that the deviation is 0."""
         data = self.settings
-        painter = teacher_painter(self.family, data.teacher_steps, self.teacher_guidance)
+        sampler = teacher_sampler(self.family, data.teacher_steps, self.teacher_guidance)
         seed = generator(data.seed, "prompts").initial_seed()  # not the noise of evaluation
-        for first in range(0, len(numbers), PAINTED_AT_ONCE):
-            own = numbers[first : first + PAINTED_AT_ONCE]
+        for first in range(0, len(numbers), GENERATED_AT_ONCE):
+            own = numbers[first : first + GENERATED_AT_ONCE]
             prompts = [self.pairs.captions(number)[0] for number in own]
-            for latents in painter.latents(prompts, seed, self.resolution, own).cpu():
+            for latents in sampler.latents(prompts, seed, self.resolution, own).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
 
 
@@ -206,6 +206,6 @@ def _codec_settings(family: ModelFamily) -> Mapping[str, Any]:
     return settings
 
 
-def _picture(pairs: Pairs, numbers: Sequence[int]) -> Tensor:
-    """Decode one picture, in a loader process where there are any."""
-    return pairs.picture(numbers[0])
+def _image(pairs: Pairs, numbers: Sequence[int]) -> Tensor:
+    """Decode one image, in a loader process where there are any."""
+    return pairs.image(numbers[0])

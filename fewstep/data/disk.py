@@ -84,8 +84,8 @@ def find_named(
     missing = [file for file, name in zip(files, found, strict=True) if name is None]
     if missing:
         raise DataError(
-            f"{named_by} names {len(files)} pictures, and {len(missing)} of them are not in "
-            f"{folder}, such as {missing[0]}; put them there, or set data.pictures to their folder"
+            f"{named_by} names {len(files)} images, and {len(missing)} of them are not in "
+            f"{folder}, such as {missing[0]}; put them there, or set data.images to their folder"
         )
     names = tuple(name for name in found if name is not None)
     return names, tuple(sorted(there - set(names)))

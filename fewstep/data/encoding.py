@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fewstep.data.errors import DataError, PictureError
+from fewstep.data.errors import DataError, ImageError
 from fewstep.data.latent_cache import INDEX, SHARD, shard_file
 from fewstep.data.source import Captioned
 from fewstep.data.tensor_file import read_about
@@ -23,7 +23,7 @@ PROMPTS_AT_ONCE = 64
 Encoded = tuple[Latents, Latents]
 """Mean and standard deviation of the latents of one pair's views, each [views, C, H, W]."""
 
-EncodePairs = Callable[[Sequence[int]], Iterable[Encoded | PictureError]]
+EncodePairs = Callable[[Sequence[int]], Iterable[Encoded | ImageError]]
 """Encode the pairs with these numbers; one that cannot be used gives its error instead."""
 
 EncodePrompts = Callable[[Sequence[str]], Conditioning]
@@ -63,7 +63,7 @@ def fill_cache(
     `at_once` of them, or SHARD, make a file, and are lost where it is interrupted.
 
     Raises:
-        DataError: if more than the share `max_skipped` of the pictures cannot be used, or latents
+        DataError: if more than the share `max_skipped` of the images cannot be used, or latents
             are not finite.
     """
     size = at_once or SHARD
@@ -118,7 +118,7 @@ def _write_latents(
     kept: list[tuple[str, int]] = []
     captions, skipped = [], []
     for number, encoded in zip(numbers, encode_pairs(numbers), strict=True):
-        if isinstance(encoded, PictureError):
+        if isinstance(encoded, ImageError):
             skipped.append(one_line(str(encoded)))
             check(skipped)
         else:
@@ -140,7 +140,7 @@ def _write_latents(
 def _check_finite(encoded: Encoded, name: str) -> None:
     if not all(half.isfinite().all() for half in encoded):
         raise DataError(
-            f"the latents of {name} are not finite; check the picture, or use another autoencoder"
+            f"the latents of {name} are not finite; check the image, or use another autoencoder"
         )
 
 
@@ -150,7 +150,7 @@ def one_line(reason: str) -> str:
 
 
 def check_skipped(reasons: Collection[str], limit: float, before: Sequence[str] = ()) -> None:
-    """Stop where more pictures are left out than the limit allows.
+    """Stop where more images are left out than the limit allows.
 
     Raises:
         DataError: with their number and the last reason.
@@ -158,7 +158,7 @@ def check_skipped(reasons: Collection[str], limit: float, before: Sequence[str] 
     skipped = [*before, *reasons]
     if len(skipped) > limit:
         raise DataError(
-            f"{len(skipped)} pictures cannot be used, and data.max_skipped allows {int(limit)}; "
+            f"{len(skipped)} images cannot be used, and data.max_skipped allows {int(limit)}; "
             f"the last is {skipped[-1]}. fewstep data check lists them all: mend or remove them, "
             "or raise data.max_skipped"
         )
@@ -183,7 +183,7 @@ def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Seque
     number_of = {text: number for number, text in enumerate(texts)}
     sizes = sorted({size for shard in shards for size, _ in shard["kept"]})
     if not sizes:
-        raise DataError(f"{folder} would hold no pair: none of the pictures can be used")
+        raise DataError(f"{folder} would hold no pair: none of the images can be used")
     captions = [row for shard in shards for row in shard["captions"]]
     columns: dict[str, list[int]] = {
         "shard": [number for number, shard in enumerate(shards) for _ in shard["kept"]],

@@ -1,4 +1,4 @@
-"""What can be wrong with data: an error that stops, and a picture that is left out."""
+"""What can be wrong with data: an error that stops, and an image that is left out."""
 
 from fewstep.errors import UserError
 
@@ -7,5 +7,5 @@ class DataError(UserError):
     """Data that cannot be used; the message names the file and the way out."""
 
 
-class PictureError(DataError):
-    """One picture that cannot be used: it is left out, counted and listed."""
+class ImageError(DataError):
+    """One image that cannot be used: it is left out, counted and listed."""

@@ -1,4 +1,4 @@
-"""How a picture of any size becomes latents of a known one: resize, crop, aspect-ratio buckets."""
+"""How an image of any size becomes latents of a known one: resize, crop, aspect-ratio buckets."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 from fewstep.diffusion.random import generator
 
 Size = tuple[int, int]
@@ -22,8 +22,8 @@ LONGEST = 2.0
 class Framing:
     """Squares of side `resolution`, or the buckets of at most as many pixels.
 
-    A picture is scaled so that it just covers its frame, and the rest is cut off, in the middle or
-    at a place that is a function of (seed, number of the pair). Squares enlarge a picture at most
+    An image is scaled so that it just covers its frame, and the rest is cut off, in the middle or
+    at a place that is a function of (seed, number of the pair). Squares enlarge an image at most
     `max_upscale` times, buckets never.
     """
 
@@ -33,30 +33,30 @@ class Framing:
     buckets: tuple[Size, ...] = ()
     seed: int = 0
 
-    def frame(self, picture: Image.Image, number: int) -> Tensor:
-        """Return the picture as [3, height, width] in [0, 1].
+    def frame(self, image: Image.Image, number: int) -> Tensor:
+        """Return the image as [3, height, width] in [0, 1].
 
         Raises:
-            PictureError: if it is too small.
+            ImageError: if it is too small.
         """
-        width, height = self.size_for(picture.size)
-        scale = max(width / picture.width, height / picture.height)
-        spare = picture.width - width / scale, picture.height - height / scale
+        width, height = self.size_for(image.size)
+        scale = max(width / image.width, height / image.height)
+        spare = image.width - width / scale, image.height - height / scale
         at_x, at_y = self._place(number)
         left, top = max(0.0, spare[0] * at_x), max(0.0, spare[1] * at_y)
-        box = (left, top, min(left + width / scale, picture.width),
-               min(top + height / scale, picture.height))  # fmt: skip
-        return as_tensor(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        box = (left, top, min(left + width / scale, image.width),
+               min(top + height / scale, image.height))  # fmt: skip
+        return as_tensor(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
     def size_for(self, size: Size) -> Size:
-        """Return the frame of a picture of this size.
+        """Return the frame of an image of this size.
 
         Raises:
-            PictureError: if it is too small.
+            ImageError: if it is too small.
         """
         if not self.buckets:
             if min(size) * self.max_upscale < self.resolution:
-                raise PictureError(
+                raise ImageError(
                     f"{size[0]} x {size[1]} pixels are too few: data.resolution "
                     f"{self.resolution} would enlarge it more than data.max_upscale = "
                     f"{self.max_upscale:g} times"
@@ -64,7 +64,7 @@ class Framing:
             return self.resolution, self.resolution
         fitting = [b for b in self.buckets if b[0] <= size[0] and b[1] <= size[1]]
         if not fitting:
-            raise PictureError(
+            raise ImageError(
                 f"{size[0]} x {size[1]} pixels are too few: no bucket is as small; lower "
                 "data.resolution"
             )
@@ -95,11 +95,11 @@ def buckets_of(resolution: int, divisor: int) -> tuple[Size, ...]:
 
 
 def _worth(size: Size, bucket: Size) -> float:
-    """Weigh the pixels that a bucket has against the share of the picture that it keeps."""
+    """Weigh the pixels that a bucket has against the share of the image that it keeps."""
     mine, its = size[0] / size[1], bucket[0] / bucket[1]
     return bucket[0] * bucket[1] * (min(mine, its) / max(mine, its)) ** 2
 
 
-def as_tensor(picture: Image.Image | np.ndarray) -> Tensor:
+def as_tensor(image: Image.Image | np.ndarray) -> Tensor:
     """Return 8-bit RGB as [3, height, width] in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.captions import Faults, checked
-from fewstep.data.errors import DataError, PictureError
+from fewstep.data.errors import DataError, ImageError
 from fewstep.data.folder import CAPTION_COLUMNS
-from fewstep.data.source import read_picture
+from fewstep.data.source import read_image
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Rows:
         try:
             image: dict[str, Any] = self.table[number][self.image] or {}
         except (OSError, ValueError) as error:
-            raise PictureError(f"the row cannot be read: {error}") from error
+            raise ImageError(f"the row cannot be read: {error}") from error
         if image.get("bytes") is not None:
             return image["bytes"]
         if not image.get("path"):
-            raise PictureError("the row has no picture")
-        return read_picture(Path(image["path"]))
+            raise ImageError("the row has no image")
+        return read_image(Path(image["path"]))
 
     @property
     def unused(self) -> Sequence[str]:
@@ -66,7 +66,7 @@ class Rows:
 
     @cached_property
     def _texts(self) -> Any:
-        """The captions without the pictures, which would be read from the disk with them."""
+        """The captions without the images, which would be read from the disk with them."""
         return self.table.select_columns([self.caption])
 
     def pick(self, numbers: Sequence[int]) -> "Rows":
@@ -101,7 +101,7 @@ def read_dataset(
                 f"{path} has the columns {', '.join(features)}; set data.{setting} to one of them"
             )
     if image not in images:
-        raise DataError(f"data.image_column is {image!r}, which holds no pictures")
+        raise DataError(f"data.image_column is {image!r}, which holds no images")
     rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
     faults = Faults()
     for number in range(len(rows)):
@@ -116,7 +116,7 @@ def _loaded(path: str, split: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data.path is {path!r}: no such folder of pictures is here; to read it as a dataset "
+            f"data.path is {path!r}: no such folder of images is here; to read it as a dataset "
             "install what it takes: pip install 'fewstep[data]'"
         ) from error
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""A picture's bytes, whatever its kind, become one upright RGB picture, or a PictureError."""
+"""An image's bytes, whatever its kind, become one upright RGB image, or a ImageError."""
 
 import struct
 import zlib
@@ -7,70 +7,70 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """What is decoded."""
 
 MAX_PIXELS = 100_000_000
-"""More is refused from the header: a file of 50 kB can hold a picture of 1 GB."""
+"""More is refused from the header: a file of 50 kB can hold an image of 1 GB."""
 
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError,
           LookupError, TypeError, MemoryError, Image.DecompressionBombError)  # fmt: skip
 """What Pillow raises on damaged files."""
 
 
-def open_picture(content: bytes) -> Image.Image:
-    """Return a picture of which only the header has been read.
+def open_image(content: bytes) -> Image.Image:
+    """Return an image of which only the header has been read.
 
     Raises:
-        PictureError: if it is empty, of no known format, or too large to be decoded.
+        ImageError: if it is empty, of no known format, or too large to be decoded.
     """
     if not content:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     try:
-        picture = Image.open(BytesIO(content), formats=FORMATS)
+        image = Image.open(BytesIO(content), formats=FORMATS)
     except BROKEN as error:
-        raise PictureError(_reason(error)) from error
-    if picture.width * picture.height > MAX_PIXELS:
-        raise PictureError(
-            f"its header says {picture.width} x {picture.height} pixels, more than "
+        raise ImageError(_reason(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"its header says {image.width} x {image.height} pixels, more than "
             f"{MAX_PIXELS // 10**6} million"
         )
-    return picture
+    return image
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return the whole picture, upright, in 8-bit RGB, on white where it is transparent.
+    """Return the whole image, upright, in 8-bit RGB, on white where it is transparent.
 
     Of an animation it is the first frame.
 
     Raises:
-        PictureError: if it cannot be decoded to its end.
+        ImageError: if it cannot be decoded to its end.
     """
-    picture = open_picture(content)
+    image = open_image(content)
     try:
-        picture.load()
-        return _rgb(ImageOps.exif_transpose(picture))
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
     except BROKEN as error:
-        raise PictureError(_reason(error)) from error
+        raise ImageError(_reason(error)) from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(picture)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> np.ndarray:
     """Scale grey values of more bits, which `convert` would cut off at 255."""
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0)
-    whites = [65535] if picture.mode.startswith("I;16") else WHITES[picture.mode]
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0)
+    whites = [65535] if image.mode.startswith("I;16") else WHITES[image.mode]
     white = next((white for white in whites if values.max(initial=0) <= white), whites[-1])
     return (values.clip(0, white) * (255 / white)).round().astype(np.uint8)
 
@@ -81,4 +81,4 @@ WHITES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return "it is no picture of a known format" if "cannot identify" in text else text[:200]
+    return "it is no image of a known format" if "cannot identify" in text else text[:200]

@@ -12,7 +12,7 @@ from fewstep.data.errors import DataError
 from fewstep.data.folder import TABLES, read_folder, read_metadata
 from fewstep.data.framing import Framing, buckets_of
 from fewstep.data.hub import is_saved_dataset, read_dataset
-from fewstep.data.pairs import BundledPairs, Pairs, PicturePairs
+from fewstep.data.pairs import BundledPairs, ImagePairs, Pairs
 from fewstep.data.prompts import Prompts, read_prompts
 from fewstep.data.shards import find_shards, read_shards
 from fewstep.data.source import Source
@@ -22,8 +22,8 @@ BUNDLED_PAIRS, COCO_PAIRS = 4096, 5000
 """How many pairs are taken of a set that has more, where no number is set."""
 
 OF_DATASETS = ("split", "image_column", "caption_column")
-OF_PICTURES = ("crop", "buckets", "max_upscale", "captions")
-"""Settings that only what `datasets` reads has a use for, and only pictures that are read."""
+OF_IMAGES = ("crop", "buckets", "max_upscale", "captions")
+"""Settings that only what `datasets` reads has a use for, and only images that are read."""
 
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 
@@ -40,17 +40,17 @@ def open_data(
         DataError: if the path is nothing that is known, or what lies there cannot be used.
     """
     if data.path == "bundled":
-        _check_unused(data, "pictures", "teacher_steps", *OF_PICTURES, *OF_DATASETS)
+        _check_unused(data, "images", "teacher_steps", *OF_IMAGES, *OF_DATASETS)
         return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
     if data.path.endswith(".txt"):
-        _check_unused(data, "pictures", "flip", *OF_PICTURES, *OF_DATASETS)
+        _check_unused(data, "images", "flip", *OF_IMAGES, *OF_DATASETS)
         return read_prompts(Path(data.path), data.num_pairs, data.seed)
     _check_unused(data, "teacher_steps")
     source, usual = open_source(data, index)
     source = subset(source, data.num_pairs or usual, data.seed)
     buckets = buckets_of(resolution, divisor) if data.buckets else ()
     framing = Framing(resolution, data.crop, data.max_upscale, buckets, data.seed)
-    return PicturePairs(source, framing, data.captions == "all")
+    return ImagePairs(source, framing, data.captions == "all")
 
 
 def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, int | None]:
@@ -60,15 +60,15 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
         DataError: if it is nothing that is known.
     """
     path = Path(data.path)
-    pictures = Path(data.pictures) if data.pictures else None
+    images = Path(data.images) if data.images else None
     tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
         _check_unused(data, *OF_DATASETS)
-        return read_coco(path, pictures), COCO_PAIRS
+        return read_coco(path, images), COCO_PAIRS
     if path.suffix in (".jsonl", ".csv") or tables:
         _check_unused(data, *OF_DATASETS)
-        return read_metadata(tables[0] if tables else path, pictures), None
-    _check_unused(data, "pictures")
+        return read_metadata(tables[0] if tables else path, images), None
+    _check_unused(data, "images")
     is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
     if shards := find_shards(data.path) if is_shards or path.is_dir() else []:
         _check_unused(data, *OF_DATASETS)

@@ -1,4 +1,4 @@
-"""Numbered pairs of a picture, ready for the autoencoder, and its captions."""
+"""Numbered pairs of an image, ready for the autoencoder, and its captions."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 from fewstep.data.framing import Framing, as_tensor
 from fewstep.data.images import decode
 from fewstep.data.source import Captioned, Source, digest
@@ -17,10 +17,10 @@ STREAM = 1_000_081
 
 
 class Pairs(Captioned, Protocol):
-    """Captions with pictures."""
+    """Captions with images."""
 
-    def picture(self, number: int) -> Tensor:
-        """Return the picture as [3, height, width] in [0, 1], or raise a PictureError."""
+    def image(self, number: int) -> Tensor:
+        """Return the image as [3, height, width] in [0, 1], or raise a ImageError."""
         ...
 
 
@@ -52,7 +52,7 @@ class BundledPairs:
         scene, rng = self._scene(number)
         return (describe(scene, rng),)
 
-    def picture(self, number: int) -> Tensor:
+    def image(self, number: int) -> Tensor:
         from fewstep.world.scenes import render
 
         return as_tensor(render(self._scene(number)[0], self.resolution))
@@ -65,8 +65,8 @@ class BundledPairs:
 
 
 @dataclass(frozen=True)
-class PicturePairs:
-    """The pictures of a source, cut to their frames."""
+class ImagePairs:
+    """The images of a source, cut to their frames."""
 
     source: Source
     framing: Framing
@@ -91,13 +91,13 @@ class PicturePairs:
         captions = self.source.captions(number)
         return captions if self.all_captions else captions[:1]
 
-    def picture(self, number: int) -> Tensor:
-        """Return the picture in its frame.
+    def image(self, number: int) -> Tensor:
+        """Return the image in its frame.
 
         Raises:
-            PictureError: if it is broken or too small, naming it.
+            ImageError: if it is broken or too small, naming it.
         """
         try:
             return self.framing.frame(decode(self.source.read(number)), number)
-        except PictureError as error:
-            raise PictureError(f"{self.name(number)}: {error}") from error
+        except ImageError as error:
+            raise ImageError(f"{self.name(number)}: {error}") from error

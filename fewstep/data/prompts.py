@@ -1,4 +1,4 @@
-"""Prompts alone: the teacher paints the latents, for people who have no pictures."""
+"""Prompts alone: the teacher generates the latents, for people who have no images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

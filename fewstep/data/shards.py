@@ -1,7 +1,7 @@
 """Webdataset shards: plain tar files of `key.jpg` with `key.txt`, read where they lie.
 
 A shard is never unpacked and nothing in it is run or unpickled: one look through its headers finds
-where each picture and caption begins, and reading one is one read at that place.
+where each image and caption begins, and reading one is one read at that place.
 """
 
 # of libraries without types
@@ -35,8 +35,8 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Shards:
-    """Pictures in tar files. A row of `places` is one pair: its shard, then offset and size of the
-    picture and of the caption, in bytes."""
+    """Images in tar files. A row of `places` is one pair: its shard, then offset and size of the
+    image and of the caption, in bytes."""
 
     files: tuple[Path, ...]
     places: np.ndarray
@@ -112,20 +112,20 @@ def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
     """Look through the headers of every shard, or read in the folder `index` what they hold.
 
     Raises:
-        DataError: if one is damaged or unsafe, or a picture has no caption.
+        DataError: if one is damaged or unsafe, or an image has no caption.
     """
     rows = [_indexed(file, index) for file in files]
     number = np.repeat(np.arange(len(files)), [len(part) for part in rows])
     if not len(number):
         raise DataError(
-            f"{files[0]} and the others hold no picture with a caption: a pair is key.jpg, .png or "
+            f"{files[0]} and the others hold no image with a caption: a pair is key.jpg, .png or "
             ".webp with key.txt"
         )
     return Shards(tuple(files), np.column_stack([number, np.concatenate(rows)]))
 
 
 def _indexed(file: Path, index: Path | None) -> np.ndarray:
-    """Return offset and size of each picture and caption, [pairs, 4]."""
+    """Return offset and size of each image and caption, [pairs, 4]."""
     stat = file.stat()
     key = digest([f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"])[:16]
     if index is not None and (path := index / f"{key}.npy").is_file():
@@ -140,7 +140,7 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
 
 
 def _rows(file: Path) -> list[tuple[int, int, int, int]]:
-    pictures: dict[str, tuple[int, int]] = {}
+    images: dict[str, tuple[int, int]] = {}
     texts: dict[str, tuple[int, int]] = {}
     names, faults = [], Faults()
     for member in files_in(file):
@@ -150,9 +150,9 @@ def _rows(file: Path) -> list[tuple[int, int, int, int]]:
         names.append(name)
         key, place = one_spelling(str(name.with_suffix(""))), (member.offset_data, member.size)
         if name.suffix.lower() in SUFFIXES:
-            if key in pictures:
-                raise DataError(f"{file} holds two pictures called {key}; give each its own name")
-            pictures[key] = place
+            if key in images:
+                raise DataError(f"{file} holds two images called {key}; give each its own name")
+            images[key] = place
         elif name.suffix.lower() in CAPTION_SUFFIXES:
             with faults.collected():
                 _caption(_read(file, *place), f"{file}: {name}")
@@ -160,11 +160,11 @@ def _rows(file: Path) -> list[tuple[int, int, int, int]]:
     check_all_read(names, file)
     faults.reasons += [
         f"{file}: {key} has no caption; add {key}.txt to the shard"
-        for key in pictures
+        for key in images
         if key not in texts
     ]
     faults.check()
-    return [(*place, *texts[key]) for key, place in pictures.items()]
+    return [(*place, *texts[key]) for key, place in images.items()]
 
 
 def _caption(content: bytes, name: str) -> str:

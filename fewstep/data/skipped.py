@@ -1,4 +1,4 @@
-"""The pictures that a stream leaves out: told by every process, listed and counted once."""
+"""The images that a stream leaves out: told by every process, listed and counted once."""
 
 from pathlib import Path
 

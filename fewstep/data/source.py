@@ -1,4 +1,4 @@
-"""Where captioned pictures lie: the protocol of a source, and the one of files on a disk."""
+"""Where captioned images lie: the protocol of a source, and the one of files on a disk."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from fewstep.data.disk import read_file
-from fewstep.data.errors import PictureError
+from fewstep.data.errors import ImageError
 
 LARGEST = 2**30
-"""Bytes of a picture's file: more than 100 megapixels have in any format."""
+"""Bytes of an image's file: more than 100 megapixels have in any format."""
 
 
 class Captioned(Protocol):
@@ -36,7 +36,7 @@ class Captioned(Protocol):
 
 
 class Source(Captioned, Protocol):
-    """Captions with pictures as they lie there."""
+    """Captions with images as they lie there."""
 
     @property
     def unused(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class Source(Captioned, Protocol):
         ...
 
     def read(self, number: int) -> bytes:
-        """Return the picture's bytes, as they lie there, or raise a PictureError."""
+        """Return the image's bytes, as they lie there, or raise a ImageError."""
         ...
 
     def pick(self, numbers: Sequence[int]) -> Self:
@@ -53,8 +53,8 @@ class Source(Captioned, Protocol):
 
 
 @dataclass(frozen=True)
-class PictureFiles:
-    """Picture files below a folder, with their captions in memory."""
+class ImageFiles:
+    """Image files below a folder, with their captions in memory."""
 
     folder: Path
     files: tuple[str, ...]
@@ -82,10 +82,10 @@ class PictureFiles:
         return self.texts[number]
 
     def read(self, number: int) -> bytes:
-        return read_picture(self.folder / self.files[number])
+        return read_image(self.folder / self.files[number])
 
-    def pick(self, numbers: Sequence[int]) -> "PictureFiles":
-        return PictureFiles(
+    def pick(self, numbers: Sequence[int]) -> "ImageFiles":
+        return ImageFiles(
             self.folder,
             tuple(self.files[i] for i in numbers),
             tuple(self.texts[i] for i in numbers),
@@ -101,21 +101,21 @@ def digest(lines: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def read_picture(path: Path) -> bytes:
-    """Return a picture's bytes.
+def read_image(path: Path) -> bytes:
+    """Return an image's bytes.
 
     Raises:
-        PictureError: if they cannot be read.
+        ImageError: if they cannot be read.
     """
     try:
         return read_file(path, LARGEST)
     except OSError as error:
-        raise PictureError(f"it cannot be read: {error.strerror}") from error
+        raise ImageError(f"it cannot be read: {error.strerror}") from error
 
 
 def _size_and_time(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:
-        return "unreadable"  # a picture to skip, such as a link to nothing
+        return "unreadable"  # an image to skip, such as a link to nothing
     return f"{stat.st_size} {stat.st_mtime_ns}"

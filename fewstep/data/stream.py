@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.data.choice import Choice
 from fewstep.data.encoding import Encoded, EncodePrompts
-from fewstep.data.errors import DataError, PictureError
+from fewstep.data.errors import DataError, ImageError
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order
 from fewstep.data.pairs import Pairs
@@ -17,7 +17,7 @@ from fewstep.methods.base import Batch
 from fewstep.types import Conditioning
 
 EncodeViews = Callable[[Sequence[Tensor]], Encoded]
-"""Encode the views of one picture, each by itself, so that no result depends on a batch."""
+"""Encode the views of one image, each by itself, so that no result depends on a batch."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Read:
     """What a loader process has read for a batch; the networks have still to see it."""
 
     samples: tuple[int, ...]
-    pictures: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     captions: tuple[tuple[str, ...], ...]
     skipped: tuple[str, ...]
 
@@ -34,7 +34,7 @@ class Read:
 class Stream:
     """Pairs in the order of a run; latents and texts are those that a cache would hold.
 
-    A picture that cannot be used is replaced by the next pair's that can, and told to `tell`, each
+    An image that cannot be used is replaced by the next pair's that can, and told to `tell`, each
     time anew.
     """
 
@@ -57,7 +57,7 @@ class Stream:
 
     @property
     def reader(self) -> Reader:
-        """What a loader process does: it reads pictures and captions, and asks no network."""
+        """What a loader process does: it reads images and captions, and asks no network."""
         return partial(read_pairs, self.pairs, self.order)
 
     def batch(self, read: Read) -> Batch:
@@ -65,13 +65,11 @@ class Stream:
         for reason in read.skipped:
             self.tell(reason)
         x_0, texts = [], []
-        for sample, picture, captions in zip(
-            read.samples, read.pictures, read.captions, strict=True
-        ):
+        for sample, image, captions in zip(read.samples, read.images, read.captions, strict=True):
             choice = Choice.of(
                 self.seed, sample, len(captions), self.num_views, self.caption_dropout
             )
-            mean, std = self.encode_views([views_of(picture, self.num_views)[choice.view]])
+            mean, std = self.encode_views([views_of(image, self.num_views)[choice.view]])
             x_0.append(choice.x_0(mean[0], std[0]))
             texts.append("" if choice.is_dropped else captions[choice.caption])
         return Batch(torch.stack(x_0), self.encode_prompts(texts))
@@ -79,30 +77,30 @@ class Stream:
 
 def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:
     """Read the samples with these numbers in the whole run."""
-    pictures, captions, skipped = [], [], []
+    images, captions, skipped = [], [], []
     for sample in samples:
-        number, picture = _usable(pairs, order.pair(sample), skipped)
-        pictures.append(picture)
+        number, image = _usable(pairs, order.pair(sample), skipped)
+        images.append(image)
         captions.append(pairs.captions(number))
-    return Read(tuple(samples), tuple(pictures), tuple(captions), tuple(skipped))
+    return Read(tuple(samples), tuple(images), tuple(captions), tuple(skipped))
 
 
 def _usable(pairs: Pairs, number: int, skipped: list[str]) -> tuple[int, Tensor]:
     for candidate in range(number, number + len(pairs)):
         try:
-            return candidate % len(pairs), pairs.picture(candidate % len(pairs))
-        except PictureError as error:
+            return candidate % len(pairs), pairs.image(candidate % len(pairs))
+        except ImageError as error:
             skipped.append(str(error))
-    raise DataError("none of the pictures can be used; fewstep data check lists why")
+    raise DataError("none of the images can be used; fewstep data check lists why")
 
 
-def views_of(picture: Tensor, num_views: int) -> list[Tensor]:
-    """Return a picture, and its mirror image where there are two views."""
-    return [picture, picture.flip(-1)][:num_views]
+def views_of(image: Tensor, num_views: int) -> list[Tensor]:
+    """Return an image, and its mirror image where there are two views."""
+    return [image, image.flip(-1)][:num_views]
 
 
-def encode_views(encode_pictures: Callable[[Tensor], Encoded], views: Sequence[Tensor]) -> Encoded:
+def encode_views(encode_images: Callable[[Tensor], Encoded], views: Sequence[Tensor]) -> Encoded:
     """Return the latents of each view, encoded by itself, in fp32 on the CPU."""
-    halves = [encode_pictures(view[None]) for view in views]
+    halves = [encode_images(view[None]) for view in views]
     mean, std = (torch.cat([half[i] for half in halves]).float().cpu() for i in (0, 1))
     return mean.contiguous(), std.contiguous()

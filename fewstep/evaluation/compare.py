@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from fewstep.console import progress_bar
 from fewstep.errors import UserError
-from fewstep.evaluation.generate import Gallery, Made, paint_all
+from fewstep.evaluation.generate import Gallery, Made, generate_all
 from fewstep.evaluation.labels import counted, method_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.models import Contestant, Field
@@ -34,11 +34,11 @@ COMPARISON_FILE = "comparison.safetensors"
 def compare_sources(
     sources: Sequence[str], prompts: Sequence[str], prompt_file: Path | None, seed: int, out: Path
 ) -> Path:
-    """Paint by the teacher at 50 steps, the teacher at 4, and each student; return the grid.
+    """Generate by the teacher at 50 steps, the teacher at 4, and each student; return the grid.
 
     Where students' timesteps are not evenly spaced, the teacher has a column at theirs as well.
     Also writes `out/results.json` with network calls, seconds and distances to the teacher's
-    pictures, for any teacher.
+    images, for any teacher.
 
     Raises:
         UserError: if a source cannot be used, or there is no prompt.
@@ -47,13 +47,13 @@ def compare_sources(
     check_writable(out)
     field = Field.open(sources)
     check_words(field.base, prompts)
-    gallery = Gallery(out / "pictures", prompts, field.resolution, seed)
+    gallery = Gallery(out / "images", prompts, field.resolution, seed)
     students = [field.student(student) for student in field.students]
     few = min(student.steps for student in students)
     teachers = [field.teacher(), field.teacher(few), *field.teachers_as_students(few)]
     contestants = [*teachers, *students]
     with progress_bar() as bar:
-        made = paint_all(contestants, gallery, bar)
+        made = generate_all(contestants, gallery, bar)
         costs = costs_in_turns(contestants, gallery, bar)
     save_results(
         Results(
@@ -68,19 +68,17 @@ def compare_sources(
         ),
         out / "results.json",
     )
-    return save_comparison(out, prompts, {c: own.pictures for c, own in made.items()})
+    return save_comparison(out, prompts, {c: own.images for c, own in made.items()})
 
 
 def _row(contestant: Contestant, made: Made, teacher: Made, costs: Costs) -> Row:
-    """Return what a picture costs, and where its noise decides it how far it is from the teacher's.
+    """Return what an image costs, and where its noise decides it how far it is from the teacher's.
 
-    One picture alone has no interval, and so no distance.
+    One image alone has no interval, and so no distance.
     """
     metrics = dict(costs)
-    if contestant.keeps_noise and made is not teacher and len(made.pictures) > 1:
-        metrics["same_noise_rmse"] = METRICS["same_noise_rmse"].measure(
-            made.pictures, teacher.pictures
-        )
+    if contestant.keeps_noise and made is not teacher and len(made.images) > 1:
+        metrics["same_noise_rmse"] = METRICS["same_noise_rmse"].measure(made.images, teacher.images)
     return Row(
         contestant.source, contestant.method, contestant.steps, contestant.calls, contestant.seed,
         metrics,
@@ -88,10 +86,10 @@ def _row(contestant: Contestant, made: Made, teacher: Made, costs: Costs) -> Row
 
 
 def save_comparison(
-    out: Path, prompts: Sequence[str], pictures: Mapping[Contestant, NDArray[np.uint8]]
+    out: Path, prompts: Sequence[str], images: Mapping[Contestant, NDArray[np.uint8]]
 ) -> Path:
-    """Write the pictures side by side as `grid.png`, and as a file that a report reads."""
-    columns = titled(pictures)
+    """Write the images side by side as `grid.png`, and as a file that a report reads."""
+    columns = titled(images)
     tensors = {title: torch.from_numpy(made.copy()) for title, made in columns.items()}
     about = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
     write_file(out / COMPARISON_FILE, save(tensors, about))
@@ -99,11 +97,11 @@ def save_comparison(
     return out / "grid.png"
 
 
-def titled(pictures: Mapping[Contestant, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
-    """Return pictures by their columns' titles; of several trainings of one setting the first."""
+def titled(images: Mapping[Contestant, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+    """Return images by their columns' titles; of several trainings of one setting the first."""
     columns: dict[str, NDArray[np.uint8]] = {}
     shown: set[tuple[str, str]] = set()
-    for contestant, made in pictures.items():
+    for contestant, made in images.items():
         step = "step" if contestant.spacing == "uniform" else f"{contestant.spacing} step"
         title = f"{method_title(contestant.method)}, {counted(contestant.steps, step)}"
         if (title, contestant.settings) in shown:

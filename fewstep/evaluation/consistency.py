@@ -20,7 +20,7 @@ NUM_PROMPTS, NUM_STEPS = 32, 20
 def self_consistency(
     field: Field, student: Student, prompts: Sequence[str], folder: Path, seed: int = 0
 ) -> Values:
-    """Return the residual for each of the first prompts, from the noise that pictures start from.
+    """Return the residual for each of the first prompts, from the noise that images start from.
 
     A student that learnt from data alone is held against the unguided teacher.
     """
@@ -44,8 +44,8 @@ def measured(
     device = family.schedule.alphas.device
     like = torch.empty(len(prompts), *family.latent_shape(field.resolution))
     return residuals(
-        contestant.painter().denoiser,
-        teacher.painter().denoiser,
+        contestant.sampler().denoiser,
+        teacher.sampler().denoiser,
         Draw.keyed(seed, range(len(prompts)), device, purpose="paint").noise_like(like),
         whole.cut(num_steps),
         boundaries,

@@ -45,8 +45,8 @@ def evaluate_sources(
 ) -> Path:
     """Measure every source and its teacher; write and return `out/results.json`.
 
-    Pictures and what judges say of them are kept in `out`, so that an interrupted evaluation
-    continues. Processes that torchrun or accelerate starts share the painting.
+    Images and what judges say of them are kept in `out`, so that an interrupted evaluation
+    continues. Processes that torchrun or accelerate starts share the generating.
 
     Raises:
         UserError: if a source, the protocol, its data or the number of prompts cannot be used.
@@ -57,7 +57,7 @@ def evaluate_sources(
     task = open_task(protocol, num_prompts, prompt_file, data, field.resolution)
     check_model(field, task)
     judges = Judges.of(task, out / "features", weights)
-    gallery = Gallery(out / "pictures", task.prompts, field.resolution, side=task.protocol.side)
+    gallery = Gallery(out / "images", task.prompts, field.resolution, side=task.protocol.side)
     contestants = line_up(field, student_steps)
     if processes.is_first:
         check_writable(out, needed_bytes(gallery, len(contestants)))
@@ -67,61 +67,61 @@ def evaluate_sources(
     bar.disable = not processes.is_first
     with bar:
         if processes.is_first:
-            judges.real  # noqa: B018  a broken picture shows before anything is painted
+            judges.real  # noqa: B018  a broken image shows before anything is generated
         processes.wait()
         starts = gallery.starts[processes.rank :: processes.count]
-        paint_share(contestants, gallery, judges, starts, bar)
+        generate_share(contestants, gallery, judges, starts, bar)
         processes.wait()
         if processes.is_first:
-            painted = time.perf_counter() - clock
+            generated = time.perf_counter() - clock
             measured = measure(contestants, field, gallery, judges, bar)
-            cost = told_cost(missing, painted, time.perf_counter() - clock - painted)
+            cost = told_cost(missing, generated, time.perf_counter() - clock - generated)
             write_results(measured, field, gallery, judges, out, cost)
     processes.wait()
     return out / "results.json"
 
 
 def check_model(field: Field, task: Task) -> None:
-    """Refuse prompts that the model cannot read, and pictures that the judges cannot.
+    """Refuse prompts that the model cannot read, and images that the judges cannot.
 
     Raises:
         UserError: naming the way out.
     """
     if task.name == "bundled" and field.base != "bundled":
         raise UserError(
-            f"protocol 'bundled' reads pictures of the bundled world, and {field.base} is another "
+            f"protocol 'bundled' reads images of the bundled world, and {field.base} is another "
             "model; use --protocol prompts, or fewstep compare"
         )
     check_words(field.base, task.prompts)
 
 
 def needed_bytes(gallery: Gallery, num_contestants: int) -> int:
-    """Return how large the pictures and latents will be, but for those that are there."""
+    """Return how large the images and latents will be, but for those that are there."""
     side = gallery.side or gallery.resolution
     each = 3 * side**2 + 16 * (gallery.resolution // 4) ** 2  # the finest latents there are
     there = sum(file.stat().st_size for file in gallery.folder.glob("*.safetensors"))
     return max(20_000_000, num_contestants * len(gallery.prompts) * each - there)
 
 
-def paint_share(
+def generate_share(
     contestants: Sequence[Contestant],
     gallery: Gallery,
     judges: Judges,
     starts: Sequence[int],
     bar: Progress,
 ) -> None:
-    """Paint these batches of every contestant, and let the networks look at them while at it.
+    """Generate these batches of every contestant, and let the networks look at them while at it.
 
     The bar counts network calls, as they take the time.
     """
-    pictures = sum(len(gallery.numbers(first)) for first in starts)
+    images = sum(len(gallery.numbers(first)) for first in starts)
     calls = sum(contestant.calls for contestant in contestants)
-    task = bar.add_task("painting, network calls", total=calls * pictures, note="")
+    task = bar.add_task("generating, network calls", total=calls * images, note="")
     for contestant in contestants:
         bar.update(task, note=f"{contestant.source}, {contestant.steps} steps")
         for first, made in zip(starts, gallery.batches(contestant, starts), strict=True):
             judges.see(made, [gallery.prompts[i] for i in gallery.numbers(first)])
-            bar.advance(task, contestant.calls * len(made.pictures))
+            bar.advance(task, contestant.calls * len(made.images))
 
 
 def measure(
@@ -159,15 +159,15 @@ def measure(
     return measured
 
 
-def told_cost(missing: Sequence[tuple[int, int]], painted: float, compared: float) -> str:
-    """Return what an evaluation took; `missing` are pictures and network calls of each.
+def told_cost(missing: Sequence[tuple[int, int]], generated: float, compared: float) -> str:
+    """Return what an evaluation took; `missing` are images and network calls of each.
 
     >>> told_cost([(100, 4), (0, 100)], 60.4, 2.0)
-    '100 pictures painted and judged, 400 network calls: 60 s; comparing all: 2 s'
+    '100 images generated and judged, 400 network calls: 60 s; comparing all: 2 s'
     """
-    pictures, calls = sum(n for n, _ in missing), sum(n * each for n, each in missing)
+    images, calls = sum(n for n, _ in missing), sum(n * each for n, each in missing)
     return (
-        f"{pictures:,} pictures painted and judged, {calls:,} network calls: {painted:,.0f} s; "
+        f"{images:,} images generated and judged, {calls:,} network calls: {generated:,.0f} s; "
         f"comparing all: {compared:,.0f} s"
     )
 
@@ -180,7 +180,7 @@ def write_results(
     out: Path,
     cost: str,
 ) -> None:
-    """Write the table, and the pictures of the first prompts side by side."""
+    """Write the table, and the images of the first prompts side by side."""
     task = judges.task
     results = Results(
         protocol=task.protocol.described(
@@ -196,7 +196,7 @@ def write_results(
     save(results, out / "results.json")
     num_shown = min(NUM_SHOWN, len(gallery.numbers(0)))
     shown = {
-        one.contestant: next(gallery.batches(one.contestant, [0])).pictures[:num_shown]
+        one.contestant: next(gallery.batches(one.contestant, [0])).images[:num_shown]
         for one in measured
         if is_shown(one.contestant, field)
     }

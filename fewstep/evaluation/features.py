@@ -1,6 +1,6 @@
-"""From pictures to features: each set of pictures goes through each network once, then is cached.
+"""From images to features: each set of images goes through each network once, then is cached.
 
-The preparation of pictures is our own: image processors of libraries change with what else is
+The preparation of images is our own: image processors of libraries change with what else is
 installed, and the same network then sees other pixels.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from fewstep.evaluation.inception import SIDE, load_inception
 from fewstep.evaluation.weights import INCEPTION, Weights, clip
 from fewstep.files import write_file
-from fewstep.images import Pictures
+from fewstep.images import Images
 
 Features = NDArray[np.float32]
 Device = torch.device | str
@@ -36,11 +36,11 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that turns pictures into features, and what its numbers depend on."""
+    """A network that turns images into features, and what its numbers depend on."""
 
     title: str
     """Backbone and resize filter, as a protocol names them."""
-    load: Callable[[Path, Device], Callable[[Pictures], Features]]
+    load: Callable[[Path, Device], Callable[[Images], Features]]
     weights: Weights | None = None
 
     def find(self, folder: Path | None = None) -> Path:
@@ -54,12 +54,12 @@ class Extractor:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The features of pictures that one extractor has seen, on disk by what they were made from."""
+    """The features of images that one extractor has seen, on disk by what they were made from."""
 
     folder: Path
     identity: str
-    """Changes with anything that the features depend on, but for the pictures."""
-    load: Callable[[], Callable[[Pictures], Features]]
+    """Changes with anything that the features depend on, but for the images."""
+    load: Callable[[], Callable[[Images], Features]]
 
     @classmethod
     def of_extractor(cls, name: str, folder: Path, weights: Path | None, device: Device) -> Self:
@@ -73,15 +73,15 @@ class FeatureCache:
         return cls(folder, f"{name} {identity_of(path)}", lambda: extractor.load(path, device))
 
     @cached_property
-    def extractor(self) -> Callable[[Pictures], Features]:
-        """The network, loaded when the first pictures come that are not cached."""
+    def extractor(self) -> Callable[[Images], Features]:
+        """The network, loaded when the first images come that are not cached."""
         return self.load()
 
-    def of(self, pictures: Pictures) -> Features:
-        """Return the features of pictures uint8 [n, H, W, 3]."""
-        return self.kept(content_key(pictures), lambda: self.extractor(pictures))
+    def of(self, images: Images) -> Features:
+        """Return the features of images uint8 [n, H, W, 3]."""
+        return self.kept(content_key(images), lambda: self.extractor(images))
 
-    def of_set(self, identity: str, batches: Callable[[], Iterator[Pictures]]) -> Features:
+    def of_set(self, identity: str, batches: Callable[[], Iterator[Images]]) -> Features:
         """Return the features of a whole set, which is not read where they are cached."""
         return self.kept(
             identity, lambda: np.concatenate([self.extractor(batch) for batch in batches()])
@@ -95,10 +95,10 @@ class FeatureCache:
         return load_file(path)["features"].numpy()
 
 
-def content_key(pictures: Pictures, *words: str) -> str:
+def content_key(images: Images, *words: str) -> str:
     """Return a key that changes with any pixel, and with the words."""
-    sha = hashlib.sha256(repr((pictures.shape, words)).encode())
-    sha.update(np.ascontiguousarray(pictures).data)
+    sha = hashlib.sha256(repr((images.shape, words)).encode())
+    sha.update(np.ascontiguousarray(images).data)
     return sha.hexdigest()
 
 
@@ -109,7 +109,7 @@ def identity_of(path: Path) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def load_bundled(path: Path, device: Device) -> Callable[[Pictures], Features]:
+def load_bundled(path: Path, device: Device) -> Callable[[Images], Features]:
     """Return the small network that ships with the bundled world."""
     from fewstep.world.features import load_feature_network
 
@@ -117,14 +117,14 @@ def load_bundled(path: Path, device: Device) -> Callable[[Pictures], Features]:
     return in_batches(lambda part: network(torch.from_numpy(part).permute(0, 3, 1, 2).to(device)))
 
 
-def load_fid_inception(path: Path, device: Device) -> Callable[[Pictures], Features]:
-    """Return Inception's last pooling, of pictures resized as clean-fid does."""
+def load_fid_inception(path: Path, device: Device) -> Callable[[Images], Features]:
+    """Return Inception's last pooling, of images resized as clean-fid does."""
     network = load_inception(path).to(device)
     return in_batches(lambda part: network((resized(part, SIDE) / 127.5 - 1).to(device)))
 
 
-def load_clip(path: Path, device: Device) -> Callable[[Pictures], Features]:
-    """Return CLIP's embedding of pictures."""
+def load_clip(path: Path, device: Device) -> Callable[[Images], Features]:
+    """Return CLIP's embedding of images."""
     from transformers import CLIPVisionModelWithProjection
 
     network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
@@ -132,7 +132,7 @@ def load_clip(path: Path, device: Device) -> Callable[[Pictures], Features]:
     mean, std = (torch.tensor(row).view(1, 3, 1, 1) for row in (CLIP_MEAN, CLIP_STD))
     side = network.config.image_size
 
-    def embed(part: Pictures) -> Tensor:
+    def embed(part: Images) -> Tensor:
         pixels = (resized(part, side).round() / 255 - mean) / std
         return network(pixel_values=pixels.to(device)).image_embeds
 
@@ -158,36 +158,36 @@ def embed_prompts(path: Path, prompts: Sequence[str], device: Device = "cpu") ->
     return torch.cat(parts).numpy()
 
 
-def in_batches(network: Callable[[Pictures], Tensor]) -> Callable[[Pictures], Features]:
-    """Return a network that is given pictures a few at a time, without gradients."""
+def in_batches(network: Callable[[Images], Tensor]) -> Callable[[Images], Features]:
+    """Return a network that is given images a few at a time, without gradients."""
 
     @torch.no_grad()
-    def features(pictures: Pictures) -> Features:
-        starts = range(0, len(pictures), AT_ONCE)
-        return torch.cat([network(pictures[i : i + AT_ONCE]).float().cpu() for i in starts]).numpy()
+    def features(images: Images) -> Features:
+        starts = range(0, len(images), AT_ONCE)
+        return torch.cat([network(images[i : i + AT_ONCE]).float().cpu() for i in starts]).numpy()
 
     return features
 
 
-def resized(pictures: Pictures, side: int) -> Tensor:
-    """Return pictures as [n, 3, side, side] from 0 to 255, each channel resized in floating point.
+def resized(images: Images, side: int) -> Tensor:
+    """Return images as [n, 3, side, side] from 0 to 255, each channel resized in floating point.
 
     Pillow's bicubic filter widens with the reduction, so that nothing is aliased; where it
-    overshoots it is cut off. Pictures that are not square lose their longer ends.
+    overshoots it is cut off. Images that are not square lose their longer ends.
 
     Source: Parmar et al. 2022 (On Aliased Resizing and Surprising Subtleties in GAN Evaluation).
     """
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
-    square = pictures[:, top : top + short, left : left + short].astype(np.float32)
+    square = images[:, top : top + short, left : left + short].astype(np.float32)
     channels = square.transpose(0, 3, 1, 2).reshape(-1, short, short)
     if short != side:
         filtered = (
             Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
             for channel in channels
         )
-        channels = np.stack([np.asarray(picture) for picture in filtered])
+        channels = np.stack([np.asarray(image) for image in filtered])
         channels = channels.clip(0, 255)
     return torch.from_numpy(np.ascontiguousarray(channels)).view(-1, 3, side, side)
 

@@ -124,7 +124,7 @@ def _e(before: int, pool: str) -> Block:
 
 
 class Inception(nn.Module):
-    """Pictures [batch, 3, 299, 299] from -1 to 1 to features [batch, 2048]."""
+    """Images [batch, 3, 299, 299] from -1 to 1 to features [batch, 2048]."""
 
     def __init__(self) -> None:
         super().__init__()

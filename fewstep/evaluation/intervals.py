@@ -1,6 +1,6 @@
-"""95 % intervals of a mean over pictures: alone, against a baseline, over several trainings.
+"""95 % intervals of a mean over images: alone, against a baseline, over several trainings.
 
-Every metric gives each picture one number whose mean is the metric's value (a Fréchet distance too:
+Every metric gives each image one number whose mean is the metric's value (a Fréchet distance too:
 see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all.
 """
 
@@ -18,7 +18,7 @@ Z = 1.959964  # the normal distribution's 97.5 % point
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value, its 95 % interval, and the number of pictures that it comes from."""
+    """A measured value, its 95 % interval, and the number of images that it comes from."""
 
     value: float
     low: float
@@ -31,16 +31,16 @@ class Interval:
 
 
 def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean over pictures, with a bootstrap interval.
+    """Return the mean over images, with a bootstrap interval.
 
     Source: Efron & Tibshirani 1993, ch. 13 (percentile bootstrap).
 
     Raises:
-        ValueError: with fewer than two pictures, or a value that is not finite.
+        ValueError: with fewer than two images, or a value that is not finite.
     """
-    per_picture = checked(values, 1)
-    low, high = np.percentile(resampled_means(per_picture, seed), TAILS)
-    return Interval(float(per_picture.mean()), float(low), float(high), len(per_picture))
+    per_image = checked(values, 1)
+    low, high = np.percentile(resampled_means(per_image, seed), TAILS)
+    return Interval(float(per_image.mean()), float(low), float(high), len(per_image))
 
 
 def mean_of_few(values: ArrayLike) -> Interval:
@@ -73,19 +73,19 @@ def student_t(freedom: int) -> float:
 
 
 def proportion(holds: ArrayLike) -> Interval:
-    """Return the share of pictures for which something holds, with Wilson's interval.
+    """Return the share of images for which something holds, with Wilson's interval.
 
-    Unlike a bootstrap it does not shrink to a point where all pictures agree.
+    Unlike a bootstrap it does not shrink to a point where all images agree.
 
     Source: Wilson 1927; recommended by Brown, Cai & DasGupta 2001.
 
     Raises:
-        ValueError: with fewer than two pictures, or a value other than 0 and 1.
+        ValueError: with fewer than two images, or a value other than 0 and 1.
     """
-    per_picture = checked(holds, 1)
-    if not np.isin(per_picture, (0, 1)).all():
+    per_image = checked(holds, 1)
+    if not np.isin(per_image, (0, 1)).all():
         raise ValueError("a proportion is taken of verdicts (0 or 1); use mean for other numbers")
-    n, share = len(per_picture), float(per_picture.mean())
+    n, share = len(per_image), float(per_image.mean())
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     reach = Z / (1 + Z**2 / n) * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     low, high = max(0.0, middle - reach), min(1.0, middle + reach)
@@ -93,36 +93,36 @@ def proportion(holds: ArrayLike) -> Interval:
 
 
 def paired_difference(values: ArrayLike, baseline: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean of values - baseline, paired by picture (same prompt, same noise).
+    """Return the mean of values - baseline, paired by image (same prompt, same noise).
 
     Raises:
-        ValueError: if the two do not have a value for each picture both, or see `mean`.
+        ValueError: if the two do not have a value for each image both, or see `mean`.
     """
     ours, theirs = checked(values, 1), checked(baseline, 1)
     if ours.shape != theirs.shape:
-        raise ValueError(f"{len(ours)} pictures cannot be paired with {len(theirs)}")
+        raise ValueError(f"{len(ours)} images cannot be paired with {len(theirs)}")
     return mean(ours - theirs, seed=seed)
 
 
 def pooled(values: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean over trainings and pictures of values `[trainings, pictures]`.
+    """Return the mean over trainings and images of values `[trainings, images]`.
 
-    All trainings draw the same pictures (prompts and noises), and `n` counts these once. The
-    interval is for a new training and new pictures alike: it adds a bootstrap over pictures to
+    All trainings draw the same images (prompts and noises), and `n` counts these once. The
+    interval is for a new training and new images alike: it adds a bootstrap over images to
     the spread between trainings, which from three trainings is hardly known: Student's t.
 
     Source: Cameron & Miller 2015, section VI (few clusters: t with their number minus one).
 
     Raises:
-        ValueError: with fewer than two trainings or pictures, or a value that is not finite.
+        ValueError: with fewer than two trainings or images, or a value that is not finite.
     """
     both = checked(values, 2)
-    trainings, pictures = both.shape
+    trainings, images = both.shape
     if trainings < 2:
         raise ValueError("one training tells nothing of the next: pool two seeds or more")
     between = both.mean(axis=1).var(ddof=1)
     residual = both - both.mean(axis=0) - both.mean(axis=1, keepdims=True) + both.mean()
-    noise = (residual**2).sum() / ((trainings - 1) * (pictures - 1)) / pictures
+    noise = (residual**2).sum() / ((trainings - 1) * (images - 1)) / images
     spread = sqrt(max(between - noise, 0) / trainings)
 
     draws = resampled_means(both.mean(axis=0), seed)
@@ -130,24 +130,22 @@ def pooled(values: ArrayLike, *, seed: int = 0) -> Interval:
     if np.isin(both, (0, 1)).all():  # verdicts, whose mean is a share
         draws = draws.clip(0, 1)
     low, high = np.percentile(draws, TAILS)
-    return Interval(float(both.mean()), float(low), float(high), pictures)
+    return Interval(float(both.mean()), float(low), float(high), images)
 
 
-def resampled_means(per_picture: Values, seed: int) -> Values:
+def resampled_means(per_image: Values, seed: int) -> Values:
     """Return the means of `RESAMPLES` samples drawn with replacement, in bounded memory."""
-    rng, n = np.random.default_rng(seed), len(per_picture)
+    rng, n = np.random.default_rng(seed), len(per_image)
     at_once = max(1, 4_000_000 // n)
     sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
-    return np.concatenate(
-        [per_picture[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes]
-    )
+    return np.concatenate([per_image[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
 
 
 def checked(values: ArrayLike, dimensions: int) -> Values:
     """Return values as float64, or say why no interval can be had of them."""
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions or array.shape[-1] < 2:
-        raise ValueError(f"an interval needs two pictures or more, not values of {array.shape}")
+        raise ValueError(f"an interval needs two images or more, not values of {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{(~np.isfinite(array)).sum()} of {array.size} values are not finite")
     return array

@@ -1,4 +1,4 @@
-"""Who judges pictures, batch by batch: what they say is kept on disk by the content it is of."""
+"""Who judges images, batch by batch: what they say is kept on disk by the content it is of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from fewstep.evaluation.metrics.prompt_accuracy import Verdict, verdicts
 from fewstep.evaluation.prompts import Task
 from fewstep.evaluation.weights import WeightsMissing
 from fewstep.files import kept
-from fewstep.images import Pictures
+from fewstep.images import Images
 from fewstep.models.loading import default_device
 
 
@@ -84,19 +84,19 @@ class Judges:
         """Judge a batch, so that what is said of it is on disk."""
         self.features(made)
         if self.reads_scenes:
-            self.verdicts(made.pictures, prompts)
+            self.verdicts(made.images, prompts)
 
     def features(self, made: Made) -> dict[str, Features]:
         """Return every network's features of a batch, and its pooled latents."""
-        own = {name: cache.of(made.pictures) for name, cache in self.caches.items()}
+        own = {name: cache.of(made.images) for name, cache in self.caches.items()}
         return own | {"latents": pooled(made.latents)}
 
-    def verdicts(self, pictures: Pictures, prompts: Sequence[str]) -> list[Verdict]:
-        """Read pictures of the bundled world."""
-        key = content_key(pictures, self._world, *prompts)[:32]
+    def verdicts(self, images: Images, prompts: Sequence[str]) -> list[Verdict]:
+        """Read images of the bundled world."""
+        key = content_key(images, self._world, *prompts)[:32]
 
         def judge() -> list[Verdict]:
-            judged = verdicts(pictures, prompts)
+            judged = verdicts(images, prompts)
             return [{kind: bool(held) for kind, held in verdict.items()} for verdict in judged]
 
         return kept(self.folder / f"{key}.json", judge)
@@ -107,7 +107,7 @@ class Judges:
 
     @cached_property
     def real(self) -> dict[str, Any]:
-        """What each metric that compares with real pictures keeps of them."""
+        """What each metric that compares with real images keeps of them."""
         if self.task.real is None:
             return {}
         real = self.task.real
@@ -121,7 +121,7 @@ class Judges:
 
     @cached_property
     def prompt_features(self) -> Features:
-        """The prompts' embeddings beside those of pictures."""
+        """The prompts' embeddings beside those of images."""
         name, prompts = METRICS["clip_score"].features, self.task.prompts
         path = EXTRACTORS[name].find(self.weights)
         return self.caches[name].kept(

@@ -1,4 +1,4 @@
-"""One contestant's pictures, judged batch by batch: in memory are its numbers, not its pictures."""
+"""One contestant's images, judged batch by batch: in memory are its numbers, not its images."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ PAIRED = ("prompt_accuracy", "frechet", "clip_score")
 
 @dataclass(frozen=True)
 class Others:
-    """Who a contestant is compared with, picture by picture.
+    """Who a contestant is compared with, image by image.
 
     `truth` is the teacher at its full number of steps, `plain` the same without guidance, `longest`
     the contestant's own student at its largest number of steps.
@@ -34,14 +34,14 @@ class Others:
 
 @dataclass(frozen=True)
 class Measured:
-    """One contestant's numbers, one a picture, from which intervals and pooled rows are made."""
+    """One contestant's numbers, one an image, from which intervals and pooled rows are made."""
 
     contestant: Contestant
     values: dict[str, Values]
     verdicts: list[Verdict]
     costs: Costs
     features: Mapping[str, NDArray[np.float32]]
-    """What the networks made of its pictures; kept of the teacher alone."""
+    """What the networks made of its images; kept of the teacher alone."""
 
 
 def observe(
@@ -52,7 +52,7 @@ def observe(
     teacher: Measured | None,
     costs: Costs,
 ) -> Measured:
-    """Judge a contestant's pictures, alone and beside the others'; `teacher` is what truth gave."""
+    """Judge a contestant's images, alone and beside the others'; `teacher` is what truth gave."""
     features, pairs = defaultdict(list), defaultdict(list)
     judged: list[Verdict] = []
     for first, own in zip(gallery.starts, gallery.batches(contestant), strict=True):
@@ -60,7 +60,7 @@ def observe(
             features[name].append(part)
         if judges.reads_scenes:
             prompts = [gallery.prompts[i] for i in gallery.numbers(first)]
-            judged += judges.verdicts(own.pictures, prompts)
+            judged += judges.verdicts(own.images, prompts)
         for name, part in beside(contestant, own, others, gallery, first).items():
             pairs[name].append(part)
     whole = {name: np.concatenate(parts) for name, parts in features.items()}
@@ -77,7 +77,7 @@ def judge(
     judges: Judges,
     teacher: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Values]:
-    """Return the protocol's metrics, one number a picture each.
+    """Return the protocol's metrics, one number an image each.
 
     The teacher's distance to itself is left out.
     """
@@ -87,12 +87,12 @@ def judge(
         if name == "prompt_accuracy":
             values[name] = all_right(judged)
         elif metric.kind == "prompt":
-            values[name] = metric.per_picture(features[metric.features], judges.prompt_features)
+            values[name] = metric.per_image(features[metric.features], judges.prompt_features)
         elif metric.against == "reference":
-            values[name] = metric.per_picture(features[metric.features], judges.real[name])
+            values[name] = metric.per_image(features[metric.features], judges.real[name])
         elif teacher is not features:
             theirs = metric.of_reference(teacher[metric.features])
-            values[name] = metric.per_picture(features[metric.features], theirs)
+            values[name] = metric.per_image(features[metric.features], theirs)
     return values
 
 
@@ -116,7 +116,7 @@ def beside(
         return Made.read(gallery.path(other, first))
 
     def measured(name: str, what: str, other: Made) -> Values:
-        return METRICS[name].per_picture(getattr(own, what), getattr(other, what))
+        return METRICS[name].per_image(getattr(own, what), getattr(other, what))
 
     values: dict[str, Values] = {}
     if contestant != others.longest:
@@ -125,10 +125,10 @@ def beside(
         return values
     theirs = batch(others.truth)
     for name in ("same_noise_rmse", "same_noise_psnr"):
-        values[name] = measured(name, "pictures", theirs)
+        values[name] = measured(name, "images", theirs)
     for name in ("latent_rmse", "latent_mean_shift", "latent_std_ratio"):
         values[name] = measured(name, "latents", theirs)
     if not contestant.knows_teacher:
         name = "same_noise_rmse_unguided"
-        values[name] = measured(name, "pictures", batch(others.plain))
+        values[name] = measured(name, "images", batch(others.plain))
     return values

@@ -17,19 +17,19 @@ from fewstep.student.contract import Contract
 from fewstep.student.generate import (
     TEACHER_GUIDANCE,
     TEACHER_STEPS,
-    Painter,
-    student_painter,
+    ImageSampler,
+    student_sampler,
     teacher_calls,
-    teacher_painter,
+    teacher_sampler,
 )
 from fewstep.student.load import load_base, read_artefact, student_network
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way of making pictures; `painter` is built when it is called.
+    """One way of making images; `sampler` is built when it is called.
 
-    `identity` changes with anything that its pictures depend on, prompts and noise aside;
+    `identity` changes with anything that its images depend on, prompts and noise aside;
     `settings` are alike for trainings that differ in their seed alone.
     """
 
@@ -41,10 +41,10 @@ class Contestant:
     settings: str
     identity: tuple[object, ...]
     keeps_noise: bool
-    """Whether its pictures are a function of the starting noise alone."""
+    """Whether its images are a function of the starting noise alone."""
     knows_teacher: bool
     """False for a student that learnt from data alone, and so imitates the unguided teacher."""
-    painter: Callable[[], Painter] = dataclasses.field(compare=False)
+    sampler: Callable[[], ImageSampler] = dataclasses.field(compare=False)
     spacing: str = "uniform"
     """How a teacher's timesteps lie; a student's are in its contract."""
 
@@ -131,7 +131,7 @@ class Field:
 
     @cached_property
     def model(self) -> tuple[str, ...]:
-        """What pictures depend on in the model itself: network, codec and schedule."""
+        """What images depend on in the model itself: network, codec and schedule."""
         family = self.family
         codec = fingerprint(*family.codec_parts)
         return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
@@ -155,7 +155,7 @@ class Field:
             seed=None,
             settings=how,
             identity=(*self.model, steps, scale) + ((spacing,) if spacing != "uniform" else ()),
-            painter=lambda: teacher_painter(self.family, steps, scale, spacing=spacing),
+            sampler=lambda: teacher_sampler(self.family, steps, scale, spacing=spacing),
             keeps_noise=True,
             knows_teacher=True,
             spacing=spacing,
@@ -165,9 +165,9 @@ class Field:
         contract = student.contract
         steps = contract.default_num_steps if steps is None else steps
 
-        def painter() -> Painter:
+        def sampler() -> ImageSampler:
             network = student_network(self.family, contract, student.weights)
-            return student_painter(self.family, contract, network, steps)
+            return student_sampler(self.family, contract, network, steps)
 
         return Contestant(
             source=student.source,
@@ -177,7 +177,7 @@ class Field:
             seed=student.seed,
             settings=student.settings,
             identity=(*self.model, student.settings, student.digest, steps),
-            painter=painter,
+            sampler=sampler,
             keeps_noise=contract.grid.sampler == "deterministic" or steps == 1,
             knows_teacher=METHODS[contract.method["name"]].has_teacher,
         )

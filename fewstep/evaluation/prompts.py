@@ -1,4 +1,4 @@
-"""What a protocol asks for: its prompts, and the real pictures that sets are compared with."""
+"""What a protocol asks for: its prompts, and the real images that sets are compared with."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from PIL import Image
 from fewstep.errors import UserError
 from fewstep.evaluation.generate import BATCH
 from fewstep.evaluation.protocols import PROTOCOLS, Protocol
-from fewstep.images import Pictures
+from fewstep.images import Images
 from fewstep.student.sample import gather_prompts
 from fewstep.world.captions import describe
 from fewstep.world.scenes import render, sample_scene
@@ -21,15 +21,15 @@ NUM_REFERENCES = 5000
 
 @dataclass(frozen=True)
 class Real:
-    """Real pictures, in batches; `identity` changes with anything that they depend on."""
+    """Real images, in batches; `identity` changes with anything that they depend on."""
 
     identity: str
-    batches: Callable[[], Iterator[Pictures]]
+    batches: Callable[[], Iterator[Images]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """The prompts of a protocol, and its real pictures if it has any."""
+    """The prompts of a protocol, and its real images if it has any."""
 
     name: str
     protocol: Protocol
@@ -40,7 +40,7 @@ class Task:
 def open_task(
     name: str, num_prompts: int | None, prompt_file: Path | None, data: Path | None, side: int
 ) -> Task:
-    """Return what the protocol `name` asks for; `side` is that of the pictures in pixels.
+    """Return what the protocol `name` asks for; `side` is that of the images in pixels.
 
     Raises:
         UserError: if the protocol is unknown, lacks its prompts or its data, or is given what it
@@ -93,7 +93,7 @@ def held_out_prompts(num: int, seed: int = PROMPT_SEED) -> list[str]:
     return prompts
 
 
-def renderings() -> Iterator[Pictures]:
+def renderings() -> Iterator[Images]:
     """Yield real renderings of the bundled world, of scenes that no training set holds."""
     for first in range(0, NUM_REFERENCES, BATCH):
         seeds = ([REFERENCE_SEED, i] for i in range(first, first + BATCH))
@@ -103,10 +103,10 @@ def renderings() -> Iterator[Pictures]:
 def coco(
     name: str, protocol: Protocol, num_prompts: int | None, data: Path | None, side: int
 ) -> Task:
-    """Take prompts and pictures from a folder of COCO.
+    """Take prompts and images from a folder of COCO.
 
-    The prompts are the first caption of each picture, or drawn from all where the protocol says
-    so; the reference are all pictures.
+    The prompts are the first caption of each image, or drawn from all where the protocol says
+    so; the reference are all images.
 
     Raises:
         UserError: if the folder is not there or holds too few captions.
@@ -130,7 +130,7 @@ def coco(
     prompts = in_any_order(found.texts) if protocol.draws else [texts[0] for texts in found.texts]
     prompts = enough(prompts, num, data)
 
-    def real() -> Iterator[Pictures]:
+    def real() -> Iterator[Images]:
         for first in range(0, len(found.files), BATCH):
             paths = [found.folder / file for file in found.files[first : first + BATCH]]
             yield np.stack([reference(path, side) for path in paths])
@@ -139,7 +139,7 @@ def coco(
         try:
             return middle(decode(path.read_bytes()), side)
         except (OSError, UserError) as error:
-            raise UserError(f"the reference picture {path} cannot be read: {error}") from error
+            raise UserError(f"the reference image {path} cannot be read: {error}") from error
 
     identity = f"{found.identity} {side}"
     told = replace(protocol, reference=protocol.reference.format(num=len(found.files)))
@@ -147,7 +147,7 @@ def coco(
 
 
 def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
-    """Return the captions of all pictures in an order that was drawn once for all.
+    """Return the captions of all images in an order that was drawn once for all.
 
     >>> sorted(in_any_order([("a cat", "a dog"), ("a hat",)]))
     ['a cat', 'a dog', 'a hat']
@@ -157,9 +157,9 @@ def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
     return [everything[i] for i in order]
 
 
-def middle(picture: Image.Image, side: int) -> np.ndarray:
-    """Return the square in the middle of a picture, resized."""
-    short = min(picture.size)
-    left, top = (picture.width - short) / 2, (picture.height - short) / 2
+def middle(image: Image.Image, side: int) -> np.ndarray:
+    """Return the square in the middle of an image, resized."""
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
     box = (left, top, left + short, top + short)
-    return np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS, box=box))
+    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS, box=box))

@@ -15,9 +15,9 @@ WITH_REFERENCE = ("fid", "kid", "cmmd", "precision", "recall")
 class Protocol:
     """Prompts, reference and metrics; further metrics need neither and are measured always.
 
-    `num_prompts` is None where all prompts of a file are taken. `side` is what pictures are resized
-    to before they are judged (Lanczos); None leaves them as they are painted. `reference` says of
-    COCO's that there are {num} pictures, which its folder tells.
+    `num_prompts` is None where all prompts of a file are taken. `side` is what images are resized
+    to before they are judged (Lanczos); None leaves them as they are generated. `reference` says of
+    COCO's that there are {num} images, which its folder tells.
     """
 
     prompts: str
@@ -25,9 +25,9 @@ class Protocol:
     reference: str
     metrics: tuple[str, ...]
     captions: str = ""
-    """The part of COCO whose captions and pictures are taken."""
+    """The part of COCO whose captions and images are taken."""
     draws: bool = False
-    """Whether prompts are drawn from all captions, instead of each picture's first."""
+    """Whether prompts are drawn from all captions, instead of each image's first."""
     side: int | None = None
 
     @property
@@ -51,7 +51,7 @@ class Protocol:
             f"{len(prompts)} {self.prompts} ({digest})",
             self.reference,
             f"{resolution} px",
-            f"pictures resized to {self.side} (Lanczos)" if self.side else "",
+            f"images resized to {self.side} (Lanczos)" if self.side else "",
             f"teacher's guidance {guidance_scale:g}",
             *(EXTRACTORS[extractor].title for extractor in extractors),
         ]
@@ -68,14 +68,14 @@ PROTOCOLS = {
     "coco2017-5k": Protocol(
         prompts="first captions of COCO val2017",
         num_prompts=5000,
-        reference="reference: all {num} pictures, the middle square at the model's side (Lanczos)",
+        reference="reference: all {num} images, the middle square at the model's side (Lanczos)",
         metrics=(*WITH_REFERENCE, "fid_teacher", "clip_score", *WITHOUT_WEIGHTS),
         captions="val2017",
     ),
     "coco2014-30k-256": Protocol(
         prompts="captions drawn from COCO val2014",
         num_prompts=30_000,
-        reference="reference: all {num} pictures, the middle square at 256 (Lanczos)",
+        reference="reference: all {num} images, the middle square at 256 (Lanczos)",
         metrics=(*WITH_REFERENCE, "fid_teacher", "clip_score", *WITHOUT_WEIGHTS),
         captions="val2014",
         draws=True,

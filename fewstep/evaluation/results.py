@@ -34,9 +34,9 @@ INTERVAL = {"value": int | float, "low": int | float, "high": int | float, "n": 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of making pictures, and its measured metrics by name.
+    """One way of making images, and its measured metrics by name.
 
-    `calls` are the network calls a picture; `seed` is the training seed, None for the teacher and
+    `calls` are the network calls an image; `seed` is the training seed, None for the teacher and
     for a row that is pooled over training seeds, whose `source` names them all.
     """
 

@@ -1,4 +1,4 @@
-"""From numbers, one a picture, to rows of a table: intervals, and trainings pooled."""
+"""From numbers, one an image, to rows of a table: intervals, and trainings pooled."""
 
 from collections import defaultdict
 from collections.abc import Sequence

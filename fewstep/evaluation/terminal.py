@@ -47,7 +47,7 @@ def summary(results: Results, width: int = 120) -> Table:
             cells.append(Text(value, "bold").append(f"\n{ends}", "dim"))
         table.add_row(*cells)
     counts = sorted({m.n for row in rows for name, m in row.metrics.items() if name in names})
-    table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} pictures"
+    table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} images"
     table.caption_justify = "left"
     return table
 

@@ -1,6 +1,6 @@
-"""What a picture costs each contestant: they take turns, so that what slows the machine slows all.
+"""What an image costs each contestant: they take turns, so that what slows the machine slows all.
 
-A picture is painted alone, as a user asks for one: prompt, network calls and decoding.
+An image is generated alone, as a user asks for one: prompt, network calls and decoding.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.evaluation.models import Contestant
 from fewstep.evaluation.provenance import machine
 from fewstep.files import kept
-from fewstep.student.generate import Painter
+from fewstep.student.generate import ImageSampler
 
 ROUNDS = 5
 Costs = Mapping[str, Interval]
@@ -47,18 +47,18 @@ def costs_in_turns(
 def measured_in_turns(
     contestants: Sequence[Contestant], gallery: Gallery, prompts: Sequence[str], bar: Progress
 ) -> list[Costs]:
-    """Let the contestants paint the prompts one after another, each prompt by all of them."""
+    """Let the contestants generate the prompts one after another, each prompt by all of them."""
     task = bar.add_task("timing", total=len(prompts) * len(contestants), note="")
     seconds: list[list[float]] = [[] for _ in contestants]
     memory = [0] * len(contestants)
     for number, prompt in enumerate(prompts):
         for place, contestant in enumerate(contestants):
-            painter = warmed_up(contestant.painter(), gallery.resolution)
+            sampler = warmed_up(contestant.sampler(), gallery.resolution)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             clock = time.perf_counter()
-            latents = painter.latents([prompt], gallery.seed, gallery.resolution, [number])
-            painter.decode(latents)
+            latents = sampler.latents([prompt], gallery.seed, gallery.resolution, [number])
+            sampler.decode(latents)
             seconds[place].append(time.perf_counter() - clock)
             if torch.cuda.is_available():
                 memory[place] = max(memory[place], torch.cuda.max_memory_allocated())
@@ -70,11 +70,11 @@ def measured_in_turns(
     ]
 
 
-def warmed_up(painter: Painter, resolution: int) -> Painter:
-    """Return the painter after one call that nobody times: a network's first is always slower."""
-    last = replace(painter, timesteps=painter.timesteps[-1:])
+def warmed_up(sampler: ImageSampler, resolution: int) -> ImageSampler:
+    """Return the sampler after one call that nobody times: a network's first is always slower."""
+    last = replace(sampler, timesteps=sampler.timesteps[-1:])
     last.decode(last.latents([""], seed=0, resolution=resolution))
-    return painter
+    return sampler
 
 
 def mean_of_times(seconds: Sequence[float]) -> Interval:

@@ -132,7 +132,7 @@ def _how_to_sample(contract: Contract, name: str) -> str:
         f"{guidance(contract)}.\n\n{recipe_table(contract, name)}\n\n"
         f"```python\n{loaded}\n"
         'pipe.scheduler = FewStepScheduler.from_artefact("FOLDER")  # fewstep.student.scheduler\n'
-        f'picture = pipe("a prompt", num_inference_steps={steps}, guidance_scale=1).images[0]\n'
+        f'image = pipe("a prompt", num_inference_steps={steps}, guidance_scale=1).images[0]\n'
         "```\n\n`comfyui.json` is a workflow to drag onto ComfyUI's canvas."
     )
 
@@ -172,7 +172,7 @@ def _figures(card: Card) -> str:
     )
     return (
         f"{table(['', 'network calls', *names], rows)}\n\n"
-        f"95 % intervals in brackets, n pictures. Measured by `{card.measured_by}`."
+        f"95 % intervals in brackets, n images. Measured by `{card.measured_by}`."
     )
 
 
@@ -187,7 +187,7 @@ def _limits(contract: Contract) -> str:
     if contract.method["name"] in ("ct", "multi-boundary-ct"):
         limits.append(
             "It learnt from data alone and imitates the base model *without* guidance, whose "
-            "pictures follow the prompt less."
+            "images follow the prompt less."
         )
     if not contract.takes_guidance:
         limits.append("Guidance and negative prompts have no meaning for it.")

@@ -24,7 +24,7 @@ FUSED_FOLDER = f"{FUSED}diffusers/"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One program's way to the student's picture; every entry is Markdown."""
+    """One program's way to the student's image; every entry is Markdown."""
 
     program: str
     file: str

@@ -1,7 +1,7 @@
 """Multi-boundary methods: the trajectory is cut into segments, each with its own landing point.
 
 A jump ends on the lower boundary of its segment instead of on clean data. Sampling is one jump a
-segment with no noise added in between, so that a picture is a function of its starting noise, as
+segment with no noise added in between, so that an image is a function of its starting noise, as
 it is for the teacher. With one segment these are CD and CT.
 """
 

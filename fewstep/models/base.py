@@ -78,24 +78,24 @@ class ModelFamily(Protocol):
         """Return the conditioning of each prompt, one row a prompt."""
         ...
 
-    def encode_pictures(self, pictures: Tensor) -> tuple[Latents, Latents]:
+    def encode_images(self, images: Tensor) -> tuple[Latents, Latents]:
         """Return mean and standard deviation of the latents of [batch, 3, H, W] in [0, 1]."""
         ...
 
     def decode(self, latents: Latents) -> Tensor:
-        """Return pictures [batch, 3, H, W] in [0, 1]."""
+        """Return images [batch, 3, H, W] in [0, 1]."""
         ...
 
     @property
     def default_resolution(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
+        """The side in pixels of the images that the model was trained on."""
         ...
 
     @property
-    def picture_divisor(self) -> int:
-        """What the sides of a picture have to be multiples of."""
+    def image_divisor(self) -> int:
+        """What the sides of an image have to be multiples of."""
         ...
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a square picture, or raise."""
+        """Return (channels, height, width) of the latents of a square image, or raise."""
         ...

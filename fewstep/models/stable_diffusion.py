@@ -23,7 +23,7 @@ CONVOLUTIONS = torch.channels_last
 """The memory layout that convolutions are fastest in, on processors and on GPUs."""
 
 PIXELS_AT_ONCE = 64 * 64**2
-"""How much the autoencoder is given at once: 64 pictures of 64 pixels, one of 512."""
+"""How much the autoencoder is given at once: 64 images of 64 pixels, one of 512."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class StableDiffusion:
         return {"text": text.float()}
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: Tensor) -> tuple[Latents, Latents]:
+    def encode_images(self, images: Tensor) -> tuple[Latents, Latents]:
         """Return mean and standard deviation of the latents of [batch, 3, H, W] in [0, 1]."""
         scale = self.vae.config.scaling_factor
-        at_once = max(1, PIXELS_AT_ONCE // pictures[0, 0].numel())
+        at_once = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
         halves = []
-        for part in pictures.split(at_once):
+        for part in images.split(at_once):
             latents = self.vae.encode(2 * part.to(self.device) - 1).latent_dist
             halves.append((scale * latents.mean, scale * latents.std))
         mean, std = (torch.cat(half) for half in zip(*halves, strict=True))
@@ -135,11 +135,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Tensor:
-        """Return pictures [batch, 3, H, W] in [0, 1]."""
+        """Return images [batch, 3, H, W] in [0, 1]."""
         at_once = max(1, PIXELS_AT_ONCE // (latents[0, 0].numel() * self._vae_factor**2))
         scaled = latents / self.vae.config.scaling_factor
-        pictures = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once)])
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once)])
+        return (images / 2 + 0.5).clamp(0, 1)
 
     @property
     def _vae_factor(self) -> int:
@@ -147,21 +147,21 @@ class StableDiffusion:
 
     @property
     def default_resolution(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
+        """The side in pixels of the images that the model was trained on."""
         return self.network.config.sample_size * self._vae_factor
 
     @property
-    def picture_divisor(self) -> int:
-        """What a picture's sides have to be multiples of: autoencoder and UNet halve."""
+    def image_divisor(self) -> int:
+        """What an image's sides have to be multiples of: autoencoder and UNet halve."""
         return self._vae_factor * 2 ** (len(self.network.config.block_out_channels) - 1)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a square picture.
+        """Return (channels, height, width) of the latents of a square image.
 
         Raises:
-            ModelError: if the autoencoder cannot divide the picture evenly.
+            ModelError: if the autoencoder cannot divide the image evenly.
         """
-        factor, divisor = self._vae_factor, self.picture_divisor
+        factor, divisor = self._vae_factor, self.image_divisor
         if resolution % divisor:
             lower = max(resolution // divisor, 1) * divisor
             raise ModelError(

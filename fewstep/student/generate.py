@@ -1,4 +1,4 @@
-"""Pictures from prompts: a denoiser, its timesteps and its sampler, of a student or a teacher."""
+"""Images from prompts: a denoiser, its timesteps and its sampler, of a student or a teacher."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +23,11 @@ TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
 
 
 @dataclass(frozen=True)
-class Painter:
-    """A denoiser with its timesteps and its sampler: everything that makes a picture of a prompt.
+class ImageSampler:
+    """A denoiser with its timesteps and its sampler: everything that makes an image of a prompt.
 
-    A picture is a function of (prompt, seed, number) and not of the batch that it is made in;
-    painters of one family start the same (seed, number) from the same noise.
+    An image is a function of (prompt, seed, number) and not of the batch that it is made in;
+    samplers of one family start the same (seed, number) from the same noise.
     """
 
     family: ModelFamily
@@ -47,7 +47,7 @@ class Painter:
         advance: Callable[[int], None] = lambda count: None,
         x_0: Latents | None = None,
     ) -> Latents:
-        """Return the clean latents of one picture a prompt.
+        """Return the clean latents of one image a prompt.
 
         With `x_0`, one row or one a prompt, they start from these latents under noise instead of
         from noise alone: image-to-image.
@@ -80,18 +80,18 @@ class Painter:
         return latents
 
     def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
-        """Return pictures as uint8 [batch, H, W, 3]."""
+        """Return images as uint8 [batch, H, W, 3]."""
         parts = (self.family.decode(part) for part in latents.split(batch_size))
         whole = torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in parts])
         return whole.permute(0, 2, 3, 1)
 
-    def paint(self, prompts: Sequence[str], seed: int, resolution: int) -> list[Image.Image]:
-        """Return one picture a prompt."""
-        pictures = self.decode(self.latents(prompts, seed, resolution))
-        return [Image.fromarray(picture.numpy()) for picture in pictures]
+    def generate(self, prompts: Sequence[str], seed: int, resolution: int) -> list[Image.Image]:
+        """Return one image a prompt."""
+        images = self.decode(self.latents(prompts, seed, resolution))
+        return [Image.fromarray(image.numpy()) for image in images]
 
-    def entering_at(self, strength: float) -> "Painter":
-        """Return the painter that makes the last of the calls, as many as `strength` is of all.
+    def entering_at(self, strength: float) -> "ImageSampler":
+        """Return the sampler that makes the last of the calls, as many as `strength` is of all.
 
         The calls stay on the student's own grid; diffusers counts them in the same way.
 
@@ -111,17 +111,17 @@ class Painter:
 
 
 def teacher_calls(num_steps: int, guidance_scale: float) -> int:
-    """Return how often a picture of the teacher asks the network: with guidance twice a step."""
+    """Return how often an image of the teacher asks the network: with guidance twice a step."""
     return num_steps if guidance_scale == 1 else 2 * num_steps
 
 
-def teacher_painter(
+def teacher_sampler(
     family: ModelFamily,
     num_steps: int,
     guidance_scale: float,
     denoiser: Denoiser[Prediction] | None = None,
     spacing: str = "uniform",
-) -> Painter:
+) -> ImageSampler:
     """Return the undistilled model under plain guided DDIM, from the noisiest timestep on.
 
     With guidance each step asks the network twice. `denoiser` stands in for the family's network.
@@ -129,7 +129,7 @@ def teacher_painter(
     denoiser = denoiser or family.denoiser(family.network)
     uncond = family.encode_prompts([""])
     starts = Grid(num_steps, 1, spacing, family.schedule.num_train_timesteps).trailing
-    return Painter(
+    return ImageSampler(
         family=family,
         denoiser=guided(denoiser, uncond, guidance_scale),
         timesteps=starts,
@@ -138,15 +138,15 @@ def teacher_painter(
     )
 
 
-def student_painter(
+def student_sampler(
     family: ModelFamily,
     contract: Contract,
     network: nn.Module,
     num_steps: int | None = None,
-) -> Painter:
+) -> ImageSampler:
     """Return the student's network at the timesteps of its contract."""
     timesteps = contract.timesteps(num_steps)
-    return Painter(
+    return ImageSampler(
         family=family,
         denoiser=family.denoiser(network),
         timesteps=timesteps,

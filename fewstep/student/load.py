@@ -34,7 +34,7 @@ from fewstep.student.integrity import (
 from fewstep.student.locate import open_folder
 
 NEEDED = {"base": {"id": str, "fingerprint": str}, "data": {"resolution": int}}
-"""The entries of a contract without which nothing can be painted."""
+"""The entries of a contract without which nothing can be generated."""
 
 
 def read_contract(folder: Path) -> Contract:
@@ -55,7 +55,7 @@ def read_contract(folder: Path) -> Contract:
             value = getattr(contract, part).get(entry)
             if type(value) is not kind or not value or (kind is int and value < 0):
                 raise ArtefactError(
-                    f"{path} has {part}.{entry} = {value!r}, with which nothing can be painted; "
+                    f"{path} has {part}.{entry} = {value!r}, with which nothing can be generated; "
                     "get the artefact again"
                 )
     return contract

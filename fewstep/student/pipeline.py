@@ -1,4 +1,4 @@
-"""A distilled model, ready to paint, at the timesteps of its contract."""
+"""A distilled model, ready to generate, at the timesteps of its contract."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +16,14 @@ from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.models.extra_loras import add_loras
 from fewstep.student.contract import Contract
-from fewstep.student.generate import Painter, student_painter, teacher_calls
+from fewstep.student.generate import ImageSampler, student_sampler, teacher_calls
 from fewstep.student.load import load_base, read_artefact, student_network
-from fewstep.student.png_info import Picture
+from fewstep.student.png_info import SampledImage
 
 
 @dataclass(frozen=True)
 class FewStepPipeline:
-    """A distilled model, ready to paint: `FewStepPipeline.from_pretrained(path)("a prompt")`.
+    """A distilled model, ready to generate: `FewStepPipeline.from_pretrained(path)("a prompt")`.
 
     `loras` are other LoRA files for the same base model, by path, and how strong each is.
     """
@@ -69,10 +69,10 @@ class FewStepPipeline:
         strength: float | None = None,
         negative_prompt: str = "",
         guidance_scale: float = 1.0,
-    ) -> list[Picture]:
-        """Return one picture a prompt; picture i starts from the noise of (seed, numbers[i]).
+    ) -> list[SampledImage]:
+        """Return one image a prompt; image i starts from the noise of (seed, numbers[i]).
 
-        `numbers` count from 0 where they are not given. With `image` the pictures start from it,
+        `numbers` count from 0 where they are not given. With `image` the images start from it,
         and `strength` in (0, 1], else 0.5, is the share of the student's calls that are made.
 
         Raises:
@@ -91,25 +91,25 @@ class FewStepPipeline:
         if resolution <= 0:
             raise UserError(f"resolution is {resolution}; it has to be above 0")
         if image is None and strength is not None:
-            raise UserError("strength goes with image, the picture to start from")
-        whole = painter = self.painter(num_steps, guidance_scale, negative_prompt)
+            raise UserError("strength goes with image, the image to start from")
+        whole = sampler = self.sampler(num_steps, guidance_scale, negative_prompt)
         x_0, settings = None, self._settings(whole, guidance_scale)
         if image is not None:
             strength = 0.5 if strength is None else strength
-            painter, x_0 = whole.entering_at(strength), self.encode(image, resolution)
-            settings["Timesteps"] = ", ".join(map(str, painter.timesteps))
+            sampler, x_0 = whole.entering_at(strength), self.encode(image, resolution)
+            settings["Timesteps"] = ", ".join(map(str, sampler.timesteps))
             settings["Denoising strength"] = f"{strength:g}"
-        latents = painter.latents(prompts, seed, resolution, numbers, x_0=x_0)
+        latents = sampler.latents(prompts, seed, resolution, numbers, x_0=x_0)
         return [
-            Picture(Image.fromarray(pixels.numpy()), prompt, seed, number, painter.calls,
+            SampledImage(Image.fromarray(pixels.numpy()), prompt, seed, number, sampler.calls,
                     negative_prompt, settings)
             for pixels, prompt, number in zip(
-                painter.decode(latents), prompts, numbers, strict=True)
+                sampler.decode(latents), prompts, numbers, strict=True)
         ]  # fmt: skip
 
     @property
     def resolution(self) -> int:
-        """The side in pixels of the pictures that the student was trained on."""
+        """The side in pixels of the images that the student was trained on."""
         return self.contract.data["resolution"]
 
     @cached_property
@@ -118,20 +118,20 @@ class FewStepPipeline:
         network = student_network(self.base, self.contract, self.weights)
         return add_loras(self.base, network, self.loras)
 
-    def painter(
+    def sampler(
         self, num_steps: int | None = None, guidance_scale: float = 1.0, negative_prompt: str = ""
-    ) -> Painter:
-        """Return what paints in this number of steps; see `__call__`."""
+    ) -> ImageSampler:
+        """Return what generates in this number of steps; see `__call__`."""
         self.contract.timesteps(num_steps)  # before the work
         family, network = self.student
-        painter = student_painter(family, self.contract, network, num_steps)
+        sampler = student_sampler(family, self.contract, network, num_steps)
         if guidance_scale == 1:
-            return painter
+            return sampler
         denoiser = guided(
             family.denoiser(network), family.encode_prompts([negative_prompt]), guidance_scale
         )
-        calls = teacher_calls(painter.calls, guidance_scale)
-        return replace(painter, denoiser=denoiser, calls=calls)
+        calls = teacher_calls(sampler.calls, guidance_scale)
+        return replace(sampler, denoiser=denoiser, calls=calls)
 
     def check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
         """Refuse guidance and negative prompts where the student was not trained for them.
@@ -158,23 +158,23 @@ class FewStepPipeline:
             raise UserError(f"guidance_scale is {guidance_scale}; it has to be 1 (none) or more")
 
     def encode(self, image: Image.Image, resolution: int) -> Tensor:
-        """Return the latents of a picture, [1, channels, height, width], cropped to a square."""
+        """Return the latents of an image, [1, channels, height, width], cropped to a square."""
         self.base.latent_shape(resolution)
         upright = ImageOps.exif_transpose(image).convert("RGB")
         square = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.asarray(square) / np.float32(255))
-        mean, _ = self.base.encode_pictures(pixels.permute(2, 0, 1)[None])
+        mean, _ = self.base.encode_images(pixels.permute(2, 0, 1)[None])
         return mean
 
-    def _settings(self, painter: Painter, guidance_scale: float) -> dict[str, object]:
-        """Return what made a picture beside prompt and seed, in A1111's names where it has them."""
+    def _settings(self, sampler: ImageSampler, guidance_scale: float) -> dict[str, object]:
+        """Return what made an image beside prompt and seed, in A1111's names where it has them."""
         settings: dict[str, object] = {
-            "Steps": len(painter.timesteps),
-            "Sampler": f"fewstep {painter.sampler}",
+            "Steps": len(sampler.timesteps),
+            "Sampler": f"fewstep {sampler.sampler}",
             "CFG scale": f"{guidance_scale:g}",
             "Model": Path(self.contract.base["id"]).name,
             "Method": self.contract.method["name"],
-            "Timesteps": ", ".join(map(str, painter.timesteps)),
+            "Timesteps": ", ".join(map(str, sampler.timesteps)),
         }
         if self.loras:
             named = (f"{Path(path).stem} {weight:g}" for path, weight in self.loras.items())

@@ -1,4 +1,4 @@
-"""A picture with what made it, kept in the PNG file as A1111 and other programs read it."""
+"""An image with what made it, kept in the PNG file as A1111 and other programs read it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from fewstep.files import write_file
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture; (prompt, seed, number) and the student give it again, in whatever batch.
+class SampledImage:
+    """One image; (prompt, seed, number) and the student give it again, in whatever batch.
 
     `calls` are the network calls that it took.
     """
@@ -49,11 +49,11 @@ class Picture:
         return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())])
 
 
-def parameters_of(pictures: Sequence[Picture]) -> str:
-    """Return what made the pictures of one call, one prompt a line, in A1111's form."""
-    first, last = pictures[0], pictures[-1]
+def parameters_of(images: Sequence[SampledImage]) -> str:
+    """Return what made the images of one call, one prompt a line, in A1111's form."""
+    first, last = images[0], images[-1]
     more = {"Number": f"{first.number} to {last.number}"}
-    return first._told([picture.prompt for picture in pictures], more)
+    return first._told([image.prompt for image in images], more)
 
 
 def png(image: Image.Image, parameters: str) -> bytes:

@@ -1,4 +1,4 @@
-"""`fewstep sample`: prompts become pictures, at the timesteps of the artefact's contract."""
+"""`fewstep sample`: prompts become images, at the timesteps of the artefact's contract."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from fewstep.errors import UserError
 from fewstep.files import check_writable, write_file
 from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
-from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_painter
+from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
 from fewstep.student.locate import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.student.png_info import Picture, parameters_of, png
+from fewstep.student.png_info import SampledImage, parameters_of, png
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked of the pictures; see `fewstep sample --help`. None leaves it to the source."""
+    """What is asked of the images; see `fewstep sample --help`. None leaves it to the source."""
 
     seed: int = 0
     num_steps: int | None = None
@@ -31,35 +31,35 @@ class Wish:
     base: str | None = None
 
 
-def paint_file(
+def generate_file(
     source: str, prompts: Sequence[str], prompt_file: Path | None, out: Path, wish: Wish
 ) -> str:
-    """Paint the prompts into the file `out`, several as a grid; return what was done, in words.
+    """Generate the prompts into the file `out`, several as a grid; return what was done, in words.
 
     Raises:
-        UserError: if there is no prompt, or the source cannot paint with these settings.
+        UserError: if there is no prompt, or the source cannot generate with these settings.
     """
     prompts = gather_prompts(prompts, prompt_file)
     if out.suffix.lower() != ".png":
-        raise UserError(f"--out is {out}, and pictures are written as PNG; name it .png")
+        raise UserError(f"--out is {out}, and images are written as PNG; name it .png")
     if out.is_dir():
         raise UserError(f"--out is {out}, which is a folder; name a file in it, or another")
     check_writable(out.parent)
-    pictures = paint(source, prompts, wish)
-    first = pictures[0]
-    if len(pictures) == 1:
+    images = generate(source, prompts, wish)
+    first = images[0]
+    if len(images) == 1:
         first.save(out)
     else:
-        pixels = np.stack([np.asarray(picture.image) for picture in pictures])
+        pixels = np.stack([np.asarray(image.image) for image in images])
         title = f"{first.settings['Steps']} steps, {first.calls} network calls, seed {wish.seed}"
-        write_file(out, png(grid({title: pixels}, prompts), parameters_of(pictures)))
+        write_file(out, png(grid({title: pixels}, prompts), parameters_of(images)))
     starts = str(first.settings["Timesteps"]).split(", ")
     told = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
-    return f"wrote {out}: {first.calls} network calls a picture, starting at timesteps {told}"
+    return f"wrote {out}: {first.calls} network calls an image, starting at timesteps {told}"
 
 
-def paint(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
-    """Paint by a run, an artefact or a plain model.
+def generate(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
+    """Generate by a run, an artefact or a plain model.
 
     Raises:
         UserError: if the source is none of them, or does not know these settings.
@@ -68,11 +68,11 @@ def paint(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
     if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
         raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
     if wish.strength is not None and wish.image is None:
-        raise UserError("--strength goes with --image, the picture to start from")
+        raise UserError("--strength goes with --image, the image to start from")
     return (by_student if is_artefact(source) else by_teacher)(source, prompts, wish)
 
 
-def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
+def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
     pipeline = FewStepPipeline.from_pretrained(
         source, base=wish.base, loras=wish.loras, device=default_device()
     )
@@ -88,7 +88,7 @@ def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]
     )
 
 
-def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]:
+def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
     given = {"--image": wish.image, "--lora": wish.loras, "--base": wish.base,
              "--negative-prompt": wish.negative_prompt}  # fmt: skip
     if wrong := [option for option, value in given.items() if value]:
@@ -98,21 +98,21 @@ def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[Picture]
     scale = TEACHER_GUIDANCE if wish.guidance_scale is None else wish.guidance_scale
     steps = TEACHER_STEPS if wish.num_steps is None else wish.num_steps
     try:
-        painter = teacher_painter(family, steps, scale)
+        sampler = teacher_sampler(family, steps, scale)
     except ValueError as error:  # the maths names the value and the range
         raise UserError(str(error)) from error
     settings = {"Steps": steps, "Sampler": "DDIM trailing", "CFG scale": f"{scale:g}",
                 "Model": Path(source).name,
-                "Timesteps": ", ".join(map(str, painter.timesteps))}  # fmt: skip
-    images = painter.paint(prompts, wish.seed, family.default_resolution)
+                "Timesteps": ", ".join(map(str, sampler.timesteps))}  # fmt: skip
+    images = sampler.generate(prompts, wish.seed, family.default_resolution)
     return [
-        Picture(image, prompt, wish.seed, number, painter.calls, settings=settings)
+        SampledImage(image, prompt, wish.seed, number, sampler.calls, settings=settings)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
     ]
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read the picture to start from.
+    """Read the image to start from.
 
     Raises:
         UserError: if it is not one.
@@ -121,7 +121,7 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image: cannot read {path} as a picture ({error})") from error
+        raise UserError(f"--image: cannot read {path} as an image ({error})") from error
 
 
 def read_loras(given: Sequence[str]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def write_artefact(shop: Workshop) -> Path:
 
 
 def last_preview(run: Path) -> bytes | None:
-    """Return the newest picture of teacher and student, if any was drawn."""
+    """Return the newest image of teacher and student, if any was drawn."""
     drawn = sorted((run / "previews").glob("*.png"))
     return drawn[-1].read_bytes() if drawn else None
 
@@ -66,7 +66,7 @@ def without_own_paths(config: Config) -> Config:
         data=replace(
             data,
             path=public_name(data.path),
-            pictures=data.pictures and public_name(data.pictures),
+            images=data.images and public_name(data.images),
             cache=None,
         ),
         train=replace(config.train, preview_prompts=()),

@@ -28,7 +28,7 @@ def contract_of(shop: Workshop) -> Contract:
             "path": config.data.path,
             "num_pairs": len(shop.pairs),
             "resolution": shop.resolution,
-            "digest": shop.supply.fingerprint.key,
+            "digest": shop.dataset.fingerprint.key,
             "caption_dropout": config.data.caption_dropout,
         },
         train={

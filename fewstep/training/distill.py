@@ -57,10 +57,10 @@ def distill_run(
         needed_bytes = 20_000_000 + shop.checkpoints.needed_bytes
         check_writable(run, needed_bytes)
         if not config.data.streaming:  # run and cache are on one disk, as a rule
-            check_writable(shop.supply.root, needed_bytes + shop.supply.cache_bytes)
+            check_writable(shop.dataset.root, needed_bytes + shop.dataset.cache_bytes)
         claim_run_folder(shop.resolved, run)
         claim_data(run, shop.pairs.identity)
-        claim_base(run, shop.family, shop.supply.codec)
+        claim_base(run, shop.family, shop.dataset.codec)
     processes.wait()
     listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)

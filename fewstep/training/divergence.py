@@ -90,6 +90,6 @@ class Watch:
 def diverged(step: int, what: str) -> TrainingDivergedError:
     return TrainingDivergedError(
         f"training diverged at step {step + 1}: {what}; the last checkpoint from before is kept. "
-        "Check the data for broken pictures, or start in a new --run folder with a lower "
+        "Check the data for broken images, or start in a new --run folder with a lower "
         "train.learning_rate or train.max_grad_norm, or with model.precision 'bf16' or 'fp32'"
     )

@@ -104,7 +104,7 @@ class Plan:
 
     @property
     def cache_bytes(self) -> int | None:
-        """The size on the disk with one caption a picture, where the number of pairs is set."""
+        """The size on the disk with one caption an image, where the number of pairs is set."""
         return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
 
     def fits(self, card: Card) -> bool:
@@ -212,7 +212,7 @@ def print_plan(config: Config, plan: Plan) -> None:
     console.print(terms, cards)
     console.print(
         f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in {plan.trained_modules} "
-        f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} pictures; "
+        f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} images; "
         f"{cache_told(plan)}; the run {advice(config, plan, CARDS[0])}."
     )
 

@@ -1,4 +1,4 @@
-"""Pictures during training: the student's beside the teacher's 50 steps, from the same noise."""
+"""Images during training: the student's beside the teacher's 50 steps, from the same noise."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fewstep.files import write_file
 from fewstep.images import grid, png
-from fewstep.student.generate import TEACHER_STEPS, Painter, teacher_painter
+from fewstep.student.generate import TEACHER_STEPS, ImageSampler, teacher_sampler
 from fewstep.training.contract import contract_of
 from fewstep.training.setup import Workshop
 
@@ -21,7 +21,7 @@ class Previews:
     shop: Workshop
 
     def draw_if_due(self, step: int) -> Path | None:
-        """Draw at every `preview_every` steps and at the last; return the picture's path."""
+        """Draw at every `preview_every` steps and at the last; return the image's path."""
         every = self.shop.config.train.preview_every
         if every and (step % every == 0 or step == self.shop.config.train.steps):
             with self.shop.codec_at_work():
@@ -29,16 +29,16 @@ class Previews:
         return None
 
     def draw(self, step: int) -> Path:
-        """Paint every preview prompt by the averaged student as it is now."""
+        """Generate every preview prompt by the averaged student as it is now."""
         _, method = self.shop.named_method
         contract = contract_of(self.shop)
         timesteps = contract.timesteps()
-        student = Painter(
+        student = ImageSampler(
             self.shop.family, self.shop.roles.ema, timesteps, method.sampler, len(timesteps)
         )
         columns = {
             f"teacher, {TEACHER_STEPS} steps": self._teacher,
-            f"{contract.method['name']}, {len(timesteps)} steps": self._paint(student),
+            f"{contract.method['name']}, {len(timesteps)} steps": self._generate(student),
         }
         path = self.shop.run / "previews" / f"{step:08d}.png"
         write_file(path, png(grid(columns, self._prompts)))
@@ -54,14 +54,14 @@ class Previews:
     @cached_property
     def _teacher(self) -> NDArray[np.uint8]:
         shop = self.shop
-        painter = teacher_painter(
+        sampler = teacher_sampler(
             shop.family, TEACHER_STEPS, shop.guidance_scale, shop.roles.teacher
         )
-        return self._paint(painter)
+        return self._generate(sampler)
 
-    def _paint(self, painter: Painter) -> NDArray[np.uint8]:
+    def _generate(self, sampler: ImageSampler) -> NDArray[np.uint8]:
         network = self.shop.roles.network.eval()
-        latents = painter.latents(self._prompts, seed=0, resolution=self.shop.resolution)
-        pictures = painter.decode(latents)
+        latents = sampler.latents(self._prompts, seed=0, resolution=self.shop.resolution)
+        images = sampler.decode(latents)
         network.train()
-        return pictures.numpy()
+        return images.numpy()

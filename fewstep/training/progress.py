@@ -40,10 +40,10 @@ class TerminalListener(Listener):
             print(text)
 
     def on_encoded(self, total: int) -> Callable[[int], None]:
-        return self._counting("encoding pictures", total)
+        return self._counting("encoding images", total)
 
     def on_checked(self, total: int) -> Callable[[int], None]:
-        return self._counting("looking at pictures", total)
+        return self._counting("looking at images", total)
 
     def _counting(self, what: str, total: int) -> Callable[[int], None]:
         task = self.bar.add_task(what, total=total, note="")

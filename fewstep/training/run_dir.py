@@ -72,7 +72,7 @@ def claim_data(run: Path, identity: str) -> None:
     """
     if not _is_same(path := run / "data.sha256", identity):
         raise SettingError(
-            f"{run} has learnt from other data: pictures, captions, or the times of their files "
+            f"{run} has learnt from other data: images, captions, or the times of their files "
             "have changed since; choose another --run folder, or, if they were only copied, delete "
             f"{path}"
         )
@@ -81,7 +81,7 @@ def claim_data(run: Path, identity: str) -> None:
 def claim_base(run: Path, family: ModelFamily, codec: Mapping[str, Any]) -> None:
     """Keep in the run's folder what its base is, or check that it is still that.
 
-    `codec` is what turns pictures and captions into latents and texts.
+    `codec` is what turns images and captions into latents and texts.
 
     Raises:
         SettingError: if a part has changed; it is named.

@@ -12,7 +12,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from fewstep.config import AdapterSettings, Config, Precision, SettingError, from_tables
-from fewstep.data.dataset import Supply
+from fewstep.data.dataset import Dataset
 from fewstep.data.encoding import Share, Start
 from fewstep.data.loader import Batches
 from fewstep.data.pairs import Pairs
@@ -99,7 +99,7 @@ class Workshop:
 
     @property
     def resolution(self) -> int:
-        """The side of the pictures; where none is set that of the model."""
+        """The side of the images; where none is set that of the model."""
         return self.config.data.resolution or self.family.default_resolution
 
     @property
@@ -116,13 +116,13 @@ class Workshop:
         )
 
     @cached_property
-    def supply(self) -> Supply:
-        """The data; prompts alone are painted with the scale set, or else with the usual one.
+    def dataset(self) -> Dataset:
+        """The data; prompts alone are generated with the scale set, or else with the usual one.
 
         The first process looks through shards, and the others read what it found.
         """
         data, scale = self.config.data, self.config.teacher.guidance_scale
-        supply = Supply(
+        dataset = Dataset(
             settings=data,
             family=self.family,
             resolution=self.resolution,
@@ -130,18 +130,18 @@ class Workshop:
             teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
         )
         with self.processes.first_goes_first():
-            supply.pairs  # noqa: B018
-        self._check_same(supply)
-        return supply
+            dataset.pairs  # noqa: B018
+        self._check_same(dataset)
+        return dataset
 
-    def _check_same(self, supply: Supply) -> None:
+    def _check_same(self, dataset: Dataset) -> None:
         """Refuse data or models that are not the same for all processes.
 
         Raises:
             SettingError: in each of them.
         """
         if self.processes.count > 1:
-            mine = int(supply.fingerprint.key, 16) >> 1  # as many bits as a tensor's number has
+            mine = int(dataset.fingerprint.key, 16) >> 1  # as many bits as a tensor's number has
             if self.processes.any(mine) != -self.processes.any(-mine):
                 raise SettingError(
                     f"data.path {self.config.data.path!r} or model.base is not the same for all "
@@ -150,15 +150,15 @@ class Workshop:
 
     @property
     def pairs(self) -> Pairs | Prompts:
-        return self.supply.pairs
+        return self.dataset.pairs
 
     def prepare(self, start: Start) -> list[str]:
         """Encode what is not encoded yet, each process its share; return what is to be known."""
-        processes, supply = self.processes, self.supply  # all meet there, the first too
-        notes = supply.claim() if processes.is_first else []
+        processes, dataset = self.processes, self.dataset  # all meet there, the first too
+        notes = dataset.claim() if processes.is_first else []
         processes.wait()
         share = Share(processes.rank, processes.count, processes.wait)
-        supply.fill(share, start)
+        dataset.fill(share, start)
         return notes
 
     def batches(self, start: Start) -> Batches:
@@ -166,7 +166,7 @@ class Workshop:
         if not self.config.data.streaming:
             for note in self.prepare(start):
                 print(f"fewstep: {note}", file=sys.stderr)
-        batches = self.supply.batches(self.config.train.seed, self.global_batch, self.skipped.tell)
+        batches = self.dataset.batches(self.config.train.seed, self.global_batch, self.skipped.tell)
         self.check_batch(len(batches))
         return batches
 

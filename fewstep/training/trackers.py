@@ -1,4 +1,4 @@
-"""Curves and pictures of a run: TensorBoard always, Weights & Biases or Trackio when asked."""
+"""Curves and images of a run: TensorBoard always, Weights & Biases or Trackio when asked."""
 
 # of libraries without types
 # pyright: reportArgumentType=false
@@ -63,9 +63,9 @@ class Trackers:
         self.accelerator.log({f"train/{key}": value for key, value in values.items()}, step=step)
 
     def show(self, preview: Path, step: int) -> None:
-        """Show a preview's picture."""
-        with Image.open(preview) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+        """Show a preview's image."""
+        with Image.open(preview) as image:
+            pixels = np.asarray(image.convert("RGB"))
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({"preview": pixels[None]}, step=step, dataformats="NHWC")

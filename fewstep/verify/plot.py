@@ -1,4 +1,4 @@
-"""The bench in one picture: the four parts of the error, a panel each."""
+"""The bench in one image: the four parts of the error, a panel each."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Find the things of a picture: what differs in hue from the ground, cut into connected blobs."""
+"""Find the things of an image: what differs in hue from the ground, cut into connected blobs."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ MARGIN = 3  # pixels around a blob that belong to its soft edge
 
 @dataclass(frozen=True)
 class Segment:
-    """How much one thing covers each pixel of the picture (0 to 1), and the thing's colour."""
+    """How much one thing covers each pixel of the image (0 to 1), and the thing's colour."""
 
     cover: Floats
     colour: Floats
@@ -31,38 +31,38 @@ class Segment:
         return float(x / self.area), float(y / self.area)
 
 
-def ground_colour(picture: Floats) -> Floats:
-    """Return the median colour of the picture's two outermost rows and columns."""
-    inner = np.zeros(picture.shape[:2], bool)
+def ground_colour(image: Floats) -> Floats:
+    """Return the median colour of the image's two outermost rows and columns."""
+    inner = np.zeros(image.shape[:2], bool)
     inner[2:-2, 2:-2] = True
-    return np.median(picture[~inner], axis=0)
+    return np.median(image[~inner], axis=0)
 
 
-def hue_difference(picture: Floats, ground: Floats) -> Floats:
+def hue_difference(image: Floats, ground: Floats) -> Floats:
     """Return what is left of each pixel without its part along the ground's colour.
 
     Shadows, light and corners only scale the ground, so they leave nothing.
     """
     direction = ground / max(float(np.linalg.norm(ground)), 1e-6)
-    return picture - (picture @ direction)[..., None] * direction
+    return image - (image @ direction)[..., None] * direction
 
 
-def segments(picture: Floats, ground: Floats) -> list[Segment]:
-    """Return the things of a picture of [size, size, 3] in 0 to 255, the largest first."""
-    difference = hue_difference(picture, ground)
+def segments(image: Floats, ground: Floats) -> list[Segment]:
+    """Return the things of an image of [size, size, 3] in 0 to 255, the largest first."""
+    difference = hue_difference(image, ground)
     found = blobs((difference**2).sum(-1) > VISIBLE**2)
     kept = sorted((blob for blob in found if blob.sum() >= SPECK), key=np.sum, reverse=True)
-    return [segment(picture, difference, blob) for blob in kept]
+    return [segment(image, difference, blob) for blob in kept]
 
 
-def segment(picture: Floats, difference: Floats, blob: NDArray[np.bool_]) -> Segment:
+def segment(image: Floats, difference: Floats, blob: NDArray[np.bool_]) -> Segment:
     """Measure how much of each pixel near a blob is of the blob's typical hue."""
     strength = (difference[blob] ** 2).sum(-1)
     core = np.argsort(strength)[len(strength) * 2 // 5 :]  # without the edge and the highlights
     typical = difference[blob][core].mean(0)
     share = difference @ typical / (typical @ typical)
     cover = np.clip(2 * share - 0.5, 0, 1) * grown(blob, MARGIN)
-    return Segment(cover, picture[blob][core].mean(0))
+    return Segment(cover, image[blob][core].mean(0))
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:

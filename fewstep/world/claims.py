@@ -1,4 +1,4 @@
-"""Judge what a caption claims against a scene, a true one or one read from a picture."""
+"""Judge what a caption claims against a scene, a true one or one read from an image."""
 
 from collections.abc import Sequence
 from itertools import permutations

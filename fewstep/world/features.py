@@ -14,7 +14,7 @@ GROUNDS = list(BACKGROUNDS)
 
 
 class FeatureNetwork(nn.Module):
-    """Pictures [batch, 3, 64, 64] from 0 to 1 (or uint8) to features [batch, width] in fp32."""
+    """Images [batch, 3, 64, 64] from 0 to 1 (or uint8) to features [batch, width] in fp32."""
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
         super().__init__()

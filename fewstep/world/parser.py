@@ -1,4 +1,4 @@
-"""Read a picture of the bundled world back into its scene."""
+"""Read an image of the bundled world back into its scene."""
 
 import colorsys
 from functools import cache
@@ -19,12 +19,12 @@ RINGS = (np.arange(20) + 0.5) * 0.1  # radii at which a thing is sampled
 TURNS = np.arange(96) / 96 * 2 * np.pi
 
 
-def read(picture: NDArray[np.uint8]) -> Scene:
-    """Read an RGB picture of [height, width, 3]; what makes no sense is "unknown" or left out."""
-    if picture.shape[:2] != (FRAME, FRAME):
-        small = Image.fromarray(picture).resize((FRAME, FRAME), Image.Resampling.BOX)
-        picture = np.asarray(small)
-    colours = picture.astype(np.float32)
+def read(image: NDArray[np.uint8]) -> Scene:
+    """Read an RGB image of [height, width, 3]; what makes no sense is "unknown" or left out."""
+    if image.shape[:2] != (FRAME, FRAME):
+        small = Image.fromarray(image).resize((FRAME, FRAME), Image.Resampling.BOX)
+        image = np.asarray(small)
+    colours = image.astype(np.float32)
     ground = ground_colour(colours)
     things = tuple(read_thing(segment) for segment in segments(colours, ground))
     return Scene(things, read_background(ground))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fewstep.world import shapes
 
-FRAME = 64  # positions and radii are in pixels of a 64 x 64 picture
+FRAME = 64  # positions and radii are in pixels of a 64 x 64 image
 SHAPES = tuple(shapes.SHAPES)
 COLOURS = {
     "red": (228, 42, 58),
@@ -112,17 +112,17 @@ def gap(a: Thing, b: Thing) -> float:
 
 
 def render(scene: Scene, size: int = FRAME) -> NDArray[np.uint8]:
-    """Draw a scene as an antialiased RGB picture of [size, size, 3]."""
-    light = np.array([np.cos(scene.light), -np.sin(scene.light)])  # y downwards, as in the picture
+    """Draw a scene as an antialiased RGB image of [size, size, 3]."""
+    light = np.array([np.cos(scene.light), -np.sin(scene.light)])  # y downwards, as in the image
     axis = ((np.arange(size) + 0.5) * FRAME / size).astype(np.float32)
-    picture = ground(scene, axis, light)
+    image = ground(scene, axis, light)
     for thing in scene.things:
-        draw(picture, thing, scene, axis, light)
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+        draw(image, thing, scene, axis, light)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def ground(scene: Scene, axis: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Paint the background: brighter towards the light, darker in the corners."""
+    """Generate the background: brighter towards the light, darker in the corners."""
     u = axis / (FRAME / 2) - 1
     slope = light[0] * u[None, :] + light[1] * u[:, None]
     corners = (u**2)[None, :] + (u**2)[:, None]
@@ -131,13 +131,13 @@ def ground(scene: Scene, axis: np.ndarray, light: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    picture: np.ndarray, thing: Thing, scene: Scene, axis: np.ndarray, light: np.ndarray
+    image: np.ndarray, thing: Thing, scene: Scene, axis: np.ndarray, light: np.ndarray
 ) -> None:
-    """Paint a thing's soft shadow and then its shaded surface over the picture, in place."""
+    """Generate a thing's soft shadow and then its shaded surface over the image, in place."""
     reach = thing.radius * shapes.extent(thing.shape) + 6
     rows = slice(*np.searchsorted(axis, (thing.y - reach, thing.y + reach)))
     columns = slice(*np.searchsorted(axis, (thing.x - reach, thing.x + reach)))
-    patch = picture[rows, columns]
+    patch = image[rows, columns]
     x, y = axis[None, columns] - thing.x, axis[rows, None] - thing.y
 
     offset = 1.8 * light

@@ -99,11 +99,11 @@ def field(shape: str) -> Array:
     return np.stack([distance, right, -down]).astype(np.float32)
 
 
-def smooth(picture: Array, sigma: float) -> Array:
+def smooth(image: Array, sigma: float) -> Array:
     """Blur a square array by a Gaussian of `sigma` cells, with wrapped edges."""
-    frequency = np.fft.fftfreq(len(picture))
+    frequency = np.fft.fftfreq(len(image))
     decay = np.exp(-2 * (np.pi * sigma * frequency) ** 2)
-    return np.fft.ifft2(np.fft.fft2(picture) * decay * decay[:, None]).real
+    return np.fft.ifft2(np.fft.fft2(image) * decay * decay[:, None]).real
 
 
 @cache

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewstep.diffusion.random import generator
 from recipes.bundled_teacher.config import AutoencoderSettings, TeacherConfig
 from recipes.bundled_teacher.optimising import LossAt, optimise, working_precision
-from recipes.bundled_teacher.pool import pictures, scene_at
+from recipes.bundled_teacher.pool import images, scene_at
 
 
 def build_autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:
@@ -69,7 +69,7 @@ def losses_of(network: AutoencoderKL, config: TeacherConfig) -> LossAt:
 
     def loss_at(step: int) -> dict[str, Tensor]:
         numbers = range(step * size, (step + 1) * size)
-        x = pictures(scene_at(config.seed, "autoencoder", number)[0] for number in numbers)
+        x = images(scene_at(config.seed, "autoencoder", number)[0] for number in numbers)
         with working_precision(settings):
             posterior = network.encode(x).latent_dist
             noise = generator(config.seed, "autoencoder", step)
@@ -95,7 +95,7 @@ def penalty(wrong: Tensor) -> Tensor:
 def hues(wrong: Tensor) -> Tensor:
     """Return blue against yellow, and green against magenta twice.
 
-    Brightness alone explains most of a picture: unasked, these are learnt last.
+    Brightness alone explains most of an image: unasked, these are learnt last.
     """
     red, green, blue = wrong.unbind(1)
     return torch.stack([blue - (red + green) / 2, 2 * green - red - blue], dim=1)
@@ -104,6 +104,6 @@ def hues(wrong: Tensor) -> Tensor:
 @torch.no_grad()
 def latent_scale(network: nn.Module, config: TeacherConfig, count: int = 512) -> float:
     """Return what gives latents their wanted deviation, over scenes that training never saw."""
-    x = pictures(scene_at(config.seed, "check", number)[0] for number in range(count))
+    x = images(scene_at(config.seed, "check", number)[0] for number in range(count))
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in x.split(64)])
     return float(config.autoencoder.latent_std / latents.std())

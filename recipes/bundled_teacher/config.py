@@ -48,7 +48,7 @@ class AutoencoderSettings(PlanSettings):
     """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value.
 
     Its latents are scaled to a standard deviation of `latent_std`. The smaller it is, the later a
-    picture is decided on the way from noise: these pictures are small and plain, and at 1 next to
+    image is decided on the way from noise: these images are small and plain, and at 1 next to
     nothing would be left to decide in the last of four steps (docs/experiments.md).
     """
 
@@ -137,7 +137,7 @@ class DenoiserSettings(PlanSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(PlanSettings):
-    """A small convolutional network that reads pictures; it has `width` features."""
+    """A small convolutional network that reads images; it has `width` features."""
 
     table: ClassVar[str] = "features"
 

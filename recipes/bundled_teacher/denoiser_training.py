@@ -86,7 +86,7 @@ def losses_of(
     """Return the weighted squared error of ε on a batch that is a function of the step.
 
     The weight, noise over signal, gives every noise level about the same share of the loss: where
-    there is much noise, errors of ε are small, yet it is there that the picture is composed. The
+    there is much noise, errors of ε are small, yet it is there that the image is composed. The
     empty prompt takes the caption's place now and then, for classifier-free guidance (Ho and
     Salimans 2022).
     """
@@ -135,7 +135,7 @@ def expected_noise(x_t: Tensor, candidates: Tensor, t: Tensor, schedule: NoiseSc
 
     `candidates` is [batch, candidate, channel, height, width]: the first one is the x_0 that x_t
     was made of, the others were drawn as it was. Each counts by its likelihood. On average over
-    the draws that is the noise that was added, but where many pictures could be behind the noise
+    the draws that is the noise that was added, but where many images could be behind the noise
     it varies far less.
 
     Source: Xu et al. 2023, "Stable Target Field", arXiv:2302.00670, equation 6.

@@ -13,7 +13,7 @@ from fewstep.world.features import COUNTED, GROUNDS, FeatureNetwork
 from fewstep.world.scenes import Scene
 from recipes.bundled_teacher.config import FeatureSettings, TeacherConfig
 from recipes.bundled_teacher.optimising import LossAt, optimise, working_precision
-from recipes.bundled_teacher.pool import pictures, scene_at
+from recipes.bundled_teacher.pool import images, scene_at
 
 
 def save_feature_network(network: FeatureNetwork, settings: FeatureSettings, folder: Path) -> None:
@@ -47,7 +47,7 @@ def losses_of(network: FeatureNetwork, config: TeacherConfig) -> LossAt:
         scenes = [scene_at(config.seed, "features", number)[0] for number in numbers]
         counts, ground = labels_of(scenes)
         with working_precision(settings):
-            read = network.read(network((pictures(scenes) + 1) / 2)).float()
+            read = network.read(network((images(scenes) + 1) / 2)).float()
         counted, logits = read.split([len(COUNTED), len(GROUNDS)], dim=1)
         count_error = (counted - counts).square().sum(dim=1).mean()
         ground_error = F.cross_entropy(logits, ground)

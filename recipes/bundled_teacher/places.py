@@ -1,4 +1,4 @@
-"""What a caption tells of each place in a picture, and of each thing of a scene."""
+"""What a caption tells of each place in an image, and of each thing of a scene."""
 
 from itertools import permutations
 
@@ -19,7 +19,7 @@ UNTOLD = -1
 
 
 def told_places(scene: Scene, caption: str) -> list[list[float]]:
-    """Return x, y and radius of each thing, in pictures, and the two places that tell of it.
+    """Return x, y and radius of each thing, in images, and the two places that tell of it.
 
     They are numbers of PLACES: of its mention, and of its side or the mention again; -1 where the
     caption does not speak of it.

@@ -47,7 +47,7 @@ def scene_at(seed: int, stream: str, number: int) -> tuple[Scene, np.random.Gene
     return sample_scene(rng), rng
 
 
-def pictures(scenes: Iterable[Scene]) -> Tensor:
+def images(scenes: Iterable[Scene]) -> Tensor:
     """Render scenes as [batch, 3, 64, 64] between -1 and 1, as an autoencoder takes them."""
     stacked = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
     return (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
@@ -86,7 +86,7 @@ def encode_shard(config: TeacherConfig, run: Path, shard: int) -> None:
         numbers = range(start, min(start + 50, first + config.pool.shard))
         drawn = [scene_at(config.seed, "pool", number) for number in numbers]
         with working_precision(config.autoencoder):
-            posterior = autoencoder.encode(pictures(scene for scene, _ in drawn)).latent_dist
+            posterior = autoencoder.encode(images(scene for scene, _ in drawn)).latent_dist
         means.append(posterior.mean.half())
         spreads.append(posterior.std.half())
         told = [

@@ -44,7 +44,7 @@ def train_teacher(config: TeacherConfig, run: Path) -> Path:
 
     Every stage is left out where it is done: tokenizer, autoencoder, text encoder, encoded pool,
     denoiser. The feature network comes last, unless it is a teacher that is trained on: its
-    pictures are still the same.
+    images are still the same.
 
     Raises:
         SettingError: if the folder holds stages that other settings made.
@@ -205,5 +205,5 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def latent_size(autoencoder: AutoencoderKL) -> int:
-    """Return the height and width of the latents of a 64 x 64 picture."""
+    """Return the height and width of the latents of a 64 x 64 image."""
     return 64 >> (len(autoencoder.config["block_out_channels"]) - 1)

@@ -3,7 +3,7 @@
 Stable Diffusion's text encoder comes ready from CLIP and is frozen. This one is taught by
 questions: its last tokens, which have seen the whole caption, have to know what is mentioned first,
 second and third, what lies on which side, and which background there is, each token one of these.
-Learnt from pictures alone, who is above whom takes very long to notice (docs/experiments.md).
+Learnt from images alone, who is above whom takes very long to notice (docs/experiments.md).
 """
 
 # transformers hands out its configs and outputs without types

@@ -166,7 +166,7 @@ def test_a_training_table_is_written_with_its_plot(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sampling_table_compares_the_same_pictures(tmp_path, monkeypatch):
+def test_a_sampling_table_compares_the_same_images(tmp_path, monkeypatch):
     designs = ["diffusers, LoRA", "diffusers, LoRA fused", "fewstep", "fewstep, plain layout",
                "diffusers, teacher"]  # fmt: skip
     results = run(
@@ -195,9 +195,9 @@ def test_the_tiny_decoder_is_that_of_the_cache(setting, tmp_path, monkeypatch):
     AutoencoderTiny().save_pretrained(tmp_path)
     monkeypatch.setattr(speed_sampling, "TINY_DECODER", str(tmp_path))
     speed_sampling.write_student(setting)
-    paint, networks = speed_sampling.by_fewstep(setting, tiny_decoder=True)
+    generate, networks = speed_sampling.by_fewstep(setting, tiny_decoder=True)
     assert isinstance(networks[-1], AutoencoderTiny)
-    assert paint().shape == (setting.batch_size, setting.resolution, setting.resolution, 3)
+    assert generate().shape == (setting.batch_size, setting.resolution, setting.resolution, 3)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Pictures of every kind, made where a test needs them."""
+"""Images of every kind, made where a test needs them."""
 
 import json
 import struct
@@ -15,14 +15,14 @@ from fewstep.world.scenes import COLOURS, SHAPES
 RED, SIZE = (200, 30, 40), (96, 80)
 
 
-def content(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def content(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(number: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """Return a picture that is like no other."""
+    """Return an image that is like no other."""
     values = np.random.default_rng(number).integers(0, 255, (size[1] // 8, size[0] // 8, 3))
     return Image.fromarray(values.astype(np.uint8)).resize(size)
 
@@ -47,11 +47,11 @@ def truncated() -> bytes:
 
 
 def folder_of(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Path:
-    """Write `count` pictures with caption files."""
+    """Write `count` images with caption files."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         noise(i, size).save(folder / f"{i:03d}.png")
-        (folder / f"{i:03d}.txt").write_text(f"picture {i}\n")
+        (folder / f"{i:03d}.txt").write_text(f"image {i}\n")
     return folder
 
 
@@ -62,14 +62,14 @@ def caption(number: int) -> str:
 
 
 def coco(root: Path, count: int = 8, broken: tuple[int, ...] = ()) -> Path:
-    """Write a COCO-shaped set of two captions a picture; return its captions file."""
-    pictures = root / "train2017"
-    pictures.mkdir(parents=True)
+    """Write a COCO-shaped set of two captions an image; return its captions file."""
+    images = root / "train2017"
+    images.mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations = [], []
     for i in range(count):
         name = f"{i:012d}.jpg"
-        (pictures / name).write_bytes(
+        (images / name).write_bytes(
             truncated() if i in broken else content(noise(i, (96, 80)), "JPEG")
         )
         images.append({"id": 1000 - i, "file_name": name})
@@ -100,7 +100,7 @@ def shards(folder: Path, sizes: tuple[int, ...]) -> Path:
         members = {}
         for _ in range(size):
             members[f"{number:03d}.png"] = content(noise(number))
-            members[f"{number:03d}.txt"] = f"picture {number}".encode()
+            members[f"{number:03d}.txt"] = f"image {number}".encode()
             number += 1
         shard(folder / f"{i:04d}.tar", members)
     return folder

@@ -12,7 +12,7 @@ def listed(path):
     return path.read_text().splitlines()
 
 
-def test_a_run_that_goes_on_lists_no_picture_twice_and_counts_all(tmp_path):
+def test_a_run_that_goes_on_lists_no_image_twice_and_counts_all(tmp_path):
     path = tmp_path / "skipped.txt"
     skipped = Skipped(path, limit=2)
     for reason in ("a.jpg:\nbroken", "b.jpg: broken", "a.jpg: broken"):
@@ -24,7 +24,7 @@ def test_a_run_that_goes_on_lists_no_picture_twice_and_counts_all(tmp_path):
     again.settle()
     assert listed(path) == ["a.jpg: broken", "b.jpg: broken"]
     again.tell("c.jpg: broken")
-    with pytest.raises(DataError, match=r"3 pictures cannot be used, .*max_skipped allows 2"):
+    with pytest.raises(DataError, match=r"3 images cannot be used, .*max_skipped allows 2"):
         again.settle()
 
 
@@ -40,5 +40,5 @@ def leaving_out(rank: int, path) -> None:
     skipped.tell("both.jpg")
     skipped.settle()
     skipped.tell(f"{rank}.jpg")
-    with pytest.raises(DataError, match="3 pictures cannot be used"):
+    with pytest.raises(DataError, match="3 images cannot be used"):
         skipped.settle()

@@ -12,11 +12,11 @@ import pytest
 from fewstep.config import DataSettings
 from fewstep.data.captions import CaptionErrors
 from fewstep.data.coco import read_coco
-from fewstep.data.errors import DataError, PictureError
+from fewstep.data.errors import DataError, ImageError
 from fewstep.data.hub import Rows
 from fewstep.data.images import decode
 from fewstep.data.opening import open_data, open_source, subset
-from fewstep.data.pairs import PicturePairs
+from fewstep.data.pairs import ImagePairs
 from fewstep.data.prompts import Prompts
 from fewstep.data.shards import Shards, find_shards, read_shards
 from tests.data.samples import (
@@ -46,8 +46,8 @@ def test_a_folder_with_caption_files(tmp_path):
     (tmp_path / "b.webp").write_bytes(content_of)
     (tmp_path / "b.caption").write_text(" ein schöner Hund\n", encoding="utf-8-sig")
     pairs = opened(tmp_path)
-    assert captions(pairs) == [("ein schöner Hund",), ("picture 0",), ("picture 1",)]
-    assert pairs.picture(0).shape == (3, 64, 64)
+    assert captions(pairs) == [("ein schöner Hund",), ("image 0",), ("image 1",)]
+    assert pairs.image(0).shape == (3, 64, 64)
     assert pairs.source.read(0) == content_of
 
 
@@ -72,7 +72,7 @@ def test_coco_gives_one_or_all_captions_in_the_order_of_their_ids(tmp_path):
         assert captions(opened(where)) == [(caption(2 * i),) for i in range(4)]
     every = captions(opened(path, captions="all"))
     assert every[2] == (caption(4), caption(5))
-    assert opened(path).picture(0).shape == (3, 64, 64)
+    assert opened(path).image(0).shape == (3, 64, 64)
 
 
 def test_coco_is_a_seeded_subset_of_5000(tmp_path):
@@ -85,22 +85,22 @@ def test_coco_is_a_seeded_subset_of_5000(tmp_path):
     assert subset(source, 100, 0) is source
 
 
-def test_coco_pictures_may_lie_elsewhere(tmp_path):
+def test_coco_images_may_lie_elsewhere(tmp_path):
     path = coco(tmp_path / "a", 2)
     (tmp_path / "a" / "train2017").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"the pictures of .* set data.pictures"):
+    with pytest.raises(DataError, match=r"the images of .* set data.images"):
         read_coco(path)
-    assert len(opened(path, pictures=str(tmp_path / "elsewhere"))) == 2
+    assert len(opened(path, images=str(tmp_path / "elsewhere"))) == 2
 
 
 def test_shards_are_read_where_they_lie(tmp_path):
     folder = shards(tmp_path / "s", (3, 2, 1))
     for path in (folder, f"{folder}/{{0000..0002}}.tar"):
         pairs = opened(path)
-        assert captions(pairs) == [(f"picture {i}",) for i in range(6)]
+        assert captions(pairs) == [(f"image {i}",) for i in range(6)]
         assert list(pairs.parts) == [3, 2, 1]
         assert all(pairs.source.read(i) == content(noise(i)) for i in range(6))
-    assert captions(opened(folder / "0001.tar")) == [("picture 3",), ("picture 4",)]
+    assert captions(opened(folder / "0001.tar")) == [("image 3",), ("image 4",)]
     half = subset(open_source(DataSettings(path=str(folder)))[0], 3, 0)
     numbers = [int(half.captions(i)[0].split()[1]) for i in range(3)]
     assert list(half.parts) == [
@@ -142,22 +142,22 @@ def test_the_identity_changes_with_all_that_the_pairs_depend_on(tmp_path):
     assert opened(tmp_path).identity == opened(tmp_path).identity
 
 
-@pytest.mark.parametrize("data", [b"", truncated(), bomb(), b"no picture"])
-def test_a_broken_picture_is_a_picture_error_that_names_the_file(tmp_path, data):
+@pytest.mark.parametrize("data", [b"", truncated(), bomb(), b"no image"])
+def test_a_broken_image_is_an_image_error_that_names_the_file(tmp_path, data):
     folder_of(tmp_path, 2)
     (tmp_path / "001.png").write_bytes(data)
     pairs = opened(tmp_path)
-    assert isinstance(pairs, PicturePairs)
-    assert pairs.picture(0).isfinite().all()
-    with pytest.raises(PictureError, match=r"001\.png: "):
-        pairs.picture(1)
+    assert isinstance(pairs, ImagePairs)
+    assert pairs.image(0).isfinite().all()
+    with pytest.raises(ImageError, match=r"001\.png: "):
+        pairs.image(1)
 
 
 @pytest.mark.parametrize(
     ("caption", "message"),
     [
         (None, r"001.png has no caption: write it into .*001.txt"),
-        (b" \n", r"001.png has the caption .*write one, or remove the picture"),
+        (b" \n", r"001.png has the caption .*write one, or remove the image"),
         ("größer".encode("latin-1"), r"001.txt is not UTF-8.*save it as UTF-8"),
         (b"word " * 2000, r"001.png has 9999 characters, more than 4000.*Shorten it"),
     ],
@@ -179,7 +179,7 @@ def test_a_caption_that_is_none_is_an_error(tmp_path, caption, message):
         ('{"file": "000.png"}', "has the columns file; it needs file_name and one of text"),
         ('{"file_name": "000.png", "text": ""}', "line 1 has the caption ''"),
         ('{"file_name": "000.png", "text": 5}', "line 1 has the caption 5"),
-        ('{"file_name": "9.png", "text": "a"}', "names 1 pictures, and 1 of them are not in"),
+        ('{"file_name": "9.png", "text": "a"}', "names 1 images, and 1 of them are not in"),
         ('{"file_name": "../x.png", "text": "a"}', "leads out of"),
         ("", "has no rows"),
     ],
@@ -206,7 +206,7 @@ def test_coco_that_cannot_be_used_is_an_error(tmp_path):
     refused("annotation 1 is of image 5, which is not there",
             lambda t: t["annotations"][0].update(image_id=5))  # fmt: skip
     refused(
-        "names 3 pictures, and 1 of them are not in",
+        "names 3 images, and 1 of them are not in",
         lambda t: t["images"][0].update(file_name="x.jpg"),
     )
     refused("leads out", lambda t: t["images"][0].update(file_name="../../x.jpg"))
@@ -263,7 +263,7 @@ def test_a_damaged_shard_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"1 of 2 shards are missing, such as .*0001.tar"):
         find_shards(f"{folder}/{{0000..0001}}.tar")
     shard(folder / "0000.tar", {"a.json": b"{}"})
-    with pytest.raises(DataError, match="no picture with a caption"):
+    with pytest.raises(DataError, match="no image with a caption"):
         read_shards(find_shards(str(folder)))
 
 
@@ -374,14 +374,14 @@ def test_names_of_every_kind_are_found(tmp_path):
     assert pairs.identity
 
 
-def test_what_cannot_be_opened_is_a_picture_error(tmp_path):
+def test_what_cannot_be_opened_is_an_image_error(tmp_path):
     folder_of(tmp_path, 2)
     (tmp_path / "001.png").unlink()
     (tmp_path / "001.png").symlink_to(tmp_path / "gone")
     pairs = opened(tmp_path)
     assert pairs.identity
-    with pytest.raises(PictureError, match=r"001\.png: it cannot be read"):
-        pairs.picture(1)
+    with pytest.raises(ImageError, match=r"001\.png: it cannot be read"):
+        pairs.image(1)
     (tmp_path / "001.png").unlink()
     (tmp_path / "001.png").mkdir()
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "001.png", "text": "a"}')
@@ -392,7 +392,7 @@ def test_what_cannot_be_opened_is_a_picture_error(tmp_path):
 def test_nothing_is_left_out_without_a_word(tmp_path):
     folder_of(tmp_path / "p", 2)
     (tmp_path / "p" / "notes.txt").write_text("no caption of anything")
-    (tmp_path / "p" / "000.json").write_text("beside a picture")
+    (tmp_path / "p" / "000.json").write_text("beside an image")
     assert len(opened(tmp_path / "p")) == 2
     (tmp_path / "p" / "more").symlink_to(tmp_path)
     with pytest.raises(DataError, match=r"more is a link to a folder, which is not followed"):
@@ -406,7 +406,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [({"b.heic": b"", "b.txt": b"b"}, r"such as b\.heic"),
-     ({"a.jpg": b""}, "two pictures called a;")],
+     ({"a.jpg": b""}, "two images called a;")],
 )  # fmt: skip
 def test_nothing_in_a_shard_is_left_out_without_a_word(tmp_path, more, message):
     whole = {
@@ -427,13 +427,13 @@ def test_nothing_in_a_shard_is_left_out_without_a_word(tmp_path, more, message):
 
 def test_the_index_of_another_folders_shard_is_not_taken(tmp_path):
     one, other = (shards(tmp_path / name, (2,)) / "0000.tar" for name in "ab")
-    members = {"000.txt": b"picture 0", "000.png": content(noise(0))}
-    shard(other, members | {"001.txt": b"picture 1", "001.png": content(noise(1))})
+    members = {"000.txt": b"image 0", "000.png": content(noise(0))}
+    shard(other, members | {"001.txt": b"image 1", "001.png": content(noise(1))})
     assert one.stat().st_size == other.stat().st_size
     for file in (one, other):
         os.utime(file, (1, 1))
         pairs = open_data(DataSettings(path=str(file)), 64, index=tmp_path / "index")
-        assert captions(pairs) == [("picture 0",), ("picture 1",)]
+        assert captions(pairs) == [("image 0",), ("image 1",)]
     for path in (tmp_path / "index").iterdir():
         path.write_bytes(path.read_bytes()[:50])
     assert len(open_data(DataSettings(path=str(one)), 64, index=tmp_path / "index")) == 2
@@ -450,33 +450,33 @@ def test_settings_that_would_do_nothing_are_refused(tmp_path):
     folder_of(tmp_path, 1)
     (tmp_path / "p.txt").write_text("a cat")
     of_a_set = {"split": "val", "image_column": "x", "caption_column": "x"}
-    of_pictures = {"buckets": True, "crop": "random", "captions": "all", "max_upscale": 3.0}
-    painted = {"teacher_steps": 20}
+    of_images = {"buckets": True, "crop": "random", "captions": "all", "max_upscale": 3.0}
+    generated = {"teacher_steps": 20}
     for path, settings in (
-        (tmp_path / "p.txt", {"pictures": "x", "flip": True, **of_pictures, **of_a_set}),
-        (tmp_path, {"pictures": "x", **painted, **of_a_set}),
-        ("bundled", {"pictures": "x", **painted, **of_pictures, **of_a_set}),
+        (tmp_path / "p.txt", {"images": "x", "flip": True, **of_images, **of_a_set}),
+        (tmp_path, {"images": "x", **generated, **of_a_set}),
+        ("bundled", {"images": "x", **generated, **of_images, **of_a_set}),
     ):
         for name, value in settings.items():
             with pytest.raises(DataError, match=rf"data.{name} is .*, which does nothing"):
                 opened(path, **{name: value})
 
 
-def test_a_row_without_a_picture_is_a_picture_error():
+def test_a_row_without_an_image_is_an_image_error():
     rows = Rows([{"image": None}, {"image": {"bytes": b"", "path": None}},
                  {"image": {"bytes": None, "path": "/no/such"}}], "image", "text", "d")  # fmt: skip
-    for number, message in enumerate(("no picture", "empty", "cannot be read")):
-        with pytest.raises(PictureError, match=message):
+    for number, message in enumerate(("no image", "empty", "cannot be read")):
+        with pytest.raises(ImageError, match=message):
             decode(rows.read(number))
 
 
-def test_of_two_coco_files_the_one_with_pictures_is_taken(tmp_path):
+def test_of_two_coco_files_the_one_with_images_is_taken(tmp_path):
     path = coco(tmp_path, 2)
     other = path.with_name("captions_val2017.json")
     other.write_text(path.read_text())
     assert len(opened(tmp_path)) == 2
     (tmp_path / "val2017").mkdir()
-    with pytest.raises(DataError, match="2 caption files, 2 of them with their pictures"):
+    with pytest.raises(DataError, match="2 caption files, 2 of them with their images"):
         opened(tmp_path)
 
 
@@ -485,7 +485,7 @@ def test_a_path_that_is_nothing_says_what_could_be_there(tmp_path):
         DataError, match=r"which is no folder, no captions .json.*give one of these"
     ):
         opened(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         opened(tmp_path)
     (tmp_path / "p.txt").write_text("\n")
     with pytest.raises(DataError, match=r"p\.txt holds no prompt"):
@@ -495,7 +495,7 @@ def test_a_path_that_is_nothing_says_what_could_be_there(tmp_path):
 def test_a_saved_dataset_and_parquet_are_read(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = {"image": [{"bytes": content(noise(i)), "path": None} for i in range(3)],
-            "caption": [f"picture {i}" for i in range(3)]}  # fmt: skip
+            "caption": [f"image {i}" for i in range(3)]}  # fmt: skip
     kinds = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     table = datasets.Dataset.from_dict(rows, features=kinds)
     datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "saved")
@@ -503,7 +503,7 @@ def test_a_saved_dataset_and_parquet_are_read(tmp_path):
     table.to_parquet(tmp_path / "parquet" / "a.parquet")
     for path in ("saved", "parquet"):
         pairs = opened(tmp_path / path)
-        assert captions(pairs) == [(f"picture {i}",) for i in range(3)]
+        assert captions(pairs) == [(f"image {i}",) for i in range(3)]
         assert pairs.source.read(1) == content(noise(1))
         assert len(subset(pairs.source, 2, 0)) == 2
         assert opened(tmp_path / path).identity == pairs.identity
@@ -528,7 +528,7 @@ def test_shards_may_be_sent_to_another_process(tmp_path):
 def test_what_is_hidden_is_no_part_of_a_folder(tmp_path):
     folder_of(tmp_path, 1)
     folder_of(tmp_path / ".ipynb_checkpoints", 2)
-    assert captions(opened(tmp_path)) == [("picture 0",)]
+    assert captions(opened(tmp_path)) == [("image 0",)]
     shards(tmp_path / "s", (1,))
     (tmp_path / "s" / "more.tar").mkdir()
     assert len(opened(tmp_path / "s")) == 1
@@ -552,13 +552,13 @@ def test_a_file_that_may_never_end_is_not_read(tmp_path):
     folder_of(tmp_path, 2)
     (tmp_path / "001.png").unlink()
     os.mkfifo(tmp_path / "001.png")
-    with pytest.raises(PictureError, match=r"001\.png: it cannot be read: it is a pipe"):
-        opened(tmp_path).picture(1)
+    with pytest.raises(ImageError, match=r"001\.png: it cannot be read: it is a pipe"):
+        opened(tmp_path).image(1)
     (tmp_path / "001.png").unlink()
     (tmp_path / "001.png").touch()
     os.truncate(tmp_path / "001.png", 3 * 2**30)
-    with pytest.raises(PictureError, match="it has more than 1073 MB"):
-        opened(tmp_path).picture(1)
+    with pytest.raises(ImageError, match="it has more than 1073 MB"):
+        opened(tmp_path).image(1)
     (tmp_path / "000.txt").unlink()
     os.mkfifo(tmp_path / "000.txt")
     with pytest.raises(DataError, match=r"cannot read .*000\.txt: it is a pipe"):
@@ -590,7 +590,7 @@ def test_names_that_differ_in_their_spelling_alone_stay_apart(tmp_path):
 
 def test_what_belongs_to_no_pair_is_known(tmp_path):
     folder_of(tmp_path / "p", 2)
-    (tmp_path / "p" / "lost.txt").write_text("its picture is gone")
+    (tmp_path / "p" / "lost.txt").write_text("its image is gone")
     assert opened(tmp_path / "p").source.unused == ("lost.txt",)
     (tmp_path / "p" / "metadata.jsonl").write_text('{"file_name": "001.png", "text": "a"}')
     assert opened(tmp_path / "p").source.unused == ("000.png",)
@@ -599,7 +599,7 @@ def test_what_belongs_to_no_pair_is_known(tmp_path):
     assert opened(path, num_pairs=1).source.unused == ("more.jpg",)
 
 
-@pytest.mark.parametrize("path", ["C:\\pictures", "data:v2", "a\0b"])
+@pytest.mark.parametrize("path", ["C:\\images", "data:v2", "a\0b"])
 def test_a_colon_makes_no_shards(path):
     with pytest.raises(DataError, match="which is no folder"):
         opened(path)
@@ -611,10 +611,10 @@ def test_captions_of_a_dataset_that_are_not_utf8_are_said(tmp_path):
     from pyarrow import parquet
 
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    picture = {"bytes": content(noise(0)), "path": None}
+    image = {"bytes": content(noise(0)), "path": None}
     text = pyarrow.array([b"a cat", "größer".encode("latin-1")], pyarrow.binary())
     columns = {
-        "image": pyarrow.array([picture, picture], kind),
+        "image": pyarrow.array([image, image], kind),
         "text": pyarrow.Array.from_buffers(pyarrow.string(), 2, text.buffers()),
     }
     table = pyarrow.table(columns)

@@ -44,10 +44,10 @@ def test_a_draw_does_not_depend_on_how_its_batch_is_split():
 
 def test_noise_of_different_purposes_differs():
     zeros = torch.zeros(4, 100)
-    train, paint = (
+    train, generate = (
         Draw.keyed(0, range(4), purpose=p).noise_like(zeros) for p in ("train", "paint")
     )
-    assert (train - paint).abs().mean() > 0.5
+    assert (train - generate).abs().mean() > 0.5
     assert torch.equal(Draw.keyed(0, range(4)).noise_like(zeros), train)
 
 

@@ -36,7 +36,7 @@ def bell(schedule: NoiseSchedule, mean: float = 0.7, spread: float = 1.5):
 @pytest.mark.parametrize("kind", READINGS)
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "leading with offset 1"])
 @pytest.mark.parametrize("num_steps", [4, 40, 50])
-def test_ddim_equals_diffusers_from_noise_to_picture(
+def test_ddim_equals_diffusers_from_noise_to_image(
     config, schedule, network, num_steps, spacing, kind, set_alpha_to_one
 ):
     theirs = DDIMScheduler(

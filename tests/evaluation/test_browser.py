@@ -17,7 +17,7 @@ BROWSER = next(
 PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
   width: innerWidth, needed: document.documentElement.scrollWidth,
   broken: [...document.images].filter(i => !i.naturalWidth).length,
-  pictures: document.images.length, plots: document.querySelectorAll("figure svg").length,
+  images: document.images.length, plots: document.querySelectorAll("figure svg").length,
   paper: getComputedStyle(document.body).backgroundColor }), "*"));</script></body>"""
 FRAME = """<!doctype html><script>onmessage = told => document.title = told.data;</script>
 <iframe src="probed.html" style="border: 0; width: {width}px; height: 900px"></iframe>"""
@@ -46,11 +46,11 @@ def opened(folder, width, dark=False):
 
 
 @pytest.mark.parametrize("width", [360, 1400])
-def test_the_page_fits_its_window_and_shows_every_picture_and_plot(width, tmp_path):
+def test_the_page_fits_its_window_and_shows_every_image_and_plot(width, tmp_path):
     page = opened(tmp_path, width)
     assert page["needed"] <= page["width"] == width
     assert page["broken"] == 0
-    assert page["pictures"] == 4
+    assert page["images"] == 4
     assert page["plots"] >= 5
 
 

@@ -1,4 +1,4 @@
-"""Prompt accuracy and same-noise distance, on pictures whose answers are known."""
+"""Prompt accuracy and same-noise distance, on images whose answers are known."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ def drawn(*things: tuple[str, str], background: str = "white") -> np.ndarray:
     return render(Scene(tuple(placed), background, light=1.0, depth=0.8))
 
 
-def test_a_picture_is_judged_by_each_thing_that_its_caption_says():
-    pictures = np.stack([drawn(("circle", "red"), ("square", "blue")), drawn(("square", "green"))])
+def test_an_image_is_judged_by_each_thing_that_its_caption_says():
+    images = np.stack([drawn(("circle", "red"), ("square", "blue")), drawn(("square", "green"))])
     captions = ["a red circle to the left of a blue square on a white background", "a red square"]
-    first, second = verdicts(pictures, captions)
+    first, second = verdicts(images, captions)
     assert first == dict.fromkeys(("shape", "colour", "relation", "background"), True)
     assert second == {"shape": True, "colour": False}
     assert all_right([first, second]).tolist() == [1.0, 0.0]
@@ -30,10 +30,10 @@ def test_a_picture_is_judged_by_each_thing_that_its_caption_says():
 def test_true_captions_are_nearly_always_right_and_shuffled_ones_are_not():
     rng = np.random.default_rng(5)
     scenes = [sample_scene(rng) for _ in range(60)]
-    pictures, captions = [render(s) for s in scenes], [describe(s, rng) for s in scenes]
+    images, captions = [render(s) for s in scenes], [describe(s, rng) for s in scenes]
     accuracy = METRICS["prompt_accuracy"]
-    right = accuracy.measure(pictures, captions)
-    wrong = accuracy.measure(pictures, captions[1:] + captions[:1])
+    right = accuracy.measure(images, captions)
+    wrong = accuracy.measure(images, captions[1:] + captions[:1])
     assert right.value >= 0.95
     assert wrong.value <= 0.4
     assert right.n == 60
@@ -46,8 +46,8 @@ def test_an_attributes_accuracy_counts_only_the_captions_that_claim_it():
     assert told["shape"].tolist() == [1, 0, 1]
 
 
-def test_captions_and_pictures_must_be_as_many():
-    with pytest.raises(ValueError, match="1 pictures but 2 captions"):
+def test_captions_and_images_must_be_as_many():
+    with pytest.raises(ValueError, match="1 images but 2 captions"):
         verdicts(drawn(("circle", "red"))[None], ["a red circle", "a red circle"])
 
 
@@ -63,7 +63,7 @@ def test_each_pair_of_latents_has_its_own_distance():
     assert rmse(ours, theirs).tolist() == [2.0, 0.0]
 
 
-def test_pictures_of_another_kind_or_number_are_refused():
+def test_images_of_another_kind_or_number_are_refused():
     black = np.zeros((3, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="uint8"):
         same_noise_rmse(black / 255, black)
@@ -71,9 +71,9 @@ def test_pictures_of_another_kind_or_number_are_refused():
         same_noise_rmse(black, black[:2])
 
 
-def test_a_metric_refuses_fewer_pictures_than_it_means_something_at():
+def test_a_metric_refuses_fewer_images_than_it_means_something_at():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="Fréchet distance needs 100 pictures or more, not 20"):
+    with pytest.raises(ValueError, match="Fréchet distance needs 100 images or more, not 20"):
         METRICS["frechet"].measure(rng.normal(size=(20, 4)), rng.normal(size=(200, 4)))
 
 

@@ -1,4 +1,4 @@
-"""Students and their teacher are painted from the same noises, once, and put side by side."""
+"""Students and their teacher are generated from the same noises, once, and put side by side."""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +20,7 @@ from fewstep.evaluation.models import Field
 from fewstep.evaluation.report.write import write_report
 from fewstep.evaluation.results import load, save
 from fewstep.evaluation.timing import costs_in_turns
-from fewstep.student.generate import Painter
+from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
 from tests.tiny import save_tiny_pipeline, tiny_config
 
@@ -34,18 +34,18 @@ def test_a_folder_of_runs_stands_for_its_runs(runs):
     ]
 
 
-def test_pictures_are_painted_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
+def test_images_are_generated_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
     field = Field.open([str(runs)])
     contestant = field.student(field.students[1])
     made = Gallery(tmp_path, PROMPTS, 64).of(contestant)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = Gallery(tmp_path, PROMPTS, 64).of(replace(contestant, painter=None))
-    assert np.array_equal(made.pictures, again.pictures)
+    again = Gallery(tmp_path, PROMPTS, 64).of(replace(contestant, sampler=None))
+    assert np.array_equal(made.images, again.images)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     fewer = Gallery(tmp_path / "fewer", PROMPTS[:2], 64).of(contestant)
     assert np.abs(fewer.latents - made.latents[:2]).max() < 1e-4
     other = Gallery(tmp_path / "other", PROMPTS, 64, seed=1).of(contestant)
-    assert not np.array_equal(made.pictures, other.pictures)
+    assert not np.array_equal(made.images, other.images)
 
 
 def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tmp_path):
@@ -63,8 +63,8 @@ def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tm
     html = write_report([tmp_path, runs / "ct"], tmp_path / "report.html").read_text()
     assert "two red rings" in html
 
-    pictures = tmp_path / COMPARISON_FILE
-    pictures.write_bytes(pictures.read_bytes()[:-1])
+    images = tmp_path / COMPARISON_FILE
+    images.write_bytes(images.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"comparison\.safetensors is damaged"):
         load_comparison(tmp_path)
 
@@ -103,17 +103,17 @@ def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
 def test_runs_of_one_method_with_other_settings_have_columns_of_their_own(runs, tmp_path):
     field = Field.open([str(runs)])
     first = field.student(field.students[0])
-    pictures = np.zeros((1, 64, 64, 3), np.uint8)
+    images = np.zeros((1, 64, 64, 3), np.uint8)
     columns = {
-        replace(first, source="a"): pictures,
-        replace(first, source="b", seed=1): pictures,
-        replace(first, source="c", settings="others"): pictures,
+        replace(first, source="a"): images,
+        replace(first, source="b", seed=1): images,
+        replace(first, source="c", settings="others"): images,
     }
     save_comparison(tmp_path, PROMPTS[:1], columns)
     assert list(load_comparison(tmp_path).columns) == ["CT, 4 steps", "CT, 4 steps, c"]
 
 
-def test_beside_an_evaluation_a_comparison_gives_its_pictures(runs, tmp_path):
+def test_beside_an_evaluation_a_comparison_gives_its_images(runs, tmp_path):
     compare_sources([str(runs / "ct")], PROMPTS, None, 0, tmp_path / "c")
     compared = load(tmp_path / "c" / "results.json")
     save(replace(compared, protocol="bundled"), tmp_path / "e" / "results.json")
@@ -127,14 +127,14 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
     contestants = [field.teacher(4), field.student(field.students[0])]
     asked = []
 
-    class Told(Painter):
+    class Told(ImageSampler):
         def latents(self, prompts, *args, **kwargs):
             asked.append((self.calls, *prompts))
             return super().latents(prompts, *args, **kwargs)
 
     def told(contestant):
-        painter = contestant.painter()
-        return replace(contestant, painter=lambda: Told(**vars(painter)))
+        sampler = contestant.sampler()
+        return replace(contestant, sampler=lambda: Told(**vars(sampler)))
 
     def costs(contestants, prompts):
         gallery = Gallery(tmp_path, prompts, 64)

@@ -18,7 +18,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation import consistency, evaluate
 from fewstep.evaluation import generate as gallery
 from fewstep.evaluation import prompts as tasks
-from fewstep.evaluation.evaluate import evaluate_sources, paint_share
+from fewstep.evaluation.evaluate import evaluate_sources, generate_share
 from fewstep.evaluation.generate import Gallery
 from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.intervals import Interval
@@ -33,7 +33,7 @@ from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
 from fewstep.evaluation.rows import as_row, pooled_rows
 from fewstep.evaluation.weights import CLIP_SHA256, INCEPTION
-from fewstep.student.generate import Painter
+from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
 from fewstep.world.scenes import render, sample_scene
 from tests.artefacts import tiny_artefact
@@ -103,14 +103,14 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     printed = " ".join(capsys.readouterr().out.split())
     assert "CLIP score: unavailable, needs clip-vit" in printed
     calls = len(PROMPTS) * sum(row.calls for row in results.rows)
-    pictures = len(PROMPTS) * len(results.rows)
-    assert f"{pictures} pictures painted and judged, {calls} network calls: " in printed
+    images = len(PROMPTS) * len(results.rows)
+    assert f"{images} images generated and judged, {calls} network calls: " in printed
 
-    monkeypatch.setattr(Painter, "latents", None)  # nothing is left to paint, or to time
+    monkeypatch.setattr(ImageSampler, "latents", None)  # nothing is left to generate, or to time
     monkeypatch.setattr("fewstep.evaluation.consistency.measured", None)
     again = load(run())
     assert again.rows == results.rows
-    assert again.cost.startswith("0 pictures painted and judged, 0 network calls: 0 s; ")
+    assert again.cost.startswith("0 images generated and judged, 0 network calls: 0 s; ")
 
     monkeypatch.setattr(
         "fewstep.evaluation.measure.judge", lambda *args: checked(np.full((3, 2), np.nan))
@@ -124,27 +124,27 @@ def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(
     student = field.students[0]
     weights = {name: torch.full_like(w, torch.nan) for name, w in student.weights.items()}
     contestant = field.student(replace(student, weights=weights))
-    with pytest.raises(UserError, match=r"^ct in 4 steps cannot be painted: .*not finite"):
+    with pytest.raises(UserError, match=r"^ct in 4 steps cannot be generated: .*not finite"):
         list(Gallery(tmp_path, PROMPTS, 64).batches(contestant))
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_share_the_batches_and_the_pictures_are_those_of_one(runs, tmp_path, monkeypatch):
+def test_processes_share_the_batches_and_the_images_are_those_of_one(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "BATCH", 1)
     field = Field.open([str(runs / "multi-boundary-cd")])
     contestant = field.student(field.students[0])
     task = Task("prompts", PROTOCOLS["prompts"], PROMPTS, None)
     judges = Judges(task, tmp_path / "features", {}, {})
 
-    def painted(folder, shares):
+    def generated(folder, shares):
         kept = Gallery(folder, PROMPTS, 64)
         for starts in shares:
             with progress_bar() as bar:
-                paint_share([contestant], kept, judges, kept.starts[starts], bar)
-        return {path.name: load_file(path)["pictures"] for path in folder.iterdir()}
+                generate_share([contestant], kept, judges, kept.starts[starts], bar)
+        return {path.name: load_file(path)["images"] for path in folder.iterdir()}
 
-    one = painted(tmp_path / "one", [slice(None)])
-    two = painted(tmp_path / "two", [slice(1, None, 2), slice(0, None, 2)])
+    one = generated(tmp_path / "one", [slice(None)])
+    two = generated(tmp_path / "two", [slice(1, None, 2), slice(0, None, 2)])
     assert len(one) == 3
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -200,7 +200,7 @@ def coco_folder(folder, num=6):
     (folder / "annotations").mkdir()
     (folder / "val2017").mkdir()
     images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(num)]
-    notes = [{"image_id": i, "id": 2 * i + k, "caption": f"picture {i}, caption {k}"}
+    notes = [{"image_id": i, "id": 2 * i + k, "caption": f"image {i}, caption {k}"}
              for i in range(num) for k in range(2)]  # fmt: skip
     for image in images:
         Image.new("RGB", (40, 30), (image["id"] * 9, 0, 0)).save(
@@ -211,10 +211,10 @@ def coco_folder(folder, num=6):
     return folder
 
 
-def test_coco_gives_first_captions_and_the_middles_of_its_pictures(tmp_path):
+def test_coco_gives_first_captions_and_the_middles_of_its_images(tmp_path):
     protocol = replace(PROTOCOLS["coco2017-5k"], num_prompts=6)
     task = coco("coco2017-5k", protocol, 4, coco_folder(tmp_path), 16)
-    assert task.prompts == [f"picture {i}, caption 0" for i in range(4)]
+    assert task.prompts == [f"image {i}, caption 0" for i in range(4)]
     (real,) = task.real.batches()
     assert real.shape == (6, 16, 16, 3)
     assert abs(int(real[5, 8, 8, 0]) - 45) < 6
@@ -225,21 +225,21 @@ def test_coco_gives_first_captions_and_the_middles_of_its_pictures(tmp_path):
 def test_a_protocol_that_draws_takes_its_prompts_from_all_captions(tmp_path):
     protocol = replace(PROTOCOLS["coco2017-5k"], draws=True)
     prompts = coco("coco2017-5k", protocol, 8, coco_folder(tmp_path), 16).prompts
-    assert len(set(prompts)) == 8, "of 12 captions of 6 pictures"
+    assert len(set(prompts)) == 8, "of 12 captions of 6 images"
     assert {text.rsplit(" ", 1)[1] for text in prompts} == {"0", "1"}
     assert prompts == coco("coco2017-5k", protocol, 8, tmp_path, 16).prompts
     assert PROTOCOLS["coco2014-30k-256"].draws
 
 
-def test_a_broken_reference_picture_is_named_before_anything_is_painted(
+def test_a_broken_reference_image_is_named_before_anything_is_generated(
     runs, tmp_path, judges_weights
 ):
     folder = coco_folder(tmp_path)
-    (folder / "val2017" / "000000000004.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"reference picture .*000000000004\.jpg cannot be read"):
+    (folder / "val2017" / "000000000004.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"reference image .*000000000004\.jpg cannot be read"):
         evaluate_sources([str(runs / "ct")], "coco2017-5k", tmp_path / "out", 4, data=folder,
                          weights=judges_weights)  # fmt: skip
-    assert not list((tmp_path / "out").glob("pictures/*"))
+    assert not list((tmp_path / "out").glob("images/*"))
 
 
 def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weights, monkeypatch):
@@ -251,7 +251,7 @@ def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weigh
     assert not results.unavailable
     assert re.fullmatch(
         r"coco2017-5k; 4 first captions of COCO val2017 \([0-9a-f]{8}\); reference: all 6 "
-        r"pictures, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance "
+        r"images, the middle square at the model's side \(Lanczos\); 64 px; teacher's guidance "
         r"[\d.]+; .*Inception.*; .*CLIP.*",
         results.protocol,
     )
@@ -273,13 +273,13 @@ def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weigh
 
 
 def made(contestants, kept, rng):
-    """Write pictures and latents as if they had been painted."""
+    """Write images and latents as if they had been generated."""
     kept.folder.mkdir(parents=True)
     for contestant in contestants:
         for first in kept.starts:
             n = len(kept.numbers(first))
             save_file({
-                "pictures": torch.from_numpy(
+                "images": torch.from_numpy(
                     rng.integers(0, 256, (n, kept.resolution, kept.resolution, 3), np.uint8)
                 ),
                 "latents": torch.from_numpy(rng.normal(size=(n, 4, 16, 16)).astype(np.float32)),
@@ -287,10 +287,10 @@ def made(contestants, kept, rng):
 
 
 class FirstPixels:
-    """A judge whose features are the first three numbers of a picture."""
+    """A judge whose features are the first three numbers of an image."""
 
-    def of(self, pictures):
-        return pictures.reshape(len(pictures), -1)[:, :3].astype(np.float32)
+    def of(self, images):
+        return images.reshape(len(images), -1)[:, :3].astype(np.float32)
 
     def of_set(self, identity, batches):
         return np.concatenate([self.of(batch) for batch in batches()])
@@ -302,14 +302,14 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     rng = np.random.default_rng(0)
     field = Field.open([str(runs)])
     contestants = line_up(field, (1,))
-    kept = Gallery(tmp_path / "pictures", [f"a star {i}" for i in range(120)], 8)
+    kept = Gallery(tmp_path / "images", [f"a star {i}" for i in range(120)], 8)
     made(contestants, kept, rng)
     real = Real("r", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
     task = Task("bundled", PROTOCOLS["bundled"], kept.prompts, real)
     judges = Judges(task, tmp_path / "features", {"bundled": FirstPixels()}, {})
     monkeypatch.setattr(
         "fewstep.evaluation.judges.verdicts",
-        lambda pictures, prompts: [{"shape": bool(p.max() % 2)} for p in pictures],
+        lambda images, prompts: [{"shape": bool(p.max() % 2)} for p in images],
     )
     measured = []
     for contestant in contestants:
@@ -342,7 +342,7 @@ def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, mon
     run, out = tmp_path / "run", tmp_path / "out"
     distill_run(replace(tiny_config(steps=1), model=ModelSettings()), run)
     field = Field.open([str(run)])
-    kept = Gallery(out / "pictures", held_out_prompts(100), field.resolution)
+    kept = Gallery(out / "images", held_out_prompts(100), field.resolution)
     rngs = (np.random.default_rng([PROMPT_SEED, i]) for i in range(100))
     right = torch.from_numpy(np.stack([render(sample_scene(rng)) for rng in rngs]))
     made(line_up(field, evaluate.STUDENT_STEPS), kept, np.random.default_rng(0))
@@ -350,8 +350,8 @@ def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, mon
         shown = right if contestant.method == "teacher" else right.roll(1, 0)
         for first in kept.starts:
             tensors = load_file(kept.path(contestant, first))
-            pictures = shown[first : first + gallery.BATCH].contiguous()
-            save_file(tensors | {"pictures": pictures}, kept.path(contestant, first))
+            images = shown[first : first + gallery.BATCH].contiguous()
+            save_file(tensors | {"images": images}, kept.path(contestant, first))
 
     rows = load(evaluate_sources([str(run)], "bundled", out, 100)).rows
     teacher, student = rows[0].metrics, rows[-1].metrics
@@ -395,7 +395,7 @@ def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
         check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
 
 
-def test_pictures_are_kept_where_only_an_artefacts_page_or_its_versions_are_new(runs):
+def test_images_are_kept_where_only_an_artefacts_page_or_its_versions_are_new(runs):
     field = Field.open([str(runs / "ct")])
     (student,) = field.students
     rewritten = replace(student.contract, versions={"torch": "9"}, files={"README.md": "0" * 64})
@@ -418,8 +418,8 @@ def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
     assert [t.steps for t in teachers[0]] == [50, 8, 4, 50, 8, 4]
     assert teachers[0] == [t for t in teachers[1] if "quadratic" not in t.source]
     further = [t for t in teachers[1] if "quadratic" in t.source]
-    assert [t.painter().timesteps[-1] for t in further] == [15, 61]
-    assert further[1].painter().timesteps == own.student(own.students[0]).painter().timesteps
+    assert [t.sampler().timesteps[-1] for t in further] == [15, 61]
+    assert further[1].sampler().timesteps == own.student(own.students[0]).sampler().timesteps
     assert is_shown(further[1], own)
     assert len({t.identity for t in teachers[1]}) == 8
 
@@ -444,4 +444,4 @@ def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
     evaluate.print_results(tmp_path / "results.json")
     told = " ".join(capsys.readouterr().out.split())
     assert "protocol bundled" in told
-    assert "CD at 4 steps makes a picture 20.0 times as fast as the teacher at 50." in told
+    assert "CD at 4 steps makes an image 20.0 times as fast as the teacher at 50." in told

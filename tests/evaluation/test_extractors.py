@@ -37,7 +37,7 @@ def test_inception_has_as_many_weights_as_the_published_one():
     assert sum(weight.numel() for weight in network.parameters()) == 21_785_568
 
 
-def test_a_picture_has_2048_features_by_the_network_in_the_file(inception_file):
+def test_an_image_has_2048_features_by_the_network_in_the_file(inception_file):
     features = extractors.load_fid_inception(inception_file, "cpu")(noise())
     network = load_inception(inception_file)
     with torch.no_grad():
@@ -92,23 +92,23 @@ def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path, monkeypatc
         clip("clip-vit-none").find()
 
 
-def test_pictures_are_resized_by_pillow_channel_by_channel():
-    picture = noise(1, 64)
+def test_images_are_resized_by_pillow_channel_by_channel():
+    image = noise(1, 64)
     expected = np.stack([
-        np.asarray(Image.fromarray(picture[0, :, :, c].astype(np.float32)).resize(
+        np.asarray(Image.fromarray(image[0, :, :, c].astype(np.float32)).resize(
             (20, 20), Image.Resampling.BICUBIC)) for c in range(3)
     ])  # fmt: skip
-    assert np.allclose(resized(picture, 20)[0].numpy(), expected.clip(0, 255))
+    assert np.allclose(resized(image, 20)[0].numpy(), expected.clip(0, 255))
     wide = np.concatenate([noise(1, 64), noise(1, 64, seed=1)], axis=2)
     assert np.allclose(resized(wide, 64)[0].numpy(), wide[0, :, 32:96].transpose(2, 0, 1))
 
 
-def test_pictures_and_prompts_get_the_models_own_embeddings(clip_folder):
-    pictures = noise(3, 32)
-    ours = load_clip(clip_folder, "cpu")(pictures)
+def test_images_and_prompts_get_the_models_own_embeddings(clip_folder):
+    images = noise(3, 32)
+    ours = load_clip(clip_folder, "cpu")(images)
     mean, std = (torch.tensor(v).view(3, 1, 1)
                  for v in (extractors.CLIP_MEAN, extractors.CLIP_STD))  # fmt: skip
-    pixels = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - mean) / std
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
     vision = CLIPVisionModelWithProjection.from_pretrained(clip_folder)
     assert np.allclose(ours, vision(pixels).image_embeds.detach().numpy(), atol=1e-5)
     assert ours.shape == (3, 8)
@@ -119,13 +119,13 @@ def test_pictures_and_prompts_get_the_models_own_embeddings(clip_folder):
     assert isinstance(CLIPTextModelWithProjection.from_pretrained(clip_folder), torch.nn.Module)
 
 
-def test_pictures_are_seen_once_and_again_when_anything_changes(tmp_path):
+def test_images_are_seen_once_and_again_when_anything_changes(tmp_path):
     asked = []
 
     def load():
-        def extractor(pictures):
-            asked.append(len(pictures))
-            return pictures.reshape(len(pictures), -1)[:, :3].astype(np.float32)
+        def extractor(images):
+            asked.append(len(images))
+            return images.reshape(len(images), -1)[:, :3].astype(np.float32)
 
         return extractor
 

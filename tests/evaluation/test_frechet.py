@@ -75,21 +75,21 @@ def test_merging_uneven_parts_equals_one_pass_even_far_from_zero(rng):
     np.testing.assert_allclose(parts.m2, whole.m2, rtol=1e-7, atol=1e-5)
 
 
-def test_fewer_pictures_than_dimensions_give_the_same_as_their_moments(rng):
+def test_fewer_images_than_dimensions_give_the_same_as_their_moments(rng):
     x, y = rng.normal(size=(20, 30)), rng.normal(size=(90, 30))
     by_moments = distance(Gaussian.from_moments(Moments.of(x)), Gaussian.fit(y))
     assert between(x, y) == pytest.approx(by_moments, rel=1e-11)
 
 
 @pytest.mark.parametrize("n", [15, 60])
-def test_the_numbers_of_the_pictures_have_the_distance_as_their_mean(rng, n):
+def test_the_numbers_of_the_images_have_the_distance_as_their_mean(rng, n):
     x, y = rng.normal(size=(n, 20)), rng.normal(size=(200, 20)) + 0.5
     values = frechet(x, y)
     assert values.shape == (n,)
     assert values.mean() == pytest.approx(between(x, y), rel=1e-12)
 
 
-def test_a_pictures_influence_is_the_derivative_by_its_weight(rng):
+def test_an_images_influence_is_the_derivative_by_its_weight(rng):
     x, y = rng.normal(size=(80, 5)), 1.5 * rng.normal(size=(200, 5)) + 0.3
     reference, values, step = Gaussian.fit(y), frechet(x, y), 1e-5
 
@@ -134,10 +134,10 @@ def test_the_interval_of_sets_from_the_same_noises_covers_their_distance(rng):
 def test_features_that_are_not_finite_are_refused(rng, bad):
     x = rng.normal(size=(10, 3))
     x[4, 1] = bad
-    with pytest.raises(ValueError, match="1 of 10 pictures have features that are not finite"):
+    with pytest.raises(ValueError, match="1 of 10 images have features that are not finite"):
         frechet(x, rng.normal(size=(10, 3)))
 
 
-def test_one_picture_has_no_covariance():
-    with pytest.raises(ValueError, match="two pictures or more"):
+def test_one_image_has_no_covariance():
+    with pytest.raises(ValueError, match="two images or more"):
         Gaussian.fit(np.ones((1, 4)))

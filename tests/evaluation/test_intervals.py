@@ -59,7 +59,7 @@ def test_a_wilson_interval_is_that_of_the_textbook():
     assert interval.high == pytest.approx(0.3662, abs=1e-4)
 
 
-def test_where_all_pictures_agree_the_interval_is_not_a_point():
+def test_where_all_images_agree_the_interval_is_not_a_point():
     interval = proportion(np.ones(100))
     assert interval.low == pytest.approx(100 / (100 + intervals.Z**2), abs=1e-12)
     assert interval.value == interval.high == 1.0
@@ -78,17 +78,17 @@ def test_a_pooled_share_is_one(rng):
     assert pooled(verdicts).high == 1
 
 
-def test_pooling_counts_each_picture_once(rng):
+def test_pooling_counts_each_image_once(rng):
     assert pooled(rng.normal(size=(3, 70))).n == 70
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: mean([1.0]), "two pictures or more"),
+        (lambda: mean([1.0]), "two images or more"),
         (lambda: mean([1.0, np.nan]), "1 of 2 values are not finite"),
         (lambda: proportion([0, 0.5]), "verdicts"),
-        (lambda: paired_difference([1, 2], [1, 2, 3]), "2 pictures cannot be paired with 3"),
+        (lambda: paired_difference([1, 2], [1, 2, 3]), "2 images cannot be paired with 3"),
         (lambda: pooled([[1.0, 2.0]]), "two seeds or more"),
         (lambda: Interval(0.5, 0.7, 0.6, 10), "not an interval"),
         (lambda: Interval(float("nan"), 0, 1, 10), "not an interval"),

@@ -107,7 +107,7 @@ def noise():
 
 
 def make_report(folder):
-    """Write a report of two students with pictures and a run, and return its path."""
+    """Write a report of two students with images and a run, and return its path."""
     comparison = Comparison(PROMPTS, {"Teacher, 50 steps": noise(), "CT, 4 steps": noise()})
     run = folder / "run"
     if not run.exists():
@@ -116,7 +116,7 @@ def make_report(folder):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return noise()
 
 
@@ -157,13 +157,13 @@ def test_the_headline_compares_the_best_student_with_its_teacher():
     assert found
     assert headline(found) == "4 network calls instead of 100"
     assert lead(found) == (
-        "Multi-boundary CD at 4 steps makes a picture 20.0 times as fast as the teacher at 50. "
-        "69.3% of its pictures show everything that their prompt says, against 72.1% of the "
+        "Multi-boundary CD at 4 steps makes an image 20.0 times as fast as the teacher at 50. "
+        "69.3% of its images show everything that their prompt says, against 72.1% of the "
         "teacher’s."
     )
 
 
-def test_a_report_without_students_pictures_or_runs_is_still_a_page(tmp_path):
+def test_a_report_without_students_images_or_runs_is_still_a_page(tmp_path):
     alone = Results("bundled", "c", "d", "m", ROWS[:1])
     assert Page(report(alone, None, [], tmp_path / "r.html").read_text("utf-8")).open == []
 
@@ -188,7 +188,7 @@ def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_every_time():
     assert "currentColor" in svg
     assert svg == against_calls(ROWS, "prompt_accuracy")
     assert against_calls(ROWS, "nothing_of_the_kind") == ""
-    assert "seconds a picture" in against_seconds(ROWS, "prompt_accuracy")
+    assert "seconds an image" in against_seconds(ROWS, "prompt_accuracy")
 
 
 def test_smoothing_keeps_a_constant_and_an_exponential():
@@ -228,7 +228,7 @@ def test_every_method_has_a_title_and_a_look():
     assert set(METHODS) | {"teacher"} == set(METHOD_TITLES) == set(LOOKS)
 
 
-def test_the_grid_holds_every_picture_enlarged(pictures):
+def test_the_grid_holds_every_image_enlarged(images):
     flat = np.zeros((2, 64, 64, 3), np.uint8)
     flat[0], flat[1] = (255, 0, 0), (0, 0, 255)
     sheet = grid({"A, 4 steps": flat, "B": flat}, PROMPTS, side=128)
@@ -239,11 +239,11 @@ def test_the_grid_holds_every_picture_enlarged(pictures):
     assert Image.open(BytesIO(png(sheet))).size == sheet.size
 
 
-def test_a_grid_with_a_missing_picture_is_refused(pictures):
-    with pytest.raises(ValueError, match="B: 1 pictures but 2 prompts"):
-        grid({"A": pictures, "B": pictures[:1]}, PROMPTS)
+def test_a_grid_with_a_missing_image_is_refused(images):
+    with pytest.raises(ValueError, match="B: 1 images but 2 prompts"):
+        grid({"A": images, "B": images[:1]}, PROMPTS)
     with pytest.raises(ValueError, match="uint8"):
-        Comparison(PROMPTS, {"A": pictures / 255})
+        Comparison(PROMPTS, {"A": images / 255})
 
 
 def test_a_narrow_terminal_shows_fewer_columns_whole():

@@ -63,7 +63,7 @@ def test_one_mode_of_two_is_precise_and_recalls_half(rng):
 
 
 def test_a_manifold_needs_neighbours(rng):
-    with pytest.raises(ValueError, match="more than 3 pictures, not 3"):
+    with pytest.raises(ValueError, match="more than 3 images, not 3"):
         precision(rng.normal(size=(5, 2)), rng.normal(size=(3, 2)))
 
 
@@ -72,12 +72,12 @@ def test_features_of_other_networks_and_broken_ones_are_refused(rng):
         kid(rng.normal(size=(5, 3)), rng.normal(size=(5, 4)))
     broken = rng.normal(size=(5, 3))
     broken[2, 1] = np.nan
-    with pytest.raises(ValueError, match="1 of 5 pictures have features that are not finite"):
+    with pytest.raises(ValueError, match="1 of 5 images have features that are not finite"):
         cmmd(broken, broken)
 
 
-def test_fewer_pictures_than_a_metric_needs_are_refused(rng):
-    with pytest.raises(ValueError, match="FID needs 2048 pictures or more, not 10"):
+def test_fewer_images_than_a_metric_needs_are_refused(rng):
+    with pytest.raises(ValueError, match="FID needs 2048 images or more, not 10"):
         METRICS["fid"].measure(rng.normal(size=(10, 3)), rng.normal(size=(50, 3)))
 
 
@@ -86,7 +86,7 @@ def test_the_clip_score_is_the_cosine_of_each_pair(rng):
     assert clip_score(x, 5 * x) == pytest.approx(1)
     assert clip_score(x, -x) == pytest.approx(-1)
     assert clip_score([[1, 0]], [[1, 1]]) == pytest.approx(0.5**0.5)
-    with pytest.raises(ValueError, match="4 pictures but 3 prompts"):
+    with pytest.raises(ValueError, match="4 images but 3 prompts"):
         clip_score(x, x[:3])
 
 

@@ -1,4 +1,4 @@
-"""The commands that paint, export and push, as they are typed."""
+"""The commands that generate, export and push, as they are typed."""
 
 import sys
 
@@ -41,21 +41,21 @@ def style(path):
               path)  # fmt: skip
 
 
-def test_a_picture_is_painted_from_another_with_a_style(run, artefact, tmp_path):
+def test_an_image_is_generated_from_another_with_a_style(run, artefact, tmp_path):
     Image.new("RGB", (32, 48), "red").save(tmp_path / "sketch.png")
     style(tmp_path / "ink.safetensors")
     code, told = run(
         "sample", artefact, "a star", "--image", "sketch.png", "--strength", 0.5,
         "--lora", "ink.safetensors=0.5", "--seed", 9,
     )  # fmt: skip
-    assert (code, "2 network calls a picture, starting at timesteps 499, 249" in told) == (0, True)
+    assert (code, "2 network calls an image, starting at timesteps 499, 249" in told) == (0, True)
     with Image.open(tmp_path / "out.png") as image:
         text = image.info["parameters"]
     for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 4"):
         assert words in text
 
 
-def test_several_pictures_say_what_made_them_too(run, artefact, tmp_path):
+def test_several_images_say_what_made_them_too(run, artefact, tmp_path):
     code, _ = run("sample", artefact, "a star", "two rings", "--seed", 9)
     with Image.open(tmp_path / "out.png") as image:
         *prompts, settings = image.info["parameters"].split("\n")
@@ -64,7 +64,7 @@ def test_several_pictures_say_what_made_them_too(run, artefact, tmp_path):
         assert words in settings
 
 
-def test_a_teachers_picture_says_what_made_it_too(run, tmp_path):
+def test_a_teachers_image_says_what_made_it_too(run, tmp_path):
     code, _ = run("sample", tiny_pipeline(), "a star", "--steps", 2)
     with Image.open(tmp_path / "out.png") as image:
         assert "Steps: 2, Sampler: DDIM trailing, CFG scale: 4" in image.info["parameters"]
@@ -81,7 +81,7 @@ def test_a_teachers_picture_says_what_made_it_too(run, tmp_path):
         (("--negative-prompt", "x"), "takes no guidance_scale and no negative prompt"),
     ],
 )
-def test_what_cannot_be_painted_is_one_sentence(run, artefact, arguments, message):
+def test_what_cannot_be_generated_is_one_sentence(run, artefact, arguments, message):
     code, told = run("sample", artefact, "a star", *arguments)
     assert (code, message in told) == (2, True), told
 

@@ -1,4 +1,4 @@
-"""A run becomes an artefact that paints the same pictures, and says where it comes from."""
+"""A run becomes an artefact that generates the same images, and says where it comes from."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def picture(source, **options):
+def image(source, **options):
     return np.asarray(FewStepPipeline.from_pretrained(source)("a star", **options)[0].image)
 
 
@@ -55,9 +55,9 @@ def test_a_runs_artefact_is_whole_as_training_leaves_it(run):
     assert load_config(run / "again.toml").train == load_config(run / "config.toml").train
 
 
-def test_an_export_paints_the_same_picture_and_keeps_the_name(run, tmp_path):
+def test_an_export_generates_the_same_image_and_keeps_the_name(run, tmp_path):
     export_artefact(str(run), tmp_path / "out", Export(license="mit"))
-    assert np.array_equal(picture(run), picture(tmp_path / "out"))
+    assert np.array_equal(image(run), image(tmp_path / "out"))
     told = export_artefact(str(tmp_path / "out"), tmp_path / "again", Export())
     assert "4 steps, CFG 1" in told
     for name in ("fewstep-my-run.safetensors", "fewstep-my-run.png"):
@@ -66,11 +66,11 @@ def test_an_export_paints_the_same_picture_and_keeps_the_name(run, tmp_path):
     assert first.grid == second.grid
 
 
-def test_half_precision_halves_the_file_and_keeps_the_picture(run, tmp_path):
+def test_half_precision_halves_the_file_and_keeps_the_image(run, tmp_path):
     export_artefact(str(run), tmp_path / "half", Export(precision="fp16"))
     weights = load_file(tmp_path / "half" / LORA_FILE)
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    difference = np.abs(picture(run).astype(int) - picture(tmp_path / "half"))
+    difference = np.abs(image(run).astype(int) - image(tmp_path / "half"))
     assert difference.max() <= 2
 
 
@@ -110,11 +110,11 @@ def test_a_damaged_file_is_not_exported(tmp_path):
 def test_the_settings_of_the_card_name_no_place_and_no_prompt():
     config = tiny_config()
     model = replace(config.model, base="/disk/me/sd21.safetensors", config="/disk/me/sd21")
-    data = replace(config.data, path="/disk/me/coco", pictures="/disk/me/val2017", cache="/disk/c")
+    data = replace(config.data, path="/disk/me/coco", images="/disk/me/val2017", cache="/disk/c")
     train = replace(config.train, preview_prompts=("my secret",))
     told = without_own_paths(replace(config, model=model, data=data, train=train))
     assert (told.model.base, told.model.config) == ("sd21.safetensors", "sd21")
-    assert (told.data.path, told.data.pictures, told.data.cache) == ("coco", "val2017", None)
+    assert (told.data.path, told.data.images, told.data.cache) == ("coco", "val2017", None)
     assert "disk" not in to_toml(told)
     assert "secret" not in to_toml(told)
     on_hub = replace(config, data=replace(data, path="user/set"), model=replace(model, base="a/b"))
@@ -175,8 +175,8 @@ def test_the_guidance_free_recipe_trains_a_student_that_takes_guidance(tmp_path)
     )
     distill_run(config, tmp_path / "free")
     assert read_artefact(tmp_path / "free")[0].takes_guidance
-    plain = picture(tmp_path / "free")
-    guided = picture(tmp_path / "free", guidance_scale=5.0, negative_prompt="a ring")
+    plain = image(tmp_path / "free")
+    guided = image(tmp_path / "free", guidance_scale=5.0, negative_prompt="a ring")
     assert not np.array_equal(plain, guided)
 
 
@@ -237,7 +237,7 @@ def test_a_whole_network_is_exported_without_lora_files(tmp_path):
         "fewstep.json", "README.md", "comfyui.json", "scheduler/scheduler_config.json",
         "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
     }  # fmt: skip
-    assert np.array_equal(picture(tmp_path / "full"), picture(tmp_path / "out"))
+    assert np.array_equal(image(tmp_path / "full"), image(tmp_path / "out"))
     assert "_name_or_path" not in (tmp_path / "out" / "unet" / "config.json").read_text()
     told = json.loads((tmp_path / "out" / "fewstep.json").read_text())["files"].keys()
     assert told == {*names, "fused/fewstep-full-fused.safetensors"} - {"fewstep.json", "README.md"}

@@ -1,4 +1,4 @@
-"""Whole models with the student inside paint the student's picture and load to its weights."""
+"""Whole models with the student inside generate the student's image and load to its weights."""
 
 import diffusers
 import numpy as np
@@ -18,7 +18,7 @@ from fewstep.models.loading import load_model, load_skeleton
 from fewstep.student.integrity import ArtefactError
 from fewstep.student.locate import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.student.sample import Wish, paint
+from fewstep.student.sample import Wish, generate
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -33,7 +33,7 @@ def exported(request, tmp_path_factory):
     return folder / "out"
 
 
-def test_the_diffusers_folder_paints_the_students_picture_as_it_is(exported):
+def test_the_diffusers_folder_generates_the_students_image_as_it_is(exported):
     mine = FewStepPipeline.from_pretrained(exported)(PROMPTS, seed=3)
     draw = Draw.keyed(3, range(2), purpose="paint")
     noise = draw.noise_like(torch.empty(2, 4, 8, 8))
@@ -44,7 +44,7 @@ def test_the_diffusers_folder_paints_the_students_picture_as_it_is(exported):
         PROMPTS, num_inference_steps=4, guidance_scale=1, latents=noise,
         generator=list(draw.generators), height=64, width=64, output_type="np",
     ).images  # fmt: skip
-    pixels = np.stack([np.asarray(picture.image) for picture in mine]) / 255
+    pixels = np.stack([np.asarray(image.image) for image in mine]) / 255
     assert np.abs(pixels - theirs).max() <= 2 / 255
 
 
@@ -91,7 +91,7 @@ def test_the_checkpoint_loads_to_identical_weights(exported):
 def test_the_checkpoint_is_not_taken_for_a_teacher(exported, tmp_path):
     path = str(exported / "fused" / "tiny-student-fused.safetensors")
     inside = r"holds a (multi-boundary-)?cd student, as its header says.* name the folder"
-    for read in (load_model, load_skeleton, lambda file: paint(file, PROMPTS, Wish())):
+    for read in (load_model, load_skeleton, lambda file: generate(file, PROMPTS, Wish())):
         with pytest.raises(ModelError, match=inside):
             read(path)
     with pytest.raises(ArtefactError, match="is a file, and says nothing of timesteps: name the"):

@@ -159,7 +159,7 @@ def test_the_card_says_what_the_student_is():
     assert {"lora", "consistency-distillation"} <= set(front["tags"])
     for words in ("timesteps 999, 749, 499, 249", "guidance 4 is distilled", "[1.1 to 1.3], n 500",
                   "clean data, 249, 499, 749", "name = 1", "![teacher and student](a.png)",
-                  "seed 0", "pictures"):  # fmt: skip
+                  "seed 0", "images"):  # fmt: skip
         assert words in text
 
 

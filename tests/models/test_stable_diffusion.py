@@ -16,7 +16,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.models import stable_diffusion
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.loading import load_model
-from fewstep.student.generate import teacher_painter
+from fewstep.student.generate import teacher_sampler
 from tests.tiny import into_hub_cache, save_tiny_pipeline, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
@@ -41,7 +41,7 @@ def stock(version):
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
-def test_the_teachers_pictures_are_those_of_stock_diffusers(family, stock, guidance_scale):
+def test_the_teachers_images_are_those_of_stock_diffusers(family, stock, guidance_scale):
     stock.scheduler = DDIMScheduler.from_config(
         stock.scheduler.config,
         timestep_spacing="trailing",
@@ -59,35 +59,35 @@ def test_the_teachers_pictures_are_those_of_stock_diffusers(family, stock, guida
         width=64,
         output_type="np",
     ).images
-    painter = teacher_painter(family, 10, guidance_scale)
-    ours = painter.decode(painter.latents(PROMPTS, seed=3, resolution=64)).numpy()
-    assert painter.calls == (20 if guidance_scale > 1 else 10)
+    sampler = teacher_sampler(family, 10, guidance_scale)
+    ours = sampler.decode(sampler.latents(PROMPTS, seed=3, resolution=64)).numpy()
+    assert sampler.calls == (20 if guidance_scale > 1 else 10)
     assert np.abs(ours / 255 - theirs).max() <= 1 / 255
 
 
-def test_a_picture_does_not_depend_on_its_batch(family):
-    painter = teacher_painter(family, 4, 4.0)
-    together = painter.latents(PROMPTS, seed=0, resolution=64)
-    alone = painter.latents(PROMPTS[1:], seed=0, resolution=64, numbers=[1])
+def test_an_image_does_not_depend_on_its_batch(family):
+    sampler = teacher_sampler(family, 4, 4.0)
+    together = sampler.latents(PROMPTS, seed=0, resolution=64)
+    alone = sampler.latents(PROMPTS[1:], seed=0, resolution=64, numbers=[1])
     torch.testing.assert_close(alone[0], together[1], rtol=1e-4, atol=1e-4)
 
 
 def test_the_latents_mean_and_deviation_are_the_autoencoders(family, stock):
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    mean, std = family.encode_pictures(pictures)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = family.encode_images(images)
     with torch.no_grad():
-        posterior = stock.vae.encode(2 * pictures - 1).latent_dist
+        posterior = stock.vae.encode(2 * images - 1).latent_dist
     scale = stock.vae.config.scaling_factor
     torch.testing.assert_close(mean, posterior.mean * scale)
     torch.testing.assert_close(std, posterior.std * scale)
 
 
 def test_the_autoencoder_is_given_no_more_pixels_at_once_than_fit(family, monkeypatch):
-    pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    whole, _ = family.encode_pictures(pictures)
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole, _ = family.encode_images(images)
     decoded = family.decode(whole)
     monkeypatch.setattr(stable_diffusion, "PIXELS_AT_ONCE", 64**2)
-    torch.testing.assert_close(family.encode_pictures(pictures)[0], whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(family.encode_images(images)[0], whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(family.decode(whole), decoded, rtol=1e-4, atol=1e-4)
 
 

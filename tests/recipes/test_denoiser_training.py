@@ -12,7 +12,7 @@ WORLD = torch.tensor([-1.3, -0.4, 0.1, 0.9, 1.6])
 
 
 def sampled(timestep: int, peers: int, count: int = 200_000):
-    """Return x_t, the noise in it and the target, for one-dimensional pictures out of WORLD."""
+    """Return x_t, the noise in it and the target, for one-dimensional images out of WORLD."""
     draw = generator("target", timestep, peers)
     which = torch.randint(len(WORLD), (count, 1 + peers), generator=draw)
     candidates = WORLD[which].view(count, 1 + peers, 1, 1, 1)

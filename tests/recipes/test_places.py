@@ -33,7 +33,7 @@ def test_each_thing_is_told_of_by_its_mention_and_its_side(caption, star, heart,
     assert names(caption) == [star, heart, moon]
 
 
-def test_places_are_in_units_of_the_picture():
+def test_places_are_in_units_of_the_image():
     (star, heart, _) = told_places(SCENE, "a heart above a star")
     assert star[:3] == [44 / 64, 48 / 64, 7 / 64]
     assert heart[:3] == [20 / 64, 16 / 64, 12 / 64]

@@ -105,14 +105,14 @@ def test_a_plans_setting_is_named_with_its_table():
         load_teacher_config(overrides=["text.steps=0"])
 
 
-def test_stock_diffusers_loads_the_exported_folder_and_paints(finished):
+def test_stock_diffusers_loads_the_exported_folder_and_generates(finished):
     pipeline = StableDiffusionPipeline.from_pretrained(finished / "teacher")
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline(
+    image = pipeline(
         "a red star", num_inference_steps=2, guidance_scale=3.0, output_type="np"
     ).images
-    assert picture.shape == (1, 64, 64, 3)
-    assert np.isfinite(picture).all()
+    assert image.shape == (1, 64, 64, 3)
+    assert np.isfinite(image).all()
     assert pipeline.unet.dtype == torch.float32
     assert pipeline.scheduler.config.prediction_type == "epsilon"
 
@@ -138,7 +138,7 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
         (ours,), (theirs,) = ([*(f / part).glob("*.safetensors")] for f in (folder, start))
         before, after = load_file(theirs), load_file(ours)
         assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    assert not (tmp_path / "checkpoints" / "features.pt").exists(), "its pictures are the same"
+    assert not (tmp_path / "checkpoints" / "features.pt").exists(), "its images are the same"
     with pytest.raises(
         SettingError, match="start is 'nowhere'; it has to be the folder of a teach"
     ):

@@ -107,10 +107,10 @@ def test_an_unknown_version_is_refused(folder):
         ("data", "resolution", "64"),
     ],
 )
-def test_a_contract_that_lacks_what_painting_needs_is_refused(folder, part, entry, value):
+def test_a_contract_that_lacks_what_generating_needs_is_refused(folder, part, entry, value):
     whole = {"base": {"id": "a/b", "fingerprint": "0f"}, "data": {"resolution": 64}}
     rewrite(folder, **{part: whole[part] | {entry: value}})
-    assert f"has {part}.{entry} = {value!r}, with which nothing can be painted" in refusal(folder)
+    assert f"has {part}.{entry} = {value!r}, with which nothing can be generated" in refusal(folder)
 
 
 @pytest.mark.parametrize(

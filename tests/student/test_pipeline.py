@@ -1,4 +1,4 @@
-"""The pipeline paints a function of (prompt, seed, number), and says what it cannot do."""
+"""The pipeline generates a function of (prompt, seed, number), and says what it cannot do."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fewstep.errors import UserError
 from fewstep.export.lora_formats import write_kohya_lora
 from fewstep.models.base import ModelError
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.student.png_info import Picture
+from fewstep.student.png_info import SampledImage
 from fewstep.student.scheduler import FewStepScheduler
 from tests.artefacts import random_lora, tiny_artefact, tiny_family
 from tests.tiny import tiny_pipeline
@@ -35,12 +35,12 @@ def guidance_free(tmp_path_factory):
     return tiny_artefact(folder, guidance_scale=1.0, caption_dropout=0.1)
 
 
-def pixels(pictures):
-    return np.stack([np.asarray(picture.image, np.int16) for picture in pictures])
+def pixels(images):
+    return np.stack([np.asarray(image.image, np.int16) for image in images])
 
 
 @pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
-def test_a_picture_is_the_same_whatever_its_batch(tmp_path, method):
+def test_an_image_is_the_same_whatever_its_batch(tmp_path, method):
     pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, method))
     together = pixels(pipeline(PROMPTS, seed=3))
     for number, prompt in enumerate(PROMPTS):
@@ -49,11 +49,11 @@ def test_a_picture_is_the_same_whatever_its_batch(tmp_path, method):
     assert np.abs(pixels(pipeline(PROMPTS, seed=4)) - together).max() > 10
 
 
-def test_a_picture_knows_what_made_it(pipeline):
-    picture = pipeline("a star", seed=7, numbers=[5])[0]
-    assert (picture.seed, picture.number, picture.calls) == (7, 5, 4)
-    again = pipeline(picture.prompt, seed=picture.seed, numbers=[picture.number])[0]
-    assert np.array_equal(np.asarray(picture.image), np.asarray(again.image))
+def test_an_image_knows_what_made_it(pipeline):
+    image = pipeline("a star", seed=7, numbers=[5])[0]
+    assert (image.seed, image.number, image.calls) == (7, 5, 4)
+    again = pipeline(image.prompt, seed=image.seed, numbers=[image.number])[0]
+    assert np.array_equal(np.asarray(image.image), np.asarray(again.image))
 
 
 def as_a1111_reads(text):
@@ -78,9 +78,9 @@ def test_the_png_file_says_it_so_that_a1111_reads_it(pipeline, tmp_path):
 
 
 def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
-    picture = Picture(Image.new("RGB", (8, 8)), "ein Stern ★", 1, 0, 8, "ragged, grey",
+    image = SampledImage(Image.new("RGB", (8, 8)), "ein Stern ★", 1, 0, 8, "ragged, grey",
                       {"Steps": 4, "LoRA": 'a "b", c'})  # fmt: skip
-    picture.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         told = as_a1111_reads(image.info["parameters"])
     assert (told["Prompt"], told["Negative prompt"]) == ("ein Stern ★", "ragged, grey")
@@ -119,9 +119,9 @@ def test_the_least_strength_that_is_told_is_one_that_works(tmp_path, num_segment
     assert pipeline("a star", image=image, strength=least)[0].calls == 1
 
 
-def test_a_picture_from_another_tells_the_whole_number_of_steps_as_a1111_does(pipeline):
-    picture = pipeline("a star", image=Image.new("RGB", (8, 8)), strength=0.5)[0]
-    told = as_a1111_reads(picture.parameters)
+def test_an_image_from_another_tells_the_whole_number_of_steps_as_a1111_does(pipeline):
+    image = pipeline("a star", image=Image.new("RGB", (8, 8)), strength=0.5)[0]
+    told = as_a1111_reads(image.parameters)
     assert (told["Steps"], told["Denoising strength"], told["Calls"]) == ("4", "0.5", "2")
     assert told["Timesteps"] == "499, 249"
 

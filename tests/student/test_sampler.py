@@ -185,7 +185,7 @@ def test_the_last_jump_is_returned_without_noise_on_it(schedule, network, sample
 
 
 def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule):
-    """A student that always sees the same picture is asked at alpha x_0 + sigma z, z as drawn."""
+    """A student that always sees the same image is asked at alpha x_0 + sigma z, z as drawn."""
     x_0, seen = torch.full((3, 4, 6, 6), 0.5), []
 
     def knows(x_t, t, cond):
@@ -200,7 +200,7 @@ def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
-def test_a_picture_does_not_depend_on_the_batch_it_is_sampled_in(schedule, network, sampler):
+def test_an_image_does_not_depend_on_the_batch_it_is_sampled_in(schedule, network, sampler):
     starts, denoise, x = Grid(40, 4).starts, model(schedule, network), noise(5)
     together = sampler(denoise, x, starts, {}, schedule, draw(5))
     apart = [sampler(denoise, x[:2], starts, {}, schedule, draw(2)),

@@ -209,13 +209,13 @@ def in_diffusers(kind, folder, **parts):
     return pipe
 
 
-def assert_same(pictures, theirs):
-    mine = np.stack([np.asarray(picture.image) for picture in pictures]) / 255
+def assert_same(images, theirs):
+    mine = np.stack([np.asarray(image.image) for image in images]) / 255
     assert np.abs(mine - theirs).max() <= 2 / 255
-    assert mine.std() > 0.01, "a picture of one colour shows nothing"
+    assert mine.std() > 0.01, "an image of one colour shows nothing"
 
 
-def test_diffusers_paints_the_students_picture(student):
+def test_diffusers_generates_the_students_image(student):
     folder, pipeline, num_steps = student
     noise, generators = noise_of()
     theirs = in_diffusers(StableDiffusionPipeline, folder)(
@@ -226,7 +226,7 @@ def test_diffusers_paints_the_students_picture(student):
 
 
 @pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
-def test_a_stock_pipeline_that_is_told_the_timesteps_paints_the_students_picture(tmp_path, method):
+def test_a_stock_pipeline_that_is_told_the_timesteps_generates_the_students_image(tmp_path, method):
     folder = tiny_artefact(tmp_path, method, num_solver_steps=16, spacing="quadratic")
     pipe = in_diffusers(StableDiffusionPipeline, folder)
     made = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
@@ -240,7 +240,7 @@ def test_a_stock_pipeline_that_is_told_the_timesteps_paints_the_students_picture
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_diffusers_paints_from_a_picture_as_the_pipeline_does(student, strength):
+def test_diffusers_generates_from_an_image_as_the_pipeline_does(student, strength):
     folder, pipeline, num_steps = student
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     image = Image.fromarray(pixels).resize((64, 64))
@@ -251,12 +251,12 @@ def test_diffusers_paints_from_a_picture_as_the_pipeline_does(student, strength)
         PROMPTS, image=latents, strength=strength, num_inference_steps=num_steps,
         guidance_scale=1, generator=generators, output_type="np",
     ).images  # fmt: skip
-    pictures = pipeline(PROMPTS, seed=3, num_steps=num_steps, image=image, strength=strength)
-    assert pictures[0].calls == int(num_steps * strength)
-    assert_same(pictures, theirs)
+    images = pipeline(PROMPTS, seed=3, num_steps=num_steps, image=image, strength=strength)
+    assert images[0].calls == int(num_steps * strength)
+    assert_same(images, theirs)
 
 
-def test_diffusers_paints_with_a_control_net(student):
+def test_diffusers_generates_with_a_control_net(student):
     folder, pipeline, num_steps = student
     pipe = in_diffusers(StableDiffusionControlNetPipeline, folder, controlnet=control_net())
     noise, generators = noise_of()
@@ -284,8 +284,8 @@ def test_diffusers_paints_with_a_control_net(student):
         latents = sample(denoise, draw.noise_like(noise), starts, cond, family.schedule, draw)
     mine = family.decode(latents).permute(0, 2, 3, 1).numpy()
     assert np.abs(mine - theirs).max() <= 2 / 255
-    pictures = pipeline(PROMPTS, seed=3, num_steps=num_steps)
-    plain = np.stack([np.asarray(picture.image) for picture in pictures]) / 255
+    images = pipeline(PROMPTS, seed=3, num_steps=num_steps)
+    plain = np.stack([np.asarray(image.image) for image in images]) / 255
     assert np.abs(plain - theirs).max() > 5 / 255, "the control net changes nothing"
 
 

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 at its full 860 M parameters, with random weights, trained and sampled.
 
     python -m tests.training.full_size write CHECKPOINT
-    python -m tests.training.full_size train CHECKPOINT PICTURES RUN
+    python -m tests.training.full_size train CHECKPOINT IMAGES RUN
 
 Each prints JSON. Bytes are above those of the process after its imports.
 """
@@ -20,13 +20,13 @@ from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import Listener, distill_run
 
 
-def config(checkpoint: Path, pictures: Path) -> Config:
-    """Return settings for two optimiser steps on one picture of 512 pixels, in fp32."""
+def config(checkpoint: Path, images: Path) -> Config:
+    """Return settings for two optimiser steps on one image of 512 pixels, in fp32."""
     return Config(
         method={"name": "cd"},
         model=ModelSettings(base=str(checkpoint), precision="fp32"),
         adapter=AdapterSettings(preset="all", rank=64),
-        data=DataSettings(path=str(pictures), resolution=512),
+        data=DataSettings(path=str(images), resolution=512),
         train=TrainSettings(steps=2, batch_size=1, warmup=0, save_every=2, preview_every=0),
     )
 
@@ -68,17 +68,17 @@ class StepPeak(Listener):
         self.steps = peak_bytes()
 
 
-def train(checkpoint: Path, pictures: Path, run: Path) -> dict[str, object]:
+def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
     """Load, cache, take two optimiser steps, save, and sample in one call."""
     imported, peak = peak_bytes(), StepPeak()
-    steps = distill_run(config(checkpoint, pictures), run, peak)
+    steps = distill_run(config(checkpoint, images), run, peak)
     pipeline = FewStepPipeline.from_pretrained(run)
-    (picture,) = pipeline("a lighthouse", num_steps=1, resolution=256)
+    (image,) = pipeline("a lighthouse", num_steps=1, resolution=256)
     return {
         "steps": steps,
         "peak": peak.steps - imported,
         "peak_of_all": max(peak.loading, peak.steps, peak_bytes()),
-        "size": picture.image.size,
+        "size": image.image.size,
     }
 
 

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from tensorboardX.proto.event_pb2 import Event
 
 from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
-from fewstep.data.dataset import Supply
+from fewstep.data.dataset import Dataset
 from fewstep.diffusion.random import Draw
 from fewstep.errors import Interrupted, UserError
 from fewstep.images import grid
 from fewstep.models.loading import load_model
-from fewstep.student.generate import teacher_painter
+from fewstep.student.generate import teacher_sampler
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.distill import Listener, distill_run
@@ -109,7 +109,7 @@ def test_a_finished_run_is_not_trained_again(finished):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
-def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
+def test_stock_diffusers_generates_the_multi_boundary_students_image(finished):
     ours = FewStepPipeline.from_pretrained(finished)(PROMPTS, seed=3)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
     pipe.set_progress_bar_config(disable=True)
@@ -131,7 +131,7 @@ def test_stock_diffusers_paints_the_multi_boundary_students_picture(finished):
     assert np.abs(without - theirs).max() > 5 / 255, "the LoRA changes nothing: the test is blind"
 
 
-def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
+def test_stock_diffusers_generates_the_cd_students_image(tmp_path):
     distill_run(tiny_config("cd"), tmp_path / "cd")
     ours = FewStepPipeline.from_pretrained(tmp_path / "cd")(PROMPTS, seed=3, num_steps=1)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
@@ -147,8 +147,8 @@ def test_stock_diffusers_paints_the_cd_students_picture(tmp_path):
     assert np.abs(np.stack([np.asarray(p.image) for p in ours]) / 255 - theirs).max() <= 2 / 255
 
 
-def stock_pictures(run, base, zero_snr):
-    """Return what stock diffusers paints with a run's LoRA, in calls as the contract says."""
+def stock_images(run, base, zero_snr):
+    """Return what stock diffusers generates with a run's LoRA, in calls as the contract says."""
     contract = FewStepPipeline.from_pretrained(run).contract
     pipe = StableDiffusionPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
@@ -177,7 +177,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("method", "version"), MATRIX)
-def test_each_family_is_distilled_by_each_method_and_painted_by_stock_diffusers(
+def test_each_family_is_distilled_by_each_method_and_generated_by_stock_diffusers(
     tmp_path, method, version
 ):
     steps = 6 if (method, version) in QUICK else 20
@@ -186,7 +186,7 @@ def test_each_family_is_distilled_by_each_method_and_painted_by_stock_diffusers(
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_sd_2_without_zero_terminal_snr_is_distilled_and_painted(tmp_path, prediction):
+def test_sd_2_without_zero_terminal_snr_is_distilled_and_generated(tmp_path, prediction):
     base, config = tmp_path / "base", tiny_config("multi-boundary-cd", steps=2)
     save_tiny_pipeline(base, 2, prediction_type=prediction)
     distill_run(replace(config, model=replace(config.model, base=str(base))), tmp_path / "run")
@@ -194,9 +194,9 @@ def test_sd_2_without_zero_terminal_snr_is_distilled_and_painted(tmp_path, predi
 
 
 def assert_stock_diffusers_agrees(run, base, zero_snr):
-    num_steps, theirs = stock_pictures(run, base, zero_snr)
+    num_steps, theirs = stock_images(run, base, zero_snr)
     ours = FewStepPipeline.from_pretrained(run)(PROMPTS, seed=3, num_steps=num_steps)
-    difference = np.abs(np.stack([np.asarray(picture.image) for picture in ours]) / 255 - theirs)
+    difference = np.abs(np.stack([np.asarray(image.image) for image in ours]) / 255 - theirs)
     assert difference.max() <= 2 / 255
 
 
@@ -267,10 +267,10 @@ def test_previews_and_curves_are_drawn_from_step_0(tmp_path):
     losses = {step: value.simple_value for step, value in told if value.tag == "train/loss"}
     logged = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert losses == {entry["step"]: pytest.approx(entry["loss"]) for entry in logged}
-    with Image.open(run / "previews" / "00000002.png") as picture:
+    with Image.open(run / "previews" / "00000002.png") as image:
         sizes = [(step, value.image.width, value.image.height)
                  for step, value in told if value.tag.startswith("preview")]  # fmt: skip
-        assert sizes == [(0, *picture.size), (2, *picture.size)]
+        assert sizes == [(0, *image.size), (2, *image.size)]
 
 
 def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_path, monkeypatch):
@@ -283,8 +283,8 @@ def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_
     monkeypatch.setattr("fewstep.training.previews.grid", keep)
     distill_run(tiny_config(steps=2, preview_every=2, preview_prompts=PROMPTS), tmp_path / "run")
     family = load_model(tiny_pipeline())
-    painter = teacher_painter(family, 50, 4.0)
-    theirs = painter.decode(painter.latents(PROMPTS, seed=0, resolution=64)).numpy()
+    sampler = teacher_sampler(family, 50, 4.0)
+    theirs = sampler.decode(sampler.latents(PROMPTS, seed=0, resolution=64)).numpy()
     (teacher, first), (later, last) = drawn
     assert np.array_equal(teacher, theirs)
     assert np.array_equal(later, theirs)
@@ -495,7 +495,7 @@ def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
 def test_a_disk_with_room_for_the_run_or_the_cache_but_not_for_both_is_refused(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Supply, "cache_bytes", 10**9)
+    monkeypatch.setattr(Dataset, "cache_bytes", 10**9)
     monkeypatch.setattr(
         "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**9 + 10**7)
     )

@@ -35,14 +35,14 @@ def in_a_process(*arguments):
 
 @pytest.mark.slow
 def test_sd15_is_loaded_cached_trained_saved_and_sampled_within_16_gb(tmp_path):
-    checkpoint, pictures = tmp_path / "sd15.safetensors", tmp_path / "pictures"
-    pictures.mkdir()
+    checkpoint, images = tmp_path / "sd15.safetensors", tmp_path / "images"
+    images.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(pictures / "one.png")
-    (pictures / "one.txt").write_text("a lighthouse")
+    Image.fromarray(pixels).save(images / "one.png")
+    (images / "one.txt").write_text("a lighthouse")
     in_a_process("write", checkpoint)
-    planned = plan_run(config(checkpoint, pictures), on_cpu=True)
-    told = in_a_process("train", checkpoint, pictures, tmp_path / "run")
+    planned = plan_run(config(checkpoint, images), on_cpu=True)
+    told = in_a_process("train", checkpoint, images, tmp_path / "run")
     assert (told["steps"], told["size"]) == (2, [256, 256])
     assert told["peak_of_all"] < 16e9
     assert planned.cost.bytes == pytest.approx(told["peak"], rel=0.15)

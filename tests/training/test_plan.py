@@ -164,9 +164,9 @@ def test_the_cache_is_planned_as_it_is_made(tmp_path):
     config = tiny_config()
     for flip in (False, True):
         data = replace(config.data, flip=flip, cache=str(tmp_path))
-        supply = Workshop(replace(config, data=data), tmp_path / "run").supply
+        dataset = Workshop(replace(config, data=data), tmp_path / "run").dataset
         planned = plan_run(replace(config, data=replace(data, captions="all")))
-        assert planned.cache_bytes == supply.cache_bytes, "of one caption a picture"
+        assert planned.cache_bytes == dataset.cache_bytes, "of one caption an image"
         assert "GB in all, and 2 kB for each caption but the first" in cache_told(planned)
     assert plan_run(config).cache_bytes_per_caption == 0
 

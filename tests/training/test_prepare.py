@@ -67,7 +67,7 @@ def test_data_check_says_what_a_folder_holds(tmp_path):
     (folder / "002.png").write_bytes(content(noise(2).convert("CMYK"), "JPEG"))
     told = CliRunner().invoke(app, ["data", "check", str(folder), "--resolution", "64"])
     assert told.exit_code == 2, "there is a broken file"
-    for words in ("4 pictures, 4 captions", "2 PNG, 1 JPEG", "width       20 to 96", "1 CMYK",
+    for words in ("4 images, 4 captions", "2 PNG, 1 JPEG", "width       20 to 96", "1 CMYK",
                   "1 broken:", "000.png: ", "1 too small:", "001.png: 20 x 90"):  # fmt: skip
         assert words in told.stdout
     for name in ("000", "001"):
@@ -93,9 +93,9 @@ def test_data_check_lists_every_bad_file_and_every_bad_caption(tmp_path):
     assert "004.png has the caption ''" in told.stdout
 
 
-def test_data_check_looks_at_what_has_no_pictures(tmp_path):
+def test_data_check_looks_at_what_has_no_images(tmp_path):
     (tmp_path / "p.txt").write_text("a cat\n")
-    for path, words in (("bundled", "7 pictures, 7 captions"), (tmp_path / "p.txt", "7 captions")):
+    for path, words in (("bundled", "7 images, 7 captions"), (tmp_path / "p.txt", "7 captions")):
         told = checked(path, "--num-pairs", 7)
         assert told.exit_code == 0
         assert words in told.stdout
@@ -121,7 +121,7 @@ def test_data_check_reads_the_columns_that_are_named(tmp_path):
         tmp_path / "d"
     )
     told = checked(tmp_path / "d", "--split", "val", "--caption-column", "words")
-    assert "1 pictures, 1 captions" in told.stdout
+    assert "1 images, 1 captions" in told.stdout
 
 
 def config_of_shards(root, streaming, workers):
@@ -132,7 +132,7 @@ def config_of_shards(root, streaming, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_stopped_run_on_pictures_continues_to_the_same_weights(tmp_path, streaming, workers):
+def test_a_stopped_run_on_images_continues_to_the_same_weights(tmp_path, streaming, workers):
     config = config_of_shards(tmp_path, streaming, workers)
     distill_run(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -144,7 +144,7 @@ def test_a_stopped_run_on_pictures_continues_to_the_same_weights(tmp_path, strea
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_killed_run_on_pictures_continues_to_the_same_weights(tmp_path, streaming, workers):
+def test_a_killed_run_on_images_continues_to_the_same_weights(tmp_path, streaming, workers):
     config = config_of_shards(tmp_path, streaming, workers)
     distill_run(config, tmp_path / "whole")
     assert run_together(1, killed, config, tmp_path / "killed") == [-signal.SIGKILL]
@@ -164,13 +164,13 @@ def test_what_a_stream_leaves_out_is_listed_and_limited(tmp_path):
     (listed,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert "000000000002.jpg: image file is truncated" in listed
     few = replace(config, data=replace(config.data, max_skipped=0.1))
-    with pytest.raises(UserError, match=r"1 pictures cannot be used, .*max_skipped allows 0"):
+    with pytest.raises(UserError, match=r"1 images cannot be used, .*max_skipped allows 0"):
         distill_run(few, tmp_path / "few")
 
 
 def test_what_belongs_to_no_pair_is_said(tmp_path):
     folder = folder_of(tmp_path / "p", 3)
-    (folder / "lost.txt").write_text("its picture is gone")
+    (folder / "lost.txt").write_text("its image is gone")
     told = checked(folder)
     assert told.exit_code == 0
     assert "1 beside them that belong to no pair:\n  lost.txt" in told.stdout
@@ -184,7 +184,7 @@ def test_a_name_that_is_not_utf8_can_be_listed(tmp_path):
     name.write_bytes(b"broken")
     name.with_suffix(".txt").write_text("a cat")
     prepared = prepare_data(config_for(folder, max_skipped=0.3), tmp_path / "run")
-    assert "caf\\udce9.png: it is no picture" in (prepared.folder / "skipped.txt").read_text()
+    assert "caf\\udce9.png: it is no image" in (prepared.folder / "skipped.txt").read_text()
 
 
 def test_streaming_trains_to_the_weights_that_the_cache_gives(tmp_path):
@@ -205,7 +205,7 @@ def test_prompts_alone_train_a_student(tmp_path):
         distill_run(replace(config, data=replace(config.data, streaming=True)), tmp_path / "no")
 
 
-def test_buckets_train_on_pictures_of_several_sizes(tmp_path):
+def test_buckets_train_on_images_of_several_sizes(tmp_path):
     folder = folder_of(tmp_path / "p", 3, size=(64, 64))
     for i in range(3, 6):
         noise(i, (128, 64)).save(folder / f"{i:03d}.png")

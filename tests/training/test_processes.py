@@ -179,7 +179,7 @@ def differing(rank: int, root: Path) -> None:
             assert len(shop.pairs) == 5
         else:
             with pytest.raises(SettingError, match="is not the same for all processes"):
-                shop.supply  # noqa: B018
+                shop.dataset  # noqa: B018
 
 
 def test_the_processes_divide_what_one_would_take():

@@ -150,7 +150,7 @@ def test_things_of_unknown_shape_count_for_nothing():
     assert not all(judge(claims("three things"), blob).values())
 
 
-def test_an_empty_picture_makes_every_claim_about_things_false():
+def test_an_empty_image_makes_every_claim_about_things_false():
     verdict = judge(
         claims("two red stars above a big moon on a mint background"), Scene((), "mint")
     )

@@ -18,41 +18,41 @@ def content(scene: Scene) -> tuple:
     return scene.background, sorted((t.shape, t.colour, t.size) for t in scene.things)
 
 
-def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
     weights = np.exp(-(np.arange(-3, 4) ** 2) / (2 * sigma**2))
     for axis in (0, 1):
         widths = [(3, 3) if i == axis else (0, 0) for i in range(3)]
         shifted = np.lib.stride_tricks.sliding_window_view(
-            np.pad(picture, widths, mode="edge"), 7, axis
+            np.pad(image, widths, mode="edge"), 7, axis
         )
-        picture = shifted @ (weights / weights.sum())
-    return picture
+        image = shifted @ (weights / weights.sum())
+    return image
 
 
-def spoilt(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    noisy = blurred(picture, 0.7) + rng.normal(0, 6, picture.shape)
+def spoilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    noisy = blurred(image, 0.7) + rng.normal(0, 6, image.shape)
     return (np.clip(noisy, 0, 255) + 0.5).astype(np.uint8)
 
 
 def share_read(count: int, spoil: bool) -> float:
     rng = np.random.default_rng(2)
     drawn = scenes(count)
-    pictures = [spoilt(render(scene), rng) if spoil else render(scene) for scene in drawn]
-    right = [content(read(p)) == content(s) for p, s in zip(pictures, drawn, strict=True)]
+    images = [spoilt(render(scene), rng) if spoil else render(scene) for scene in drawn]
+    right = [content(read(p)) == content(s) for p, s in zip(images, drawn, strict=True)]
     return float(np.mean(right))
 
 
-def test_clean_pictures_are_read_without_an_error():
+def test_clean_images_are_read_without_an_error():
     assert share_read(300, spoil=False) >= 0.995
 
 
-def test_blurred_and_noisy_pictures_are_read_almost_without_an_error():
+def test_blurred_and_noisy_images_are_read_almost_without_an_error():
     assert share_read(300, spoil=True) >= 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "least"), [(False, 0.995), (True, 0.99)])
-def test_two_thousand_pictures_are_read_as_well_as_promised(spoil, least):
+def test_two_thousand_images_are_read_as_well_as_promised(spoil, least):
     assert share_read(2000, spoil) >= least
 
 
@@ -76,7 +76,7 @@ def test_an_empty_ground_holds_nothing(background):
     assert read(render(Scene((), background, 0.5, 1.0))) == Scene((), background)
 
 
-def test_a_large_picture_is_read_like_a_small_one():
+def test_a_large_image_is_read_like_a_small_one():
     for scene in scenes(20):
         assert content(read(render(scene, 192))) == content(scene)
 
@@ -92,15 +92,15 @@ def test_the_smallest_change_of_a_scene_is_noticed():
 
 
 def test_a_small_speck_is_overlooked():
-    picture = render(Scene((), "white"))
-    picture[20:24, 20:24] = COLOURS["red"]
-    assert read(picture).things == ()
+    image = render(Scene((), "white"))
+    image[20:24, 20:24] = COLOURS["red"]
+    assert read(image).things == ()
 
 
 def test_a_bar_resembles_no_shape():
-    picture = render(Scene((), "white"))
-    picture[28:34, 12:52] = COLOURS["blue"]
-    assert [thing.shape for thing in read(picture).things] == ["unknown"]
+    image = render(Scene((), "white"))
+    image[28:34, 12:52] = COLOURS["blue"]
+    assert [thing.shape for thing in read(image).things] == ["unknown"]
 
 
 def test_two_things_run_together_are_no_shape():
@@ -111,11 +111,11 @@ def test_two_things_run_together_are_no_shape():
 @pytest.mark.parametrize("kind", ["noise", "black", "white", "halves", "tiny"])
 def test_nonsense_is_read_as_no_known_shape(kind):
     rng = np.random.default_rng(0)
-    picture = {
+    image = {
         "noise": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8),
         "black": np.zeros((64, 64, 3), np.uint8),
         "white": np.full((64, 64, 3), 255, np.uint8),
         "halves": np.tile(np.repeat(np.uint8([[[255, 0, 0]], [[0, 0, 255]]]), 32, 0), (1, 64, 1)),
         "tiny": np.zeros((3, 5, 3), np.uint8),
     }[kind]
-    assert all(thing.shape == "unknown" for thing in read(picture).things)
+    assert all(thing.shape == "unknown" for thing in read(image).things)

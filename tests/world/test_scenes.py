@@ -76,19 +76,19 @@ def test_a_scene_is_drawn_the_same_twice():
     assert all(np.array_equal(render(x), render(y)) for x, y in zip(a, b, strict=True))
 
 
-def test_different_seeds_never_share_a_picture():
-    pictures = {render(scenes(1, seed)[0]).tobytes() for seed in range(1000)}
-    assert len(pictures) == 1000
+def test_different_seeds_never_share_an_image():
+    images = {render(scenes(1, seed)[0]).tobytes() for seed in range(1000)}
+    assert len(images) == 1000
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_a_picture_is_rgb_bytes_of_the_asked_size(size):
-    picture = render(scenes(1)[0], size)
-    assert picture.dtype == np.uint8
-    assert picture.shape == (size, size, 3)
+def test_an_image_is_rgb_bytes_of_the_asked_size(size):
+    image = render(scenes(1)[0], size)
+    assert image.dtype == np.uint8
+    assert image.shape == (size, size, 3)
 
 
-def test_a_large_picture_averages_to_the_small_one():
+def test_a_large_image_averages_to_the_small_one():
     for scene in scenes(10):
         large = render(scene, 256).reshape(64, 4, 64, 4, 3).mean((1, 3))
         assert np.abs(large - render(scene)).mean() < 1.0
@@ -97,8 +97,8 @@ def test_a_large_picture_averages_to_the_small_one():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_shapes_of_a_radius_cover_the_area_of_its_circle(shape):
     thing = Thing(shape, "blue", "big", 32, 32, 12, 0.3)
-    picture = render(Scene((thing,), "white"), 256)
-    covered = (picture[..., 0] < 143).mean() * FRAME**2  # half way between 248 and 38
+    image = render(Scene((thing,), "white"), 256)
+    covered = (image[..., 0] < 143).mean() * FRAME**2  # half way between 248 and 38
     assert covered == pytest.approx(np.pi * 12**2, rel=0.02)
 
 
@@ -106,9 +106,9 @@ def test_all_shapes_of_a_radius_cover_the_area_of_its_circle(shape):
 @pytest.mark.parametrize("colour", COLOURS)
 def test_without_light_ground_and_thing_have_the_colours_of_the_tables(background, colour):
     thing = Thing("circle", colour, "big", 32, 32, 12, 0)
-    picture = render(Scene((thing,), background))
-    assert tuple(picture[1, 1]) == BACKGROUNDS[background]
-    assert tuple(picture[32, 32]) == COLOURS[colour]
+    image = render(Scene((thing,), background))
+    assert tuple(image[1, 1]) == BACKGROUNDS[background]
+    assert tuple(image[32, 32]) == COLOURS[colour]
 
 
 def test_the_side_towards_the_light_is_brighter():

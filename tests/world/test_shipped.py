@@ -1,4 +1,4 @@
-"""The weights that are shipped: whole, small, and the same pictures in stock diffusers."""
+"""The weights that are shipped: whole, small, and the same images in stock diffusers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.evaluation.metrics.frechet import Gaussian, distance
 from fewstep.models.loading import bundled_folder, load_model
-from fewstep.student.generate import teacher_painter
+from fewstep.student.generate import teacher_sampler
 from fewstep.student.sample import check_words
 from fewstep.world.features import features_folder, load_feature_network
 from fewstep.world.scenes import render, sample_scene
@@ -32,10 +32,10 @@ def test_no_file_names_a_path_of_the_machine_that_made_it():
     assert not any("_name_or_path" in text for text in texts)
 
 
-def test_stock_diffusers_paints_the_shipped_teachers_pictures():
+def test_stock_diffusers_generates_the_shipped_teachers_images():
     family = load_model("bundled")
-    painter = teacher_painter(family, 8, 4.0)
-    ours = painter.decode(painter.latents(PROMPTS, seed=3, resolution=64)).numpy()
+    sampler = teacher_sampler(family, 8, 4.0)
+    ours = sampler.decode(sampler.latents(PROMPTS, seed=3, resolution=64)).numpy()
     pipe = StableDiffusionPipeline.from_pretrained(bundled_folder())
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(
@@ -57,8 +57,8 @@ def test_stock_diffusers_paints_the_shipped_teachers_pictures():
 
 @torch.no_grad()
 def test_the_shipped_features_tell_real_scenes_from_blurred_and_from_recoloured_ones():
-    def gaussian(pictures):
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    def gaussian(images):
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         return Gaussian.fit(load_feature_network()(pixels).numpy())
 
     scenes = [render(sample_scene(np.random.default_rng(i))) for i in range(1200)]

@@ -1,6 +1,6 @@
-"""What pictures are worth: one file a metric, and the report that shows them.
+"""What images are worth: one file a metric, and the report that shows them.
 
-A metric gives every picture one number whose mean is its value, so that intervals, comparison with
+A metric gives every image one number whose mean is its value, so that intervals, comparison with
 the teacher and pooling over trainings (`fewstep.evaluation.intervals`) are the same for all.
 """
 
@@ -89,8 +89,8 @@ METRICS: dict[str, Metric] = {
     "seconds_per_image": Metric(
         np.asarray,
         "cost",
-        "Seconds a picture",
-        "time for one picture that is painted alone, decoding included, on the machine named here",
+        "Seconds an image",
+        "time for one image that is generated alone, decoding included, on the machine named here",
         "lower",
         "#.3g",
     ),
@@ -98,7 +98,7 @@ METRICS: dict[str, Metric] = {
         np.asarray,
         "cost",
         "Peak memory",
-        "the most memory of the GPU that painting used, networks included",
+        "the most memory of the GPU that generating used, networks included",
         "lower",
         ".2f",
         1e-9,

@@ -13,10 +13,10 @@ from fewstep.evaluation.intervals import Interval, Values, mean
 class Metric:
     """What a name in results.json means, and how it is measured."""
 
-    per_picture: Callable[..., Values]
-    """Data → one number a picture; the metric is their mean."""
+    per_image: Callable[..., Values]
+    """Data → one number an image; the metric is their mean."""
     kind: Literal["prompt", "set", "pair", "cost"]
-    """Judges pictures by their prompts, as a set, against the teacher's, or by what they cost."""
+    """Judges images by their prompts, as a set, against the teacher's, or by what they cost."""
     title: str
     meaning: str
     better: Literal["higher", "lower", "nearer to 1"]
@@ -28,7 +28,7 @@ class Metric:
     features: str = ""
     """The extractor whose features are compared, a key of EXTRACTORS."""
     against: Literal["reference", "teacher"] = "reference"
-    """Which set a "set" metric compares with: real pictures, or the teacher's own."""
+    """Which set a "set" metric compares with: real images, or the teacher's own."""
     of_reference: Callable[[Any], Any] = np.asarray
     """What is kept of that set's features, so that it is computed once."""
 
@@ -36,11 +36,11 @@ class Metric:
         """Measure and give the interval.
 
         Raises:
-            ValueError: with fewer pictures than the metric means something at, or bad data.
+            ValueError: with fewer images than the metric means something at, or bad data.
         """
-        values = self.per_picture(*data)
+        values = self.per_image(*data)
         if len(values) < self.smallest_n:
             raise ValueError(
-                f"{self.title} needs {self.smallest_n} pictures or more, not {len(values)}"
+                f"{self.title} needs {self.smallest_n} images or more, not {len(values)}"
             )
         return self.interval(values)

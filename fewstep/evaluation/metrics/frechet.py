@@ -22,7 +22,7 @@ class Moments:
     n: int
     mean: Array
     m2: Array
-    """Sum over pictures of (x - mean)(x - mean)ᵀ, `[d, d]`."""
+    """Sum over images of (x - mean)(x - mean)ᵀ, `[d, d]`."""
 
     @classmethod
     def of(cls, features: ArrayLike) -> Self:
@@ -47,9 +47,9 @@ class Gaussian:
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Self:
-        """Raises ValueError if there are fewer than two pictures."""
+        """Raises ValueError if there are fewer than two images."""
         if moments.n < 2:
-            raise ValueError("a covariance needs two pictures or more")
+            raise ValueError("a covariance needs two images or more")
         eigenvalues, vectors = np.linalg.eigh(moments.m2 / (moments.n - 1))
         rounding = eigenvalues.max() * len(eigenvalues) * np.finfo(np.float64).eps
         return cls(
@@ -76,7 +76,7 @@ def distance(a: Gaussian, b: Gaussian) -> float:
     tr sqrt(S1·S2) is the sum of the singular values of L1ᵀ·L2: no root of an unsymmetric matrix,
     no complex part, no eps, and the distance of a set to itself is 0 to rounding.
 
-    Source: Dowson & Landau 1982; as a quality measure of pictures, Heusel et al. 2017.
+    Source: Dowson & Landau 1982; as a quality measure of images, Heusel et al. 2017.
     """
     overlap = np.linalg.svd(a.factor.T @ b.factor, compute_uv=False).sum()
     spread = (a.factor**2).sum() + (b.factor**2).sum() - 2 * overlap
@@ -84,13 +84,13 @@ def distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet(features: ArrayLike, reference: Gaussian | ArrayLike) -> Array:
-    """Return one number a picture, whose mean is the Fréchet distance to the reference.
+    """Return one number an image, whose mean is the Fréchet distance to the reference.
 
-    A picture's number is the distance plus what more of that picture would add to it (its
+    An image's number is the distance plus what more of that image would add to it (its
     influence), so an interval of the mean, a paired difference and pooling over trainings are those
-    of any other metric. That is the bootstrap over pictures to first order, at the cost of one
+    of any other metric. That is the bootstrap over images to first order, at the cost of one
     distance and without the bootstrap's bias; the reference is taken as fixed. The distance falls
-    with the number of pictures: compare only at the same n.
+    with the number of images: compare only at the same n.
 
     Source: Jaeckel 1972 (infinitesimal jackknife), with the derivative of the Wasserstein distance
     between Gaussians of Rippl, Munk & Sturm 2016.
@@ -102,14 +102,14 @@ def frechet(features: ArrayLike, reference: Gaussian | ArrayLike) -> Array:
 
 
 def frechet_paired(features: ArrayLike, teacher: ArrayLike) -> Array:
-    """Return `frechet` between two sets that were painted from the same noises, row by row.
+    """Return `frechet` between two sets that were generated from the same noises, row by row.
 
-    A row's number counts what more of both of its pictures would add: what the noises have in
+    A row's number counts what more of both of its images would add: what the noises have in
     common moves both sets alike, and leaves the distance where it is.
     """
     x, y = checked(features), checked(teacher)
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} pictures cannot be paired with {len(y)}")
+        raise ValueError(f"{len(x)} images cannot be paired with {len(y)}")
     a, b = Gaussian.fit(x), Gaussian.fit(y)
     return distance(a, b) + influence(x, a, b) + influence(y, b, a)
 
@@ -128,10 +128,10 @@ def checked(features: ArrayLike) -> Array:
     """Return features as float64 `[n, d]`, or say what is wrong with them."""
     x = np.asarray(features, np.float64)
     if x.ndim != 2:
-        raise ValueError(f"features are [pictures, dimensions], not of shape {x.shape}")
+        raise ValueError(f"features are [images, dimensions], not of shape {x.shape}")
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(axis=1).sum())
-        raise ValueError(f"{bad} of {len(x)} pictures have features that are not finite")
+        raise ValueError(f"{bad} of {len(x)} images have features that are not finite")
     return x
 
 
@@ -139,8 +139,8 @@ FRECHET = Metric(
     frechet,
     "set",
     "Fréchet distance",
-    "distance between the distribution of these pictures and that of the reference set, in "
-    "the features of a small network; it falls with the number of pictures, so compare "
+    "distance between the distribution of these images and that of the reference set, in "
+    "the features of a small network; it falls with the number of images, so compare "
     "only where n is the same",
     "lower",
     ".2f",
@@ -152,8 +152,8 @@ FID = Metric(
     frechet,
     "set",
     "FID",
-    "Fréchet distance to the real pictures in Inception's features; it falls with the number of "
-    "pictures, so compare only where n is the same",
+    "Fréchet distance to the real images in Inception's features; it falls with the number of "
+    "images, so compare only where n is the same",
     "lower",
     ".2f",
     smallest_n=2048,
@@ -164,7 +164,7 @@ FID_TEACHER = Metric(
     frechet_paired,
     "set",
     "FID to the teacher",
-    "the same distance to the teacher's own pictures at its full number of steps",
+    "the same distance to the teacher's own images at its full number of steps",
     "lower",
     ".2f",
     smallest_n=2048,

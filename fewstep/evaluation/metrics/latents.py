@@ -19,13 +19,13 @@ def pooled(latents: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def std_ratio(latents: ArrayLike, teacher: ArrayLike) -> Values:
-    """Return each picture's spread within a channel over its teacher's, mean over channels."""
+    """Return each image's spread within a channel over its teacher's, mean over channels."""
     ours, theirs = (np.asarray(side, np.float64).std(axis=(2, 3)) for side in (latents, teacher))
     return (ours / np.maximum(theirs, 1e-12)).mean(axis=1)
 
 
 def mean_shift(latents: ArrayLike, teacher: ArrayLike) -> Values:
-    """Return how far each picture's channel means are from its teacher's, RMS over channels."""
+    """Return how far each image's channel means are from its teacher's, RMS over channels."""
     return rmse(*(np.asarray(side, np.float64).mean(axis=(2, 3)) for side in (latents, teacher)))
 
 
@@ -41,7 +41,7 @@ LATENT_STD_RATIO = Metric(
     "pair",
     "Latent contrast",
     "spread of each channel of the latents over that of the teacher's from the same noise; below 1 "
-    "pictures are flatter than the teacher's, above it harsher",
+    "images are flatter than the teacher's, above it harsher",
     "nearer to 1",
 )
 LATENT_MEAN_SHIFT = Metric(
@@ -56,7 +56,7 @@ LATENT_FRECHET = Metric(
     "set",
     "Latent Fréchet distance",
     "Fréchet distance to the teacher's own latents, averaged over 4 x 4 cells of each channel; it "
-    "falls with the number of pictures",
+    "falls with the number of images",
     "lower",
     smallest_n=100,
     features="latents",

@@ -1,4 +1,4 @@
-"""Precision and recall of a set of pictures: is each inside the other set's manifold?"""
+"""Precision and recall of a set of images: is each inside the other set's manifold?"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,7 @@ NEIGHBOURS = 3
 
 
 def precision(features: ArrayLike, reference: ArrayLike) -> Values:
-    """Return 1 for each picture that lies among the real ones, else 0.
+    """Return 1 for each image that lies among the real ones, else 0.
 
     Source: Kynkäänniemi et al. 2019, eq. 1 and 2, with k = 3.
     """
@@ -21,7 +21,7 @@ def precision(features: ArrayLike, reference: ArrayLike) -> Values:
 
 
 def recall(features: ArrayLike, reference: ArrayLike) -> Values:
-    """Return 1 for each real picture that lies among the pictures, else 0."""
+    """Return 1 for each real image that lies among the images, else 0."""
     x, y = alike(features, reference)
     return inside(y, x).astype(np.float64)
 
@@ -29,7 +29,7 @@ def recall(features: ArrayLike, reference: ArrayLike) -> Values:
 def inside(points: Array, others: Array) -> NDArray[np.bool_]:
     """Tell which points are as near to some other point as its own third neighbour is."""
     if len(others) <= NEIGHBOURS:
-        raise ValueError(f"a manifold needs more than {NEIGHBOURS} pictures, not {len(others)}")
+        raise ValueError(f"a manifold needs more than {NEIGHBOURS} images, not {len(others)}")
     radii = np.concatenate([
         np.partition(squared(others[i : i + BLOCK], others), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
         for i in range(0, len(others), BLOCK)
@@ -51,7 +51,7 @@ PRECISION = Metric(
     precision,
     "set",
     "Precision",
-    "share of pictures that lie among the real ones, in Inception's features",
+    "share of images that lie among the real ones, in Inception's features",
     "higher",
     smallest_n=100,
     interval=proportion,
@@ -61,7 +61,7 @@ RECALL = Metric(
     recall,
     "set",
     "Recall",
-    "share of real pictures that lie among these, in Inception's features; n counts the real ones",
+    "share of real images that lie among these, in Inception's features; n counts the real ones",
     "higher",
     smallest_n=100,
     interval=proportion,

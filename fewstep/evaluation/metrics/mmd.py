@@ -32,21 +32,21 @@ def gaussian(x: Array, y: Array) -> Array:
 
 
 def kid(features: ArrayLike, reference: ArrayLike) -> Values:
-    """Return one number a picture, whose mean is the unbiased MMD² of all pictures."""
+    """Return one number an image, whose mean is the unbiased MMD² of all images."""
     return discrepancy(*alike(features, reference), polynomial, unbiased=True)
 
 
 def cmmd(features: ArrayLike, reference: ArrayLike) -> Values:
-    """Return one number a picture, whose mean is 1000 times the MMD² of unit CLIP embeddings."""
+    """Return one number an image, whose mean is 1000 times the MMD² of unit CLIP embeddings."""
     x, y = (side / np.linalg.norm(side, axis=1, keepdims=True)
             for side in alike(features, reference))  # fmt: skip
     return CMMD_SCALE * discrepancy(x, y, gaussian, unbiased=False)
 
 
 def discrepancy(x: Array, y: Array, kernel: Kernel, *, unbiased: bool) -> Values:
-    """Return MMD² plus each picture's influence on it, so that intervals are those of a mean.
+    """Return MMD² plus each image's influence on it, so that intervals are those of a mean.
 
-    The reference is taken as fixed. Unbiased, no picture is compared with itself.
+    The reference is taken as fixed. Unbiased, no image is compared with itself.
 
     Source: Gretton et al. 2012, eq. 3 and 5; Jaeckel 1972 for the influence.
     """
@@ -84,8 +84,8 @@ KID = Metric(
     kid,
     "set",
     "KID",
-    "Kernel Inception Distance to the real pictures, times 1000: unbiased, so its mean does not "
-    "depend on the number of pictures",
+    "Kernel Inception Distance to the real images, times 1000: unbiased, so its mean does not "
+    "depend on the number of images",
     "lower",
     ".2f",
     1000,
@@ -96,7 +96,7 @@ CMMD = Metric(
     cmmd,
     "set",
     "CMMD",
-    "the same idea in CLIP's embeddings of whole pictures",
+    "the same idea in CLIP's embeddings of whole images",
     "lower",
     smallest_n=100,
     features="clip-l14-336",

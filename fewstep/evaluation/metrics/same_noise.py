@@ -1,7 +1,7 @@
-"""How far pictures are from those that the teacher makes from the same noise and prompt.
+"""How far images are from those that the teacher makes from the same noise and prompt.
 
 For deterministic samplers at any number of calls; a stochastic one (CT and CD at several calls)
-throws the starting noise away, so that only its one-call pictures can be compared like this.
+throws the starting noise away, so that only its one-call images can be compared like this.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.metrics.base import Metric
 
 
-def same_noise_rmse(pictures: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
-    """Return each picture's root mean squared distance to the teacher's, white being 1.
+def same_noise_rmse(images: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
+    """Return each image's root mean squared distance to the teacher's, white being 1.
 
     Raises:
-        ValueError: if they are not uint8 pictures, as many and as large as the teacher's.
+        ValueError: if they are not uint8 images, as many and as large as the teacher's.
     """
-    for given in (pictures, teacher):
+    for given in (images, teacher):
         if given.dtype != np.uint8:
-            raise ValueError(f"pictures are uint8 (0 to 255), not {given.dtype}")
-    return rmse(pictures, teacher) / 255
+            raise ValueError(f"images are uint8 (0 to 255), not {given.dtype}")
+    return rmse(images, teacher) / 255
 
 
 def rmse(ours: ArrayLike, theirs: ArrayLike) -> Values:
@@ -31,20 +31,20 @@ def rmse(ours: ArrayLike, theirs: ArrayLike) -> Values:
     return np.sqrt(((a - b) ** 2).reshape(len(a), -1).mean(axis=1))
 
 
-def psnr(pictures: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
-    """Return each picture's peak signal-to-noise ratio to the teacher's, in decibels.
+def psnr(images: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
+    """Return each image's peak signal-to-noise ratio to the teacher's, in decibels.
 
     Where the two are the same it is that of a single grey level in one channel of all pixels.
     """
-    least = 1 / 255 / np.sqrt(pictures[0].size)
-    return -20 * np.log10(np.maximum(same_noise_rmse(pictures, teacher), least))
+    least = 1 / 255 / np.sqrt(images[0].size)
+    return -20 * np.log10(np.maximum(same_noise_rmse(images, teacher), least))
 
 
 SAME_NOISE_RMSE = Metric(
     same_noise_rmse,
     "pair",
     "Same-noise distance",
-    "root mean squared distance of each picture to the teacher's from the same starting noise "
+    "root mean squared distance of each image to the teacher's from the same starting noise "
     "and prompt, white being 1; it means nothing for a sampler that adds fresh noise",
     "lower",
 )
@@ -52,7 +52,7 @@ SAME_NOISE_RMSE_UNGUIDED = Metric(
     same_noise_rmse,
     "pair",
     "Same-noise distance, unguided",
-    "the same distance to the picture of the teacher without guidance, for students that "
+    "the same distance to the image of the teacher without guidance, for students that "
     "learnt from data alone",
     "lower",
 )
@@ -60,7 +60,7 @@ SAME_NOISE_PSNR = Metric(
     psnr,
     "pair",
     "Same-noise PSNR",
-    "the same distance in decibels, averaged over pictures",
+    "the same distance in decibels, averaged over images",
     "higher",
     ".1f",
     unit=" dB",

@@ -1,7 +1,7 @@
 """Does a student land on one point from all along a trajectory? Its promise, put to the test.
 
-The trajectory is the teacher's own, from the noise that pictures start from; at two neighbours of
-it the student is asked where its segment ends. No picture is needed, and no other network.
+The trajectory is the teacher's own, from the noise that images start from; at two neighbours of
+it the student is asked where its segment ends. No image is needed, and no other network.
 """
 
 from collections.abc import Sequence

@@ -56,12 +56,12 @@ def lead(found: Match) -> str:
     name = f"{method_title(student.method)} at {counted(student.steps, 'step')}"
     than = f"the teacher at {teacher.steps}"
     speed = found.speed_up()
-    how = f"makes a picture {speed:.1f} times as fast as" if speed else "stands in for"
+    how = f"makes an image {speed:.1f} times as fast as" if speed else "stands in for"
     words = f"{name} {how} {than}."
     told = [row.metrics.get("prompt_accuracy") for row in (student, teacher)]
     if told[0] and told[1]:
         ours, theirs = (shown("prompt_accuracy", metric.value) for metric in told if metric)
-        words += f" {ours} of its pictures show everything that their prompt says, against {theirs}"
+        words += f" {ours} of its images show everything that their prompt says, against {theirs}"
         words += " of the teacher’s."
     return words
 
@@ -69,9 +69,9 @@ def lead(found: Match) -> str:
 def facts(found: Match) -> str:
     """Return the headline's numbers, large, each with what it is compared with."""
     teacher, student = found.teacher, found.student
-    told = [("Network calls a picture", str(student.calls), f"teacher {teacher.calls}")]
+    told = [("Network calls an image", str(student.calls), f"teacher {teacher.calls}")]
     for name, title in (
-        ("seconds_per_image", "Seconds a picture"),
+        ("seconds_per_image", "Seconds an image"),
         ("prompt_accuracy", "Prompts shown right"),
         ("frechet", "Fréchet distance"),
     ):

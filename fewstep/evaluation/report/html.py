@@ -1,4 +1,4 @@
-"""Results and pictures as one HTML file that needs nothing else; no measurement is made here."""
+"""Results and images as one HTML file that needs nothing else; no measurement is made here."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from fewstep.evaluation.report.runs import TrainingRun
 from fewstep.evaluation.report.tables import table
 from fewstep.evaluation.results import Results, Row, metric_names, overview
 from fewstep.files import write_file
-from fewstep.images import Pictures, check, png
+from fewstep.images import Images, check, png
 
 PLOTTED = ("prompt_accuracy", "frechet", "fid", "clip_score", "latent_frechet")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures of the same prompts from the same starting noises, one column a source.
+    """Images of the same prompts from the same starting noises, one column a source.
 
     Raises:
-        ValueError: if a column does not have one picture a prompt.
+        ValueError: if a column does not have one image a prompt.
     """
 
     prompts: Sequence[str]
-    columns: Mapping[str, Pictures]
+    columns: Mapping[str, Images]
 
     def __post_init__(self) -> None:
         check(self.columns, self.prompts)
@@ -41,7 +41,7 @@ class Comparison:
 def report(
     results: Results, comparison: Comparison | None, runs: Sequence[Path], out: Path
 ) -> Path:
-    """Write the report on results, pictures, and the runs' folders (settings and losses).
+    """Write the report on results, images, and the runs' folders (settings and losses).
 
     Raises:
         UserError: if a run's folder is not one, or damaged.
@@ -55,7 +55,7 @@ def report(
         f"<h1>{escape(title)}</h1>\n",
         f'<p class="lead">{escape(lead(found))}</p>{facts(found)}' if found else "",
         "</header>\n",
-        pictures(comparison) if comparison else "",
+        images(comparison) if comparison else "",
         measured(results),
         training(trained),
         provenance(results),
@@ -64,8 +64,8 @@ def report(
     return out
 
 
-def pictures(comparison: Comparison) -> str:
-    """Show each prompt's pictures side by side."""
+def images(comparison: Comparison) -> str:
+    """Show each prompt's images side by side."""
     heads = "".join(map(column_head, comparison.columns))
     rows = "".join(
         f"<p>{escape(prompt)}</p>"
@@ -75,8 +75,8 @@ def pictures(comparison: Comparison) -> str:
     style = f"grid-template-columns: repeat({len(comparison.columns)}, minmax(0, 1fr))"
     return section(
         "Same prompt, same noise",
-        "<p>All pictures of a row start from the same noise; only the way from there differs.</p>",
-        f'<div class="pictures" style="{style}">{heads}{rows}</div>',
+        "<p>All images of a row start from the same noise; only the way from there differs.</p>",
+        f'<div class="images" style="{style}">{heads}{rows}</div>',
     )
 
 
@@ -86,9 +86,9 @@ def column_head(title: str) -> str:
     return f"<b>{escape(name)}<small>{escape(more)}</small></b>"
 
 
-def image(picture: NDArray[np.uint8], prompt: str) -> str:
-    """Return a picture inside the page."""
-    data = b64encode(png(picture)).decode()
+def image(image: NDArray[np.uint8], prompt: str) -> str:
+    """Return an image inside the page."""
+    data = b64encode(png(image)).decode()
     return f'<img alt="{escape(prompt)}" src="data:image/png;base64,{data}">'
 
 
@@ -100,7 +100,7 @@ def measured(results: Results) -> str:
     parts = [name for name in names if "." in name]
     seeds = [row for row in results.rows if row not in rows]
     plots = "".join(quality_plots(rows, name) for name in PLOTTED)
-    note = "Below each value its 95% interval; n is the number of pictures."
+    note = "Below each value its 95% interval; n is the number of images."
     if seeds:
         note += (
             " Several trainings of one method are pooled, and the intervals allow for the spread"

@@ -32,13 +32,13 @@ p { max-width: 42em; margin: 0 0 1em; text-wrap: pretty; }
   letter-spacing: -0.02em; }
 .facts small { display: block; font-size: 14px; font-weight: 400; letter-spacing: 0;
   color: var(--quiet); margin-top: 4px; }
-.pictures { display: grid; gap: clamp(5px, 1.1vw, 12px); margin-top: 1.6em; }
-.pictures b { font-size: clamp(11px, 1.5vw, 15px); line-height: 1.25; align-self: end;
+.images { display: grid; gap: clamp(5px, 1.1vw, 12px); margin-top: 1.6em; }
+.images b { font-size: clamp(11px, 1.5vw, 15px); line-height: 1.25; align-self: end;
   font-weight: 600; overflow-wrap: anywhere; hyphens: auto; }
-.pictures small { display: block; font-size: 0.92em; font-weight: 400; color: var(--quiet); }
-.pictures p { grid-column: 1 / -1; margin: clamp(10px, 2vw, 20px) 0 0; color: var(--quiet);
+.images small { display: block; font-size: 0.92em; font-weight: 400; color: var(--quiet); }
+.images p { grid-column: 1 / -1; margin: clamp(10px, 2vw, 20px) 0 0; color: var(--quiet);
   font-size: 15px; line-height: 1.35; max-width: none; }
-.pictures img { width: 100%; display: block; border-radius: clamp(4px, 0.8vw, 9px); }
+.images img { width: 100%; display: block; border-radius: clamp(4px, 0.8vw, 9px); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr));
   gap: 40px clamp(24px, 4vw, 56px); margin: 2em 0; }
 figure { margin: 0; }

@@ -1,4 +1,4 @@
-"""The report's plots: a metric against what a picture costs, and losses against steps."""
+"""The report's plots: a metric against what an image costs, and losses against steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,17 +31,17 @@ def against_calls(rows: Sequence[Row], metric: str) -> str:
     """
     calls = sorted({row.calls for row in rows if metric in row.metrics})
     ticks = FixedLocator(apart(calls))
-    return against(rows, metric, "network calls a picture", lambda row: row.calls, ticks, 0.07)
+    return against(rows, metric, "network calls an image", lambda row: row.calls, ticks, 0.07)
 
 
 def against_seconds(rows: Sequence[Row], metric: str) -> str:
-    """Draw a metric against the seconds of a picture, in the same way."""
+    """Draw a metric against the seconds of an image, in the same way."""
     timed = [row for row in rows if {"seconds_per_image", metric} <= row.metrics.keys()]
 
     def seconds(row: Row) -> float:
         return row.metrics["seconds_per_image"].value
 
-    return against(timed, metric, "seconds a picture", seconds, LogLocator(10, (1, 2, 5)))
+    return against(timed, metric, "seconds an image", seconds, LogLocator(10, (1, 2, 5)))
 
 
 def against(

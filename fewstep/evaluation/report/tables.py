@@ -1,4 +1,4 @@
-"""Results as HTML tables: every number with its interval and its number of pictures."""
+"""Results as HTML tables: every number with its interval and its number of images."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,7 +11,7 @@ from fewstep.evaluation.results import Row
 def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Return a table of the named metrics, a row each; a cell is a value over its interval.
 
-    The number of pictures stands in the column's head where it is the same in all rows.
+    The number of images stands in the column's head where it is the same in all rows.
     """
     counts = {name: {row.metrics[name].n for row in rows if name in row.metrics} for name in names}
     heads = ["<th>Method</th>", *(head(name, counts[name]) for name in names)]
@@ -27,7 +27,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def way(row: Row, rows: Sequence[Row]) -> str:
-    """Return a row's head: the method, and what one picture costs it."""
+    """Return a row's head: the method, and what one image costs it."""
     cost = f"{counted(row.steps, 'step')}, {counted(row.calls, 'call')}"
     seed = "" if row.seed is None else f", seed {row.seed}"
     name = escape(line_title(row, rows))

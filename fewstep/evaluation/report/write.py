@@ -10,7 +10,7 @@ from fewstep.evaluation.results import joined, load
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Put what the folders hold into the file `out`; the first pictures found are shown.
+    """Put what the folders hold into the file `out`; the first images found are shown.
 
     Raises:
         UserError: if a folder holds neither results nor a run, or there are no results at all.
@@ -22,9 +22,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
             raise UserError(f"{folder} holds neither results.json nor a run's config.toml")
     if not evaluated:
         raise UserError("there are no results to report; run fewstep evaluate or compare first")
-    pictured = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
-    comparison = load_comparison(pictured[0]) if pictured else None
+    imaged = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
+    comparison = load_comparison(imaged[0]) if imaged else None
     loaded = [load(folder / "results.json") for folder in evaluated]
     measured = [results for results in loaded if not results.protocol.startswith(COMPARISON)]
-    results = joined(measured or loaded)  # beside an evaluation a comparison gives its pictures
+    results = joined(measured or loaded)  # beside an evaluation a comparison gives its images
     return report(results, comparison, runs, out)

@@ -1,6 +1,6 @@
 """Draw docs/images/students.png: the teacher and its students from the same noise.
 
-python tools/students_picture.py
+python tools/students_image.py
 
 The students are the first of each method that `python benchmarks/students.py` has trained.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fewstep.console import progress_bar
 from fewstep.evaluation.compare import titled
-from fewstep.evaluation.generate import Gallery, paint_all
+from fewstep.evaluation.generate import Gallery, generate_all
 from fewstep.evaluation.models import Field
 from fewstep.files import write_file
 from fewstep.images import grid, png
@@ -34,9 +34,9 @@ def main() -> None:
     contestants += [field.student(cd, 8), *map(field.student, (cd, multi_boundary, ct))]
     gallery = Gallery(TRAININGS.parent / "shown", PROMPTS, field.resolution, SEED)
     with progress_bar() as bar:
-        made = paint_all(contestants, gallery, bar)
-    pictures = {contestant: each.pictures for contestant, each in made.items()}
-    write_file(OUT, png(grid(titled(pictures), PROMPTS)))
+        made = generate_all(contestants, gallery, bar)
+    images = {contestant: each.images for contestant, each in made.items()}
+    write_file(OUT, png(grid(titled(images), PROMPTS)))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""Every kind of picture becomes upright RGB; what cannot is refused with its reason."""
+"""Every kind of image becomes upright RGB; what cannot is refused with its reason."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.data.errors import PictureError
-from fewstep.data.images import MAX_PIXELS, decode, open_picture
+from fewstep.data.errors import ImageError
+from fewstep.data.images import MAX_PIXELS, decode, open_image
 from tests.data.samples import RED, SIZE, bomb, content, noise, truncated
 
 
 def colours(data: bytes) -> np.ndarray:
-    picture = decode(data)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = decode(data)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "JPEG", "WEBP"])
-def test_a_plain_picture_keeps_its_colours(kind):
+def test_a_plain_image_keeps_its_colours(kind):
     values = colours(content(Image.new("RGB", SIZE, RED), kind))
     assert values.shape == (80, 96, 3)
     assert np.abs(values.astype(int) - RED).max() <= 6
@@ -28,22 +28,22 @@ def test_a_cmyk_jpeg_has_the_colours_that_it_shows():
 
 
 def test_what_is_transparent_is_white():
-    picture = Image.new("RGBA", SIZE, (0, 0, 255, 0))
-    picture.paste((0, 0, 255, 255), (0, 0, 48, 80))
-    values = colours(content(picture))
+    image = Image.new("RGBA", SIZE, (0, 0, 255, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 48, 80))
+    values = colours(content(image))
     assert values[0, 0].tolist() == [0, 0, 255]
     assert values[0, -1].tolist() == [255, 255, 255]
     assert colours(content(Image.new("LA", SIZE, (0, 127)))).mean() == pytest.approx(128, abs=1)
 
 
 def test_a_palette_with_a_transparent_entry_is_read():
-    picture = Image.new("P", SIZE)
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.paste(1, (0, 0, 48, 80))
-    values = colours(content(picture, transparency=0))
+    image = Image.new("P", SIZE)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(1, (0, 0, 48, 80))
+    values = colours(content(image, transparency=0))
     assert values[0, 0].tolist() == [200, 100, 50]
     assert values[0, -1].tolist() == [255, 255, 255]
-    assert colours(content(picture))[0, -1].tolist() == [10, 20, 30]
+    assert colours(content(image))[0, -1].tolist() == [10, 20, 30]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -83,31 +83,31 @@ def test_a_truncated_jpeg_that_verify_passes_is_refused():
     from io import BytesIO
 
     Image.open(BytesIO(truncated())).verify()
-    with pytest.raises(PictureError, match="truncated"):
+    with pytest.raises(ImageError, match="truncated"):
         decode(truncated())
 
 
 def test_a_decompression_bomb_is_refused_from_its_header():
     assert len(bomb()) < 1000
-    with pytest.raises(PictureError, match="exceeds limit"):
-        open_picture(bomb())
+    with pytest.raises(ImageError, match="exceeds limit"):
+        open_image(bomb())
     side = int(MAX_PIXELS**0.5) + 1
-    with pytest.raises(PictureError, match=f"{side} x {side} pixels, more than 100 million"):
-        open_picture(content(Image.new("1", (side, side))))
+    with pytest.raises(ImageError, match=f"{side} x {side} pixels, more than 100 million"):
+        open_image(content(Image.new("1", (side, side))))
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "the file is empty"), (b"<svg></svg>", "no picture of a known format"),
-     (b"%!PS-Adobe-3.0 EPSF-3.0", "no picture of a known format")],
+    [(b"", "the file is empty"), (b"<svg></svg>", "no image of a known format"),
+     (b"%!PS-Adobe-3.0 EPSF-3.0", "no image of a known format")],
 )  # fmt: skip
-def test_what_is_no_picture_is_refused(data, reason):
-    with pytest.raises(PictureError, match=reason):
+def test_what_is_no_image_is_refused(data, reason):
+    with pytest.raises(ImageError, match=reason):
         decode(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_damage_anywhere_gives_a_picture_or_a_reason_and_never_another_error(kind):
+def test_damage_anywhere_gives_an_image_or_a_reason_and_never_another_error(kind):
     whole = content(noise(1), kind)
     rng = np.random.default_rng(0)
     reasons = []
@@ -117,7 +117,7 @@ def test_damage_anywhere_gives_a_picture_or_a_reason_and_never_another_error(kin
             data[place] = rng.integers(256)
         try:
             decode(bytes(data[: rng.integers(8, len(data))]))
-        except PictureError as error:
+        except ImageError as error:
             reasons.append(str(error))
     assert len(reasons) > 20
     assert all(reasons)

@@ -1,6 +1,6 @@
 """Draw docs/images/world.png: scenes of the bundled world, and print their captions.
 
-python tools/world_picture.py
+python tools/world_image.py
 """
 
 from pathlib import Path
