@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fewstep.evaluation.labels import method_title, metric_title, shown, shown_range
+from fewstep.evaluation.labels import metric_title, shown, shown_range, title_of
 from fewstep.evaluation.results import Results, Row, load, overview
 from fewstep.verify.tables import TABLES
 
@@ -65,8 +65,8 @@ def teacher_line() -> str:
     told = "{value:.1%} (95 %: {low:.1%} to {high:.1%}, n = {n:,})"
     many, four = (told.format(**r["metrics"]["prompt_accuracy"]) for r in (best, few))
     return (
-        f"The teacher gets {many} of held-out prompts right in 50 steps of guidance {scale:g}, and\n"
-        f"{four} in 4 plain ones.\n"
+        f"The teacher gets {many} of held-out prompts right in 50 steps of guidance\n"
+        f"{scale:g}, and {four} in 4 plain ones.\n"
     )
 
 
@@ -227,7 +227,7 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines = []
     for row in rows:
         how = "quadratic " if "quadratic" in row.source else ""
-        title = f"{method_title(row.method)}, {row.steps} {how}steps"
+        title = f"{title_of(row.method)}, {row.steps} {how}steps"
         title += " (unguided)" if "unguided" in row.source else ""
         cells = [
             f"{shown(name, row.metrics[name].value)} ({shown_range(name, row.metrics[name])})"

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from fewstep.console import progress_bar
 from fewstep.errors import UserError
 from fewstep.evaluation.generate import Gallery, Made, generate_all
-from fewstep.evaluation.labels import counted, method_title
+from fewstep.evaluation.labels import counted, title_of
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.models import Contestant, Field
 from fewstep.evaluation.provenance import commit, machine
@@ -103,7 +103,7 @@ def titled(images: Mapping[Contestant, NDArray[np.uint8]]) -> dict[str, NDArray[
     shown: set[tuple[str, str]] = set()
     for contestant, made in images.items():
         step = "step" if contestant.spacing == "uniform" else f"{contestant.spacing} step"
-        title = f"{method_title(contestant.method)}, {counted(contestant.steps, step)}"
+        title = f"{title_of(contestant.method)}, {counted(contestant.steps, step)}"
         if (title, contestant.settings) in shown:
             continue
         shown.add((title, contestant.settings))

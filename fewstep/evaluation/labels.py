@@ -5,23 +5,12 @@ from collections.abc import Sequence
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.metrics import METRICS, Metric
 from fewstep.evaluation.results import Row
-
-METHOD_TITLES = {
-    "teacher": "Teacher",
-    "ct": "CT",
-    "cd": "CD",
-    "multi-boundary-cd": "Multi-boundary CD",
-    "multi-boundary-ct": "Multi-boundary CT",
-}
+from fewstep.methods import method_title
 
 
-def method_title(method: str) -> str:
-    """Return the short name of a method.
-
-    >>> method_title("multi-boundary-cd"), method_title("mine")
-    ('Multi-boundary CD', 'mine')
-    """
-    return METHOD_TITLES.get(method, method)
+def title_of(method: str) -> str:
+    """Return the title of a method or of the teacher."""
+    return "Teacher" if method == "teacher" else method_title(method)
 
 
 def counted(number: int, noun: str) -> str:
@@ -47,7 +36,7 @@ def line_title(row: Row, rows: Sequence[Row]) -> str:
 
     A teacher's source is the model's name and how it is sampled; there is one model.
     """
-    title = method_title(row.method)
+    title = title_of(row.method)
     sources = {other.source for other in rows if other.method == row.method}
     if len(sources) == 1:
         return title

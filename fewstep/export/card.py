@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 from huggingface_hub import ModelCardData
 
 from fewstep.export.recipes import FUSED_FOLDER, guidance, recipes
+from fewstep.methods import method_title
 from fewstep.student.contract import Contract
 from fewstep.student.locate import on_the_hub, public_name
-
-METHOD_NAMES = {
-    "ct": "consistency training",
-    "cd": "consistency distillation",
-    "multi-boundary-ct": "multi-boundary consistency training",
-    "multi-boundary-cd": "multi-boundary consistency distillation",
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ def _relation(contract: Contract) -> str:
 
 
 def _what_it_is(contract: Contract) -> str:
-    method = METHOD_NAMES[contract.method["name"]]
+    method = method_title(contract.method["name"], full=True)
     steps = contract.default_num_steps
     inside = (
         f"guidance {contract.guidance_scale:g} is distilled into it"

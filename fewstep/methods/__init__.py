@@ -13,6 +13,16 @@ METHODS: dict[str, type[Method]] = {
 }
 """Every method by the name that settings and artefacts use."""
 
+
+def method_title(name: str, full: bool = False) -> str:
+    """Return the title of a method, short or in full; its name where it has none.
+
+    >>> method_title("multi-boundary-cd"), method_title("cd", full=True), method_title("mine")
+    ('Multi-boundary CD', 'consistency distillation', 'mine')
+    """
+    return getattr(METHODS.get(name), "full_title" if full else "title", name)
+
+
 __all__ = [
     "METHODS",
     "Batch",
@@ -23,4 +33,5 @@ __all__ = [
     "Method",
     "MultiBoundaryDistillation",
     "MultiBoundaryTraining",
+    "method_title",
 ]

@@ -28,6 +28,8 @@ class ConsistencyDistillation:
     Source: Song et al. 2023 (Consistency Models), algorithm 2; Luo et al. 2023 (LCM), algorithm 1.
     """
 
+    title: ClassVar[str] = "CD"
+    full_title: ClassVar[str] = "consistency distillation"
     sampler: ClassVar[Sampler] = "stochastic"
     has_teacher: ClassVar[bool] = True
     own_huber_c: ClassVar[float] = 1e-3

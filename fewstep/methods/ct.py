@@ -35,6 +35,8 @@ class ConsistencyTraining:
     Source: Song et al. 2023 (Consistency Models), algorithm 3; Song & Dhariwal 2023 (iCT).
     """
 
+    title: ClassVar[str] = "CT"
+    full_title: ClassVar[str] = "consistency training"
     sampler: ClassVar[Sampler] = "stochastic"
     has_teacher: ClassVar[bool] = False
     own_huber_c: ClassVar[float] = 0.03

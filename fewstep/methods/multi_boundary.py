@@ -33,6 +33,8 @@ class MultiBoundaryDistillation:
     algorithm 1; Wang et al. 2024 (PCM), section 3.
     """
 
+    title: ClassVar[str] = "Multi-boundary CD"
+    full_title: ClassVar[str] = "multi-boundary consistency distillation"
     sampler: ClassVar[Sampler] = "deterministic"
     has_teacher: ClassVar[bool] = True
     own_huber_c: ClassVar[float] = 1e-3
@@ -88,6 +90,8 @@ class MultiBoundaryTraining:
     Source: Heek et al. 2024 (Multistep CM), algorithm 1 with "consistency training".
     """
 
+    title: ClassVar[str] = "Multi-boundary CT"
+    full_title: ClassVar[str] = "multi-boundary consistency training"
     sampler: ClassVar[Sampler] = "deterministic"
     has_teacher: ClassVar[bool] = False
     own_huber_c: ClassVar[float] = 0.03

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fewstep.evaluation.labels import counted, method_title, shown, shown_range
+from fewstep.evaluation.labels import counted, shown, shown_range, title_of
 from fewstep.evaluation.results import Row, overview
 
 
@@ -53,7 +53,7 @@ def headline(found: Match) -> str:
 def lead(found: Match) -> str:
     """Return the sentences under the title, from what was measured."""
     student, teacher = found.student, found.teacher
-    name = f"{method_title(student.method)} at {counted(student.steps, 'step')}"
+    name = f"{title_of(student.method)} at {counted(student.steps, 'step')}"
     than = f"the teacher at {teacher.steps}"
     speed = found.speed_up()
     how = f"makes an image {speed:.1f} times as fast as" if speed else "stands in for"

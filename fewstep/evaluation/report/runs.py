@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from fewstep.errors import UserError
-from fewstep.evaluation.labels import method_title
+from fewstep.evaluation.labels import title_of
 
 QUARTERS = 4
 
@@ -31,7 +31,7 @@ class TrainingRun:
 
     @property
     def title(self) -> str:
-        return method_title(self.method)
+        return title_of(self.method)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
