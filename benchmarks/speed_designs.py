@@ -75,7 +75,7 @@ class Rung(Fewstep):
             for each in self.networks:
                 compile_blocks(each)
         if not levers.cached:
-            for part in family.codec_parts:
+            for part in family.vae_and_text_encoder:
                 part.to(setting.half)
         self.method = (ConsistencyDistillation if levers.teacher_first else StudentFirst)(
             setting.num_solver_steps
@@ -83,7 +83,7 @@ class Rung(Fewstep):
         self.batches = NoiseBatches.of(self.shop)
         if levers.cached:
             self.shop.park_codec()
-        self.networks += self.codec() if levers.cached else family.codec_parts
+        self.networks += self.codec() if levers.cached else family.vae_and_text_encoder
         self.images = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
         self.optimizer = torch.optim.AdamW(
             roles.trained.values(), lr=setting.learning_rate, fused=levers.fused_optimizer

@@ -115,7 +115,7 @@ class Fewstep:
 
     def codec(self) -> Sequence[nn.Module]:
         """Return autoencoder and text encoder where they take memory: a GPU is freed of them."""
-        return () if self.shop.on_gpu else self.shop.family.codec_parts
+        return () if self.shop.on_gpu else self.shop.family.vae_and_text_encoder
 
     def denoisers(self, uncond: Conditioning) -> Denoisers:
         """Return the roles of a step with this unconditional prompt."""

@@ -115,7 +115,7 @@ def by_fewstep(
         with setting.autocast() if half_decoder else nullcontext():
             return decode(latents)
 
-    return generate, [network, *([tiny] if tiny_decoder else family.codec_parts)]
+    return generate, [network, *([tiny] if tiny_decoder else family.vae_and_text_encoder)]
 
 
 DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {

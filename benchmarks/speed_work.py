@@ -110,7 +110,7 @@ class Work(Protocol):
 
 def in_plain_layout(family: ModelFamily) -> None:
     """Give all parts PyTorch's own memory layout back, instead of fewstep's channels last."""
-    for part in (family.network, *family.codec_parts):
+    for part in (family.network, *family.vae_and_text_encoder):
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 

@@ -70,7 +70,7 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
         calls=teacher_calls(steps, scale),
         seed=None,
         settings="",
-        identity=(family.fingerprint, fingerprint(*family.codec_parts), steps, scale),
+        identity=(family.fingerprint, fingerprint(*family.vae_and_text_encoder), steps, scale),
         keeps_noise=True,
         knows_teacher=True,
         sampler=lambda: teacher_sampler(family, steps, scale),

@@ -62,7 +62,10 @@ class Dataset:
     @cached_property
     def codec(self) -> Mapping[str, Any]:
         """Everything of the model that turns images and captions into latents and texts."""
-        return {"codec": fingerprint(*self.family.codec_parts), **_codec_settings(self.family)}
+        return {
+            "codec": fingerprint(*self.family.vae_and_text_encoder),
+            **_codec_settings(self.family),
+        }
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -133,7 +133,7 @@ class Field:
     def model(self) -> tuple[str, ...]:
         """What images depend on in the model itself: network, codec and schedule."""
         family = self.family
-        codec = fingerprint(*family.codec_parts)
+        codec = fingerprint(*family.vae_and_text_encoder)
         return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
 
     def teachers_as_students(self, steps: int) -> list[Contestant]:

@@ -56,7 +56,7 @@ class ModelFamily(Protocol):
         ...
 
     @property
-    def codec_parts(self) -> Sequence[nn.Module]:
+    def vae_and_text_encoder(self) -> Sequence[nn.Module]:
         """The networks that decide what a cache of latents and prompts holds."""
         ...
 

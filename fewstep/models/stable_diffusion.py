@@ -78,7 +78,7 @@ class StableDiffusion:
         )
 
     @property
-    def codec_parts(self) -> tuple[nn.Module, ...]:
+    def vae_and_text_encoder(self) -> tuple[nn.Module, ...]:
         """The networks that decide what a cache of latents and prompts holds."""
         return self.vae, self.text_encoder
 

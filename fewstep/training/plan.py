@@ -121,7 +121,7 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
     cost, preview = step_cost(shop), decode_bytes(shop)
     data = config.data
     if on_cpu or data.streaming:  # it stays where steps are computed
-        codec = total(w for part in shop.family.codec_parts for w in part.parameters())
+        codec = total(w for part in shop.family.vae_and_text_encoder for w in part.parameters())
         cost, preview = replace(cost, codec=codec), preview - codec
     train, shape = config.train, shop.family.latent_shape(shop.resolution)
     views, latents = 2 if data.flip else 1, 2 * 4 * math.prod(shape)  # mean and deviation in fp32

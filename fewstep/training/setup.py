@@ -280,14 +280,14 @@ class Workshop:
     def park_codec(self) -> None:
         """Free the GPU of what only encodes and decodes, where no step needs it."""
         if self.on_gpu and not self.config.data.streaming:
-            for part in self.family.codec_parts:
+            for part in self.family.vae_and_text_encoder:
                 part.to("cpu")
             torch.cuda.empty_cache()
 
     @contextmanager
     def codec_at_work(self) -> Iterator[None]:
         """Have autoencoder and text encoder on the device, and park them again."""
-        for part in self.family.codec_parts:
+        for part in self.family.vae_and_text_encoder:
             part.to(self.device)
         try:
             yield

@@ -162,7 +162,7 @@ def one_row(shop: Workshop) -> Mapping[str, Tensor]:
 def decode_bytes(shop: Workshop) -> int:
     """Return what previews need besides the network: the codec, and the peak of one decoding."""
     family = shop.family
-    parts = [weight for part in family.codec_parts for weight in part.parameters()]
+    parts = [weight for part in family.vae_and_text_encoder for weight in part.parameters()]
     latents = torch.empty(1, *family.latent_shape(shop.resolution), device="meta")
     with LiveBytes(parts) as live, fused_attention():
         family.decode(latents)

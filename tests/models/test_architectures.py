@@ -27,7 +27,7 @@ def test_the_shipped_architectures_have_the_published_sizes(
 ):
     family = load_skeleton(ARCHITECTURES[name].hub_ids[0])
     assert size(family.network) == unet
-    assert [size(part) for part in family.codec_parts] == [83_653_863, text]
+    assert [size(part) for part in family.vae_and_text_encoder] == [83_653_863, text]
     assert family.default_resolution == resolution
     assert family.scheduler_config["prediction_type"] == prediction
 

@@ -31,7 +31,7 @@ def checkpoint(request, tmp_path_factory):
 
 
 def weights_of(family):
-    for part in (family.network, *family.codec_parts):
+    for part in (family.network, *family.vae_and_text_encoder):
         yield from part.state_dict().items()
 
 

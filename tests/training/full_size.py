@@ -35,7 +35,7 @@ def write(checkpoint: Path) -> None:
     """Write a checkpoint file of the shipped architecture: made on meta, filled part by part."""
     family = load_skeleton("stable-diffusion-v1-5/stable-diffusion-v1-5", dtype=torch.float16)
     draw = torch.Generator().manual_seed(0)
-    for part in (family.network, *family.codec_parts):
+    for part in (family.network, *family.vae_and_text_encoder):
         part.half().to_empty(device="cpu")
         for name, weight in part.named_parameters():
             if weight.dim() == 1:

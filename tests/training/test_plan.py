@@ -154,7 +154,7 @@ def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
     cached = plan_run(config)
     streaming = plan_run(replace(config, data=replace(config.data, streaming=True)))
     family = load_model(config.model.base)
-    codec = total(w for part in family.codec_parts for w in part.parameters())
+    codec = total(w for part in family.vae_and_text_encoder for w in part.parameters())
     assert (cached.cost.codec, streaming.cost.codec) == (0, codec)
     assert streaming.cost.bytes == cached.cost.bytes + codec
     assert cache_told(streaming) == "there is no cache, as data.streaming is true"
