@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.models.architectures import SCHEDULER
-from fewstep.world.vocabulary import save_tokenizer
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 TOKENS = 77
 

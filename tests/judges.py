@@ -7,7 +7,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.weights import INCEPTION
-from fewstep.world.vocabulary import save_tokenizer
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 
 def save_inception(folder: Path) -> Path:

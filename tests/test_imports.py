@@ -11,43 +11,43 @@ import fewstep
 
 ROOT = Path(fewstep.__file__).parent
 
-FOUNDATIONS = {"types", "errors", "files"}
-"""What every part may import."""
+FLOORS = (
+    ("types", "errors", "files"),
+    ("diffusion",),
+    ("methods",),
+    ("config", "images", "distributed", "console"),
+    ("models",),
+    ("world",),
+    ("student",),
+    ("data",),
+    ("evaluation",),
+    ("verify",),
+    ("export",),
+    ("training",),
+    ("ui", "doctor", "quickstart"),
+    ("cli",),
+)
+"""The parts of fewstep, floor by floor: a part imports from the floors below it, and its own."""
 
-MAY_IMPORT = {
-    "types": set(),
-    "errors": set(),
-    "files": {"errors"},
+TOGETHER = ("files", "images", "distributed", "console")
+"""Those that may import from others on their own floor."""
+
+STRICTER = {
     "diffusion": {"types"},
     "methods": {"types", "diffusion"},
-    "models": FOUNDATIONS | {"diffusion"},
-    "data": FOUNDATIONS | {"config", "diffusion.random", "methods.base", "bundled"},
-    "training": FOUNDATIONS | {"config", "diffusion", "methods"},
-    "sampling": FOUNDATIONS | {"diffusion", "methods", "models"},
-    "sampling.sampler": {"types", "diffusion", "methods"},
-    "sampling.contract": FOUNDATIONS | {"diffusion", "methods"},
-    "evaluation": FOUNDATIONS | {"bundled", "diffusion", "methods", "sampling"},
-    "verify": FOUNDATIONS | {"diffusion", "methods", "models", "sampling", "evaluation"},
-    "sampling.stock": {"methods", "sampling.contract"},
-    "publishing": FOUNDATIONS | {"sampling"},
-    "publishing.formats": FOUNDATIONS | {"sampling.contract"},
     "config": {"errors"},
-    "cli": {"config", "errors", "run", "bundled", "verify"},
-    "ui": {"errors", "sampling.pipeline"},
+    "student.samplers": {"types", "diffusion", "methods"},
 }
-"""Each part, and what it may import beside itself; a part that is not named is free.
+"""The parts that import less than their floor would allow."""
 
-`run` is the composition root, which knows everything; nothing but `cli` may know it.
-"""
-
-MATHS = ("types", "errors", "diffusion", "methods", "sampling.sampler", "sampling.contract")
+MATHS = ("types", "errors", "diffusion", "methods", "student.samplers")
 """The parts that need torch and nothing else."""
 
 FOREIGN = {"diffusers", "peft", "transformers"}
 """The libraries behind the border."""
 
-BORDER = ("models", "evaluation", "bundled", "sampling.scheduler")
-"""Who knows them: the models, the judges, the bundled teacher's recipe, diffusers' scheduler."""
+BORDER = ("models", "evaluation.features", "student.scheduler")
+"""Who knows them: the models, the feature extractors, diffusers' scheduler."""
 
 AT_ONCE = ("config", "cli")
 """The modules that `fewstep --help` loads, so without torch."""
@@ -118,18 +118,38 @@ def loaded_with(module: str) -> set[str]:
     return seen
 
 
+FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+
+
+def part_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
 def test_the_walk_finds_the_imports_that_are_there():
     assert "diffusion.schedule" in within(imports("methods.cd"))
     assert {"torch", "hashlib"} <= libraries(imports("diffusion.random"))
-    assert {"methods", "diffusion.grid", "types", ""} <= loaded_with("sampling.contract")
+    assert {"methods", "diffusion.grid", "types", ""} <= loaded_with("student.contract")
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
-def test_a_part_imports_only_what_the_table_allows(part):
-    allowed = MAY_IMPORT[part] | {part}
+def test_every_part_is_on_a_floor():
+    assert {part_of(module) for module in FILES} <= {"", "__main__", *FLOOR_OF}
+
+
+@pytest.mark.parametrize("part", FLOOR_OF)
+def test_no_import_goes_up(part):
     for module in modules_of(part):
         for imported in within(imports(module)):
-            assert any(inside(imported, other) for other in allowed), f"{module} knows {imported}"
+            floor = FLOOR_OF[part_of(imported)]
+            own_floor = FLOOR_OF[part] == floor and (part_of(imported) == part or part in TOGETHER)
+            assert own_floor or floor < FLOOR_OF[part], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("part", STRICTER)
+def test_a_part_imports_no_more_than_it_needs(part):
+    allowed = STRICTER[part] | {part}
+    for module in modules_of(part):
+        for imported in within(imports(module)):
+            assert any(inside(imported, other) for other in allowed), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("part", MATHS)

@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
-from fewstep.world.vocabulary import save_tokenizer
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,

@@ -1,55 +1,14 @@
-"""The bundled teacher's own small vocabulary: every word of the world's captions is one token."""
+"""The words that the bundled teacher knows."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
-from pathlib import Path
 
-from transformers import CLIPTokenizer
-
-from fewstep.models.tokenizer import LAST, write_tokenizer
 from fewstep.world.captions import all_words
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-def save_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
-    """Write the tokenizer into a folder, in CLIP's file format, and return it."""
-    merges = [" ".join(pair) for pair in learn_merges(all_words())]
-    return write_tokenizer(folder, LETTERS, merges, length)
-
-
-def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges that make one token of each word: the most frequent pair first.
-
-    >>> learn_merges(["on", "son"])
-    [('o', 'n</w>'), ('s', 'on</w>')]
-    """
-    spelt = [[*word[:-1], word[-1] + LAST] for word in words]
-    merges = []
-    while counts := Counter(pair for parts in spelt for pair in pairwise(parts)):
-        merges.append(min(counts, key=lambda pair: (-counts[pair], pair)))
-        spelt = [merged(parts, merges[-1]) for parts in spelt]
-    return merges
-
-
-def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """Return the parts of a word with each occurrence of a pair made one part."""
-    done: list[str] = []
-    for part in parts:
-        if done and (done[-1], part) == pair:
-            done[-1] += part
-        else:
-            done.append(part)
-    return done
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """Return the words of a prompt that the teacher was never told, each once.
+    """Return the words of a prompt that the teacher was not trained on, each once.
 
-    The tokenizer itself spells such words in letters, which the teacher has not learnt to read:
-    refuse them.
+    The tokenizer would spell such words in letters, which the teacher has not learnt to read.
 
     >>> unknown_words("A red elephant on a white background, please")
     ['elephant', 'please']

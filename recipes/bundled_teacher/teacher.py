@@ -15,7 +15,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fewstep.config import SettingError, need
 from fewstep.files import check_writable, write_file, write_folder
 from fewstep.models.loading import bundled_folder
-from fewstep.world.vocabulary import save_tokenizer
 from recipes.bundled_teacher.autoencoder_training import latent_scale, train_autoencoder
 from recipes.bundled_teacher.config import PlanSettings, TeacherConfig, load_teacher_config
 from recipes.bundled_teacher.denoiser_training import SCHEDULER, build_unet, train_denoiser
@@ -23,6 +22,7 @@ from recipes.bundled_teacher.features_training import train_features
 from recipes.bundled_teacher.optimising import load_average
 from recipes.bundled_teacher.pool import encode_pool
 from recipes.bundled_teacher.text_training import train_text_encoder
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 __all__ = ["export", "load_teacher_config", "train_teacher"]
 

@@ -5,7 +5,6 @@ import torch
 
 from fewstep.world.captions import describe
 from fewstep.world.scenes import sample_scene
-from fewstep.world.vocabulary import save_tokenizer
 from recipes.bundled_teacher.config import TextSettings
 from recipes.bundled_teacher.text_training import (
     ASKED,
@@ -16,6 +15,7 @@ from recipes.bundled_teacher.text_training import (
     answers,
     build_text_encoder,
 )
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 SIZES = [len(known) for _ in PLACES for known in KINDS.values()] + [len(GROUNDS)]
 SIDES = slice(len(KINDS) * PLACES.index("top"), -1)

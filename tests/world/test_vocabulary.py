@@ -5,9 +5,10 @@ import pytest
 
 from fewstep.world.captions import MOST_WORDS, all_words, describe
 from fewstep.world.scenes import sample_scene
-from fewstep.world.vocabulary import save_tokenizer, unknown_words
+from fewstep.world.vocabulary import unknown_words
 from recipes.bundled_teacher.config import load_teacher_config
 from recipes.bundled_teacher.places import ASKED
+from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 
 @pytest.fixture(scope="module")
