@@ -20,6 +20,7 @@ from fewstep.evaluation.results import Results, Row, load
 from fewstep.export.card import Card, Figures
 from fewstep.export.hub import Parcel, check_repo, upload
 from fewstep.export.names import CARD_FILE, name_from, name_of
+from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.recipes import usage_hint
 from fewstep.export.whole_model import write_checkpoint, write_whole_model
 from fewstep.export.write import FULL_CONFIG, Artefact, halved
@@ -34,7 +35,6 @@ from fewstep.student.load import (
     student_network,
 )
 from fewstep.student.locate import on_the_hub, open_folder, public_name
-from fewstep.training.artefact import last_preview, without_own_paths, without_paths
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BUNDLED_LICENSE = "apache-2.0"

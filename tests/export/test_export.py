@@ -16,10 +16,10 @@ from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.results import Results, Row, save
 from fewstep.export.export import Export, export_artefact
+from fewstep.export.public import without_own_paths, without_paths
 from fewstep.student.contract import LORA_FILE
 from fewstep.student.load import ArtefactError, read_artefact
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.training.artefact import without_own_paths, without_paths
 from fewstep.training.distill import distill_run
 from tests.artefacts import tiny_artefact, tiny_contract, tiny_family, tiny_student
 from tests.tiny import save_tiny_pipeline, tiny_config
