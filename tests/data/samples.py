@@ -63,13 +63,13 @@ def caption(number: int) -> str:
 
 def coco(root: Path, count: int = 8, broken: tuple[int, ...] = ()) -> Path:
     """Write a COCO-shaped set of two captions an image; return its captions file."""
-    images = root / "train2017"
-    images.mkdir(parents=True)
+    folder = root / "train2017"
+    folder.mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations = [], []
     for i in range(count):
         name = f"{i:012d}.jpg"
-        (images / name).write_bytes(
+        (folder / name).write_bytes(
             truncated() if i in broken else content(noise(i, (96, 80)), "JPEG")
         )
         images.append({"id": 1000 - i, "file_name": name})
