@@ -32,7 +32,7 @@ from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
-from fewstep.student.generate import teacher_calls, teacher_sampler
+from fewstep.student.generate import teacher_nfe, teacher_sampler
 from fewstep.world.captions import claims, describe
 from fewstep.world.scenes import HELD_BACK, render, sample_scene
 
@@ -67,7 +67,7 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
         source="bundled",
         method="teacher",
         steps=steps,
-        calls=teacher_calls(steps, scale),
+        calls=teacher_nfe(steps, scale),
         seed=None,
         settings="",
         identity=(family.fingerprint, fingerprint(*family.vae_and_text_encoder), steps, scale),
@@ -91,7 +91,7 @@ def row(job: Job, images: NDArray[np.uint8], real) -> dict:
         "prompts": kind,
         "steps": steps,
         "guidance_scale": scale,
-        "calls": teacher_calls(steps, scale),
+        "calls": teacher_nfe(steps, scale),
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
     }
 

@@ -9,7 +9,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
 from fewstep.methods import Batch
 from fewstep.methods.base import starts_on
-from fewstep.student.samplers import deterministic
+from fewstep.student.samplers import deterministic, last
 
 
 def zeros(*shape: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_a_denoiser_that_is_no_denoiser_is_refused_in_solvers_and_samplers():
     with pytest.raises(TypeCheckError):
         ddim("no denoiser", zeros(1, 4), t, t, {})
     with pytest.raises(TypeCheckError):
-        deterministic("no denoiser", zeros(1, 4), (5,), {})
+        last(deterministic("no denoiser", zeros(1, 4), (5,), {}))
 
 
 def test_methods_are_checked_too():

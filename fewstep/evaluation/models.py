@@ -19,7 +19,7 @@ from fewstep.student.generate import (
     TEACHER_STEPS,
     ImageSampler,
     student_sampler,
-    teacher_calls,
+    teacher_nfe,
     teacher_sampler,
 )
 from fewstep.student.load import load_base, read_artefact, student_network
@@ -151,7 +151,7 @@ class Field:
             source=f"{Path(self.base).name}, {how}",
             method="teacher",
             steps=steps,
-            calls=teacher_calls(steps, scale),
+            calls=teacher_nfe(steps, scale),
             seed=None,
             settings=how,
             identity=(*self.model, steps, scale) + ((spacing,) if spacing != "uniform" else ()),

@@ -16,7 +16,7 @@ from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.models.extra_loras import add_loras
 from fewstep.student.contract import Contract
-from fewstep.student.generate import ImageSampler, student_sampler, teacher_calls
+from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
 from fewstep.student.load import load_base, read_artefact, student_network
 from fewstep.student.png_info import SampledImage
 
@@ -96,12 +96,12 @@ class FewStepPipeline:
         x_0, settings = None, self._settings(whole, guidance_scale)
         if image is not None:
             strength = 0.5 if strength is None else strength
-            sampler, x_0 = whole.entering_at(strength), self.encode(image, resolution)
+            sampler, x_0 = whole.with_strength(strength), self.encode(image, resolution)
             settings["Timesteps"] = ", ".join(map(str, sampler.timesteps))
             settings["Denoising strength"] = f"{strength:g}"
         latents = sampler.latents(prompts, seed, resolution, numbers, x_0=x_0)
         return [
-            SampledImage(Image.fromarray(pixels.numpy()), prompt, seed, number, sampler.calls,
+            SampledImage(Image.fromarray(pixels.numpy()), prompt, seed, number, sampler.nfe,
                     negative_prompt, settings)
             for pixels, prompt, number in zip(
                 sampler.decode(latents), prompts, numbers, strict=True)
@@ -130,8 +130,8 @@ class FewStepPipeline:
         denoiser = guided(
             family.denoiser(network), family.encode_prompts([negative_prompt]), guidance_scale
         )
-        calls = teacher_calls(sampler.calls, guidance_scale)
-        return replace(sampler, denoiser=denoiser, calls=calls)
+        nfe = teacher_nfe(sampler.nfe, guidance_scale)
+        return replace(sampler, denoiser=denoiser, nfe=nfe)
 
     def check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
         """Refuse guidance and negative prompts where the student was not trained for them.

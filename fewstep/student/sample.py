@@ -106,7 +106,7 @@ def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledI
                 "Timesteps": ", ".join(map(str, sampler.timesteps))}  # fmt: skip
     images = sampler.generate(prompts, wish.seed, family.default_resolution)
     return [
-        SampledImage(image, prompt, wish.seed, number, sampler.calls, settings=settings)
+        SampledImage(image, prompt, wish.seed, number, sampler.nfe, settings=settings)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
     ]
 

@@ -1,6 +1,7 @@
-"""Few-step samplers: loops over the student's own timesteps, noisiest first, then clean data."""
+"""Few-step samplers: generators of x_s after each step, noisiest first, the clean sample last."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -10,10 +11,6 @@ from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
 from fewstep.types import Conditioning, Denoiser, Landing, Latents, Timesteps
 
-Sample = Callable[
-    [Denoiser[Landing], Latents, Sequence[int], Conditioning, NoiseSchedule, Draw], Latents
-]
-
 
 def deterministic(
     denoiser: Denoiser[Landing],
@@ -22,16 +19,16 @@ def deterministic(
     cond: Conditioning,
     schedule: NoiseSchedule | None = None,
     draw: Draw | None = None,
-) -> Latents:
-    """Jump from each timestep to the next; the result is a function of the starting noise alone.
+) -> Iterator[Latents]:
+    """Jump from each timestep to the next: a function of the starting noise alone.
 
-    With a multi-boundary student these are its segments, with a teacher plain DDIM.
+    With a multi-boundary student the jumps are its segments, with a teacher this is plain DDIM.
 
     Source: Starodubcev et al. 2024 (iCD), section 3.1.
     """
     for t, s in _steps(timesteps, x_t):
         x_t = ddim(denoiser, x_t, t, s, cond)
-    return x_t
+        yield x_t
 
 
 def stochastic(
@@ -41,8 +38,8 @@ def stochastic(
     cond: Conditioning,
     schedule: NoiseSchedule,
     draw: Draw,
-) -> Latents:
-    """Jump to clean data and put fresh noise back at the next timestep; the last jump is returned.
+) -> Iterator[Latents]:
+    """Jump to clean data and add fresh noise up to the next timestep; none after the last jump.
 
     Source: Song et al. 2023 (Consistency Models), algorithm 1.
     """
@@ -57,10 +54,10 @@ def tcd(
     schedule: NoiseSchedule,
     draw: Draw,
     gamma: float,
-) -> Latents:
-    """Jump to (1 - gamma) of the next timestep, and diffuse from there back up to it.
+) -> Iterator[Latents]:
+    """Jump to (1 - gamma) of the next timestep and diffuse back up to it.
 
-    `gamma` in [0, 1] goes from deterministic to stochastic; for students that land anywhere.
+    `gamma` goes from 0, deterministic, to 1, stochastic; for students that jump to any timestep.
 
     Source: Zheng et al. 2024 (TCD), strategic stochastic sampling.
 
@@ -70,11 +67,12 @@ def tcd(
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; it has to be between 0 (no noise) and 1 (all fresh)")
     for t, s in _steps(timesteps, x_t):
-        below = torch.full_like(s, CLEAN) if gamma == 1 else _share(1 - gamma, s)
+        below = torch.where(s == CLEAN, s, ((1 - gamma) * s).floor().long())
+        below = torch.full_like(s, CLEAN) if gamma == 1 else below
         x_t = ddim(denoiser, x_t, t, below, cond)
         if gamma > 0:
             x_t = diffuse(x_t, below, s, schedule, draw)
-    return x_t
+        yield x_t
 
 
 def diffuse(
@@ -87,8 +85,16 @@ def diffuse(
     return ratio * x_s + torch.sqrt(1 - ratio.square()) * draw.noise_like(x_s)
 
 
-SAMPLERS: dict[str, Sample] = {"deterministic": deterministic, "stochastic": stochastic}
-"""The samplers that a contract names."""
+def last(samples: Iterable[Latents]) -> Latents:
+    """Run a sampler to its end and return the clean sample."""
+    return deque(samples, maxlen=1)[0]
+
+
+SAMPLERS: dict[str, Callable[..., Iterator[Latents]]] = {
+    "deterministic": deterministic,
+    "stochastic": stochastic,
+}
+"""The samplers that a contract can name; all take the parameters of `stochastic`."""
 
 
 def _steps(timesteps: Sequence[int], x_t: Latents) -> Iterator[tuple[Timesteps, Timesteps]]:
@@ -104,10 +110,5 @@ def _steps(timesteps: Sequence[int], x_t: Latents) -> Iterator[tuple[Timesteps, 
             "to 0 at the lowest; take them from the artefact's contract"
         )
     for t, s in steps:
-        whole = torch.full((len(x_t),), t, dtype=torch.long, device=x_t.device)
-        yield whole, torch.full_like(whole, s)
-
-
-def _share(fraction: float, s: Timesteps) -> Timesteps:
-    """Return that fraction of a timestep, rounded down; CLEAN stays CLEAN."""
-    return torch.where(s == CLEAN, s, (fraction * s).floor().long())
+        batch_t = torch.full((len(x_t),), t, dtype=torch.long, device=x_t.device)
+        yield batch_t, torch.full_like(batch_t, s)

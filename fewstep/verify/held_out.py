@@ -9,7 +9,7 @@ from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.evaluation.intervals import Interval
-from fewstep.student.samplers import SAMPLERS, deterministic
+from fewstep.student.samplers import SAMPLERS, deterministic, last
 from fewstep.types import Conditioning, Denoiser, Landing, Latents
 from fewstep.verify.distances import energy_distance, over_seeds, same_noise
 from fewstep.verify.effort import Effort
@@ -58,15 +58,15 @@ class HeldOut:
         """Sample from the starting noise in fp32, as networks do."""
         draw = BatchDraw((generator("fresh noise"),))
         with torch.no_grad():
-            points = SAMPLERS[sampler](
-                denoiser, self.x.float(), timesteps, self.cond, SCHEDULE, draw
+            points = last(
+                SAMPLERS[sampler](denoiser, self.x.float(), timesteps, self.cond, SCHEDULE, draw)
             )
         return points.double()
 
     def ddim(self, calls: int) -> Latents:
         """Sample the exact teacher in plain DDIM steps."""
         teacher = denoiser_on(SCHEDULE, self.mixture, self.guidance_scale)
-        return deterministic(teacher, self.x, Grid(calls).trailing, self.cond)
+        return last(deterministic(teacher, self.x, Grid(calls).trailing, self.cond))
 
     def same_noise(self, points: Latents, truth: Latents) -> Interval:
         """Return the RMS distance to what the same noise should have become."""

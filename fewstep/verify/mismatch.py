@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import CLEAN
-from fewstep.student.samplers import deterministic, stochastic
+from fewstep.student.samplers import deterministic, last, stochastic
 from fewstep.verify.distances import energy_distance, same_noise
 from fewstep.verify.effort import Effort, Track
 from fewstep.verify.perfect import perfect_student
@@ -52,9 +52,9 @@ def measure_mismatch(effort: Effort, track: Track) -> dict:
     samples = {}
     for name, (ends, timesteps) in track(list(PAIRS.items()), description="sampler mismatch"):
         denoiser = denoiser_on(SCHEDULE) if ends is None else perfect_student(flow, ends)
-        samples[name] = deterministic(denoiser, x, timesteps, cond)
+        samples[name] = last(deterministic(denoiser, x, timesteps, cond))
     draw = BatchDraw((generator("mismatch", "stochastic"),))
-    samples[STOCHASTIC] = stochastic(flow, x, TRAILING, cond, SCHEDULE, draw)
+    samples[STOCHASTIC] = last(stochastic(flow, x, TRAILING, cond, SCHEDULE, draw))
     return {
         name: {
             "same_noise": same_noise(points, truth) / PLANE.rms,

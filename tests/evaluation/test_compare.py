@@ -129,7 +129,7 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
 
     class Told(ImageSampler):
         def latents(self, prompts, *args, **kwargs):
-            asked.append((self.calls, *prompts))
+            asked.append((self.nfe, *prompts))
             return super().latents(prompts, *args, **kwargs)
 
     def told(contestant):

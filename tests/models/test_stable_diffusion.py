@@ -61,7 +61,7 @@ def test_the_teachers_images_are_those_of_stock_diffusers(family, stock, guidanc
     ).images
     sampler = teacher_sampler(family, 10, guidance_scale)
     ours = sampler.decode(sampler.latents(PROMPTS, seed=3, resolution=64)).numpy()
-    assert sampler.calls == (20 if guidance_scale > 1 else 10)
+    assert sampler.nfe == (20 if guidance_scale > 1 else 10)
     assert np.abs(ours / 255 - theirs).max() <= 1 / 255
 
 

@@ -10,7 +10,7 @@ from fewstep.diffusion.prediction import READINGS, Prediction, reading
 from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
-from fewstep.student.samplers import SAMPLERS, deterministic, diffuse, stochastic, tcd
+from fewstep.student.samplers import SAMPLERS, deterministic, diffuse, last, stochastic, tcd
 
 DIVIDES_1000 = (1, 2, 4, 5, 8, 10)
 OTHER = (3, 6, 7, 9, 11, 12, 13, 14, 15, 16)
@@ -50,7 +50,7 @@ def test_stock_ddim_is_the_deterministic_sampler_where_m_divides_1000(
 ):
     theirs = stock_ddim(config, network, m, kind)
     starts = Grid(10 * m, m).starts
-    ours = deterministic(model(schedule, network, kind), noise(), starts, {})
+    ours = last(deterministic(model(schedule, network, kind), noise(), starts, {}))
     assert (ours - theirs).abs().max() < 1e-5 * theirs.std().clamp(min=1)
 
 
@@ -59,7 +59,7 @@ def test_stock_ddim_is_another_sampler_where_m_does_not_divide_1000(config, sche
     """It steps down by 1000 // m but calls at the rounded knots: for m = 3 to 666, then at 665."""
     theirs = stock_ddim(config, network, m, "v_prediction")
     starts = Grid(10 * m, m).starts
-    ours = deterministic(model(schedule, network, "v_prediction"), noise(), starts, {})
+    ours = last(deterministic(model(schedule, network, "v_prediction"), noise(), starts, {}))
     assert (ours - theirs).abs().max() > 3e-4
 
 
@@ -99,7 +99,7 @@ def test_over_all_40_knots_lcm_differs_by_its_boundary_condition_and_no_more(
         return Prediction(c_out * pair.x_0 + c_skip * x_t, pair.eps, schedule)
 
     starts = Grid(40, 40).starts
-    ours = stochastic(with_boundary_condition, noise(), starts, {}, schedule, draw())
+    ours = last(stochastic(with_boundary_condition, noise(), starts, {}, schedule, draw()))
     assert (ours - theirs).abs().max() < 1e-5
 
 
@@ -110,7 +110,9 @@ def both_lcm(config, schedule, network, num_steps, num_solver_steps, kind):
     assert tuple(scheduler.timesteps.tolist()) == starts
     same_noise = list(draw().generators)
     theirs = follow(scheduler, network, noise(), starts, generator=same_noise)[-1]
-    return stochastic(model(schedule, network, kind), noise(), starts, {}, schedule, draw()), theirs
+    return last(
+        stochastic(model(schedule, network, kind), noise(), starts, {}, schedule, draw())
+    ), theirs
 
 
 @pytest.mark.parametrize("kind", READINGS)
@@ -131,7 +133,7 @@ def test_tcd_equals_diffusers_up_to_its_last_step(
         asked.append((t[0].item(), x_t))
         return inner(x_t, t, cond)
 
-    ours = tcd(watched, noise(), starts, {}, schedule, draw(), gamma)
+    ours = last(tcd(watched, noise(), starts, {}, schedule, draw(), gamma))
     assert [t for t, _ in asked] == list(starts)
     scale = max(state.std() for state in states)
     for (_, x_t), state in zip(asked, states[:-1], strict=True):
@@ -144,16 +146,16 @@ def test_tcd_equals_diffusers_up_to_its_last_step(
 
 def test_gamma_0_is_the_deterministic_sampler_and_gamma_1_the_stochastic_one(schedule, network):
     starts, denoise = Grid(40, 4).starts, model(schedule, network)
-    still = tcd(denoise, noise(), starts, {}, schedule, draw(), 0.0)
-    assert torch.equal(still, deterministic(denoise, noise(), starts, {}))
-    fresh = tcd(denoise, noise(), starts, {}, schedule, draw(), 1.0)
-    assert torch.equal(fresh, stochastic(denoise, noise(), starts, {}, schedule, draw()))
+    still = last(tcd(denoise, noise(), starts, {}, schedule, draw(), 0.0))
+    assert torch.equal(still, last(deterministic(denoise, noise(), starts, {})))
+    fresh = last(tcd(denoise, noise(), starts, {}, schedule, draw(), 1.0))
+    assert torch.equal(fresh, last(stochastic(denoise, noise(), starts, {}, schedule, draw())))
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, math.nan])
 def test_a_gamma_outside_0_to_1_is_refused(schedule, network, gamma):
     with pytest.raises(ValueError, match=f"gamma is {gamma}; it has to be between 0"):
-        tcd(model(schedule, network), noise(), (999,), {}, schedule, draw(), gamma)
+        last(tcd(model(schedule, network), noise(), (999,), {}, schedule, draw(), gamma))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
@@ -168,8 +170,25 @@ def test_a_sampler_asks_once_a_step_at_its_timesteps_and_never_at_clean(
         return model(schedule, network)(x_t, t, cond)
 
     starts = Grid(40, m).starts
-    sampler(watched, noise(), starts, {}, schedule, draw())
+    last(sampler(watched, noise(), starts, {}, schedule, draw()))
     assert asked == [[t] * 3 for t in starts]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_a_sampler_yields_what_it_asks_next_and_then_the_clean_sample(schedule, network, sampler):
+    asked = []
+
+    def watched(x_t, t, cond):
+        asked.append(x_t)
+        return model(schedule, network)(x_t, t, cond)
+
+    starts = Grid(40, 4).starts
+    yielded = list(sampler(watched, noise(), starts, {}, schedule, draw()))
+    assert len(yielded) == len(starts)
+    for x_s, x_t in zip(yielded, asked[1:], strict=False):
+        assert torch.equal(x_s, x_t)
+    again = last(sampler(watched, noise(), starts, {}, schedule, draw()))
+    assert torch.equal(yielded[-1], again)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
@@ -180,7 +199,7 @@ def test_the_last_jump_is_returned_without_noise_on_it(schedule, network, sample
         predictions.append(model(schedule, network)(x_t, t, cond))
         return predictions[-1]
 
-    result = sampler(watched, noise(), Grid(40, 4).starts, {}, schedule, draw())
+    result = last(sampler(watched, noise(), Grid(40, 4).starts, {}, schedule, draw()))
     assert torch.equal(result, predictions[-1].x_0)
 
 
@@ -193,7 +212,7 @@ def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule
         return Prediction(x_0, torch.zeros_like(x_0), schedule)
 
     starts, again = Grid(40, 4).starts, draw()
-    stochastic(knows, noise(), starts, {}, schedule, draw())
+    last(stochastic(knows, noise(), starts, {}, schedule, draw()))
     for t, x_t in zip(starts[1:], seen[1:], strict=True):
         expected = schedule.add_noise(x_0, again.noise_like(x_0), at(t, x_0))
         torch.testing.assert_close(x_t, expected, rtol=0, atol=1e-6)
@@ -202,9 +221,9 @@ def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
 def test_an_image_does_not_depend_on_the_batch_it_is_sampled_in(schedule, network, sampler):
     starts, denoise, x = Grid(40, 4).starts, model(schedule, network), noise(5)
-    together = sampler(denoise, x, starts, {}, schedule, draw(5))
-    apart = [sampler(denoise, x[:2], starts, {}, schedule, draw(2)),
-             sampler(denoise, x[2:], starts, {}, schedule, draw(3, first=2))]  # fmt: skip
+    together = last(sampler(denoise, x, starts, {}, schedule, draw(5)))
+    apart = [last(sampler(denoise, x[:2], starts, {}, schedule, draw(2))),
+             last(sampler(denoise, x[2:], starts, {}, schedule, draw(3, first=2)))]  # fmt: skip
     torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-6)
 
 
@@ -215,7 +234,8 @@ def test_the_stochastic_sampler_depends_on_the_draw_and_the_deterministic_one_do
     changes = {}
     for name, sampler in SAMPLERS.items():
         first, second = (
-            sampler(denoise, noise(), starts, {}, schedule, draw(first=first)) for first in (0, 50)
+            last(sampler(denoise, noise(), starts, {}, schedule, draw(first=first)))
+            for first in (0, 50)
         )
         changes[name] = (first - second).abs().max().item()
     assert changes["deterministic"] == 0
@@ -244,7 +264,7 @@ def test_a_perfect_student_sampled_on_its_own_grid_makes_no_error(schedule, m):
         return Flow(x_t, t)
 
     one_jump = perfect(noise(), at(999, noise()), {}).at(at(CLEAN, noise()))
-    sampled = deterministic(perfect, noise(), Grid(m).trailing, {})
+    sampled = last(deterministic(perfect, noise(), Grid(m).trailing, {}))
     assert (sampled - one_jump).abs().max() < 1e-5
 
 
@@ -266,14 +286,14 @@ def test_timesteps_that_do_not_fall_towards_clean_are_refused(
     schedule, network, sampler, timesteps
 ):
     with pytest.raises(ValueError, match=r"cannot sample at timesteps .* noisiest first"):
-        sampler(model(schedule, network), noise(), timesteps, {}, schedule, draw())
+        last(sampler(model(schedule, network), noise(), timesteps, {}, schedule, draw()))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
 def test_a_nan_in_one_sample_stays_in_it(schedule, network, sampler):
     x = noise()
     x[1] = math.nan
-    result = sampler(model(schedule, network), x, Grid(40, 4).starts, {}, schedule, draw())
+    result = last(sampler(model(schedule, network), x, Grid(40, 4).starts, {}, schedule, draw()))
     assert result.flatten(1).isnan().any(1).tolist() == [False, True, False]
 
 
@@ -290,9 +310,9 @@ def test_sampling_under_autocast_lands_in_fp32_as_without_it(schedule, network, 
 
     denoise = model(schedule, in_bf16, "v_prediction")
     starts = Grid(40, 4).starts
-    plain = sampler(denoise, noise(), starts, {}, schedule, draw())
+    plain = last(sampler(denoise, noise(), starts, {}, schedule, draw()))
     with torch.autocast("cpu", torch.bfloat16):
-        inside = sampler(denoise, noise(), starts, {}, schedule, draw())
+        inside = last(sampler(denoise, noise(), starts, {}, schedule, draw()))
     assert inside.dtype == torch.float32
     assert torch.equal(inside, plain)
 
@@ -300,7 +320,7 @@ def test_sampling_under_autocast_lands_in_fp32_as_without_it(schedule, network, 
 def test_sampling_leaves_the_global_randomness_alone(schedule, network):
     before = torch.get_rng_state()
     for sampler in SAMPLERS.values():
-        sampler(model(schedule, network), noise(), (999, 499), {}, schedule, draw())
+        last(sampler(model(schedule, network), noise(), (999, 499), {}, schedule, draw()))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -308,4 +328,4 @@ def test_each_knot_of_the_teacher_is_one_ddim_step_of_the_deterministic_sampler(
     denoise, x = model(schedule, network, "v_prediction"), noise()
     for t, s in pairwise(Grid(40).timesteps[::-1]):
         x = ddim(denoise, x, at(t, x), at(s, x), {})
-    assert torch.equal(deterministic(denoise, noise(), Grid(40).trailing, {}), x)
+    assert torch.equal(last(deterministic(denoise, noise(), Grid(40).trailing, {})), x)
