@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,31 @@ from fewstep.evaluation.labels import counted, title_of
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.models import Contestant, Field
 from fewstep.evaluation.provenance import commit, machine
-from fewstep.evaluation.report.html import Comparison
 from fewstep.evaluation.results import Results, Row
 from fewstep.evaluation.results import save as save_results
 from fewstep.evaluation.timing import Costs, costs_in_turns
 from fewstep.files import check_writable, write_file
-from fewstep.images import grid, png
+from fewstep.images import Images, check, grid, png
 from fewstep.student.sample import check_words, gather_prompts
 
 COMPARISON = "comparison"
 """How the protocol of every comparison begins."""
 COMPARISON_FILE = "comparison.safetensors"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images of the same prompts from the same starting noises, one column a source.
+
+    Raises:
+        ValueError: if a column does not have one image a prompt.
+    """
+
+    prompts: Sequence[str]
+    columns: Mapping[str, Images]
+
+    def __post_init__(self) -> None:
+        check(self.columns, self.prompts)
 
 
 def compare_sources(

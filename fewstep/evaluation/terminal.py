@@ -4,20 +4,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fewstep.evaluation.labels import counted, line_title, metric_title, shown, shown_range
+from fewstep.evaluation.labels import cost, line_title, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, metric_names, overview
 
 COLUMNS = (
-    "prompt_accuracy",
-    "prompt_accuracy_difference",
-    "frechet",
-    "fid",
-    "clip_score",
-    "same_noise_rmse",
-    "seconds_per_image",
-    "latent_frechet",
-    "self_consistency",
-)
+    "prompt_accuracy", "prompt_accuracy_difference", "frechet", "fid", "clip_score",
+    "same_noise_rmse", "seconds_per_image", "latent_frechet", "self_consistency",
+)  # fmt: skip
 METHOD_WIDTH, WIDTH = 34, 20
 """Of the methods' column and of each other, in characters, with the space between."""
 
@@ -25,7 +18,7 @@ METHOD_WIDTH, WIDTH = 34, 20
 def summary(results: Results, width: int = 120) -> Table:
     """Return a table of the pooled rows: each value, and its 95 % interval below it.
 
-    It has as many columns as fit the width, the first that were measured; the report shows all.
+    It has as many of COLUMNS as fit the width; the report shows all metrics.
     """
     rows = overview(results.rows)
     most = max(1, (width - METHOD_WIDTH) // WIDTH)
@@ -35,17 +28,16 @@ def summary(results: Results, width: int = 120) -> Table:
     for title in map(metric_title, names):
         table.add_column(title, justify="right")
     for row in rows:
-        cost = f"{counted(row.steps, 'step')}, {counted(row.calls, 'call')}"
-        cells = [Text(line_title(row, rows)).append(f"\n{cost}", "dim")]
+        cells = [(line_title(row, rows), cost(row))]
         for name in names:
             metric = row.metrics.get(name)
-            value, ends = (
-                ("–", "")
-                if metric is None
-                else (shown(name, metric.value), shown_range(name, metric))
-            )
-            cells.append(Text(value, "bold").append(f"\n{ends}", "dim"))
-        table.add_row(*cells)
+            known = metric and (shown(name, metric.value), shown_range(name, metric))
+            cells.append(known or ("–", ""))
+        first, *others = cells
+        table.add_row(
+            Text(first[0]).append(f"\n{first[1]}", "dim"),
+            *(Text(value, "bold").append(f"\n{ends}", "dim") for value, ends in others),
+        )
     counts = sorted({m.n for row in rows for name, m in row.metrics.items() if name in names})
     table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} images"
     table.caption_justify = "left"

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from fewstep.console import progress_bar
 from fewstep.errors import UserError
+from fewstep.evaluation.compare import Comparison
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.labels import shown
 from fewstep.evaluation.report.headline import headline, lead, match
-from fewstep.evaluation.report.html import Comparison, report
 from fewstep.evaluation.report.plots import (
     LOOKS,
     against_calls,
@@ -27,6 +27,7 @@ from fewstep.evaluation.report.plots import (
     smooth,
 )
 from fewstep.evaluation.report.runs import TrainingRun
+from fewstep.evaluation.report.write import report
 from fewstep.evaluation.results import Results, Row
 from fewstep.evaluation.terminal import summary
 from fewstep.images import grid, png
@@ -155,7 +156,7 @@ def test_every_row_is_shown_with_its_interval(text):
 def test_the_headline_compares_the_best_student_with_its_teacher():
     found = match(ROWS)
     assert found
-    assert headline(found) == "4 network calls instead of 100"
+    assert headline(found) == "4 network evaluations instead of 100"
     assert lead(found) == (
         "Multi-boundary CD at 4 steps makes an image 20.0 times as fast as the teacher at 50. "
         "69.3% of its images show everything that their prompt says, against 72.1% of the "
@@ -249,10 +250,10 @@ def test_a_grid_with_a_missing_image_is_refused(images):
 def test_a_narrow_terminal_shows_fewer_columns_whole():
     console = Console(width=80, record=True, file=StringIO())
     console.print(summary(RESULTS, console.width))
-    told = console.export_text()
-    assert "Multi-boundary CD" in told
-    assert "67.3 to 71.3%" in told
-    assert "…" not in told
+    text = console.export_text()
+    assert "Multi-boundary CD" in text
+    assert "67.3 to 71.3%" in text
+    assert "…" not in text
 
 
 def test_a_narrow_terminal_shows_counts_and_times_whole():
@@ -271,10 +272,10 @@ def test_a_narrow_terminal_shows_counts_and_times_whole():
 def test_the_terminal_shows_pooled_rows_and_their_intervals():
     console = Console(width=140, record=True, file=StringIO())
     console.print(summary(RESULTS))
-    told = console.export_text()
-    assert "69.3%" in told
-    assert "67.3 to 71.3%" in told
-    assert "61.1%" not in told
+    text = console.export_text()
+    assert "69.3%" in text
+    assert "67.3 to 71.3%" in text
+    assert "61.1%" not in text
 
 
 @pytest.mark.parametrize(

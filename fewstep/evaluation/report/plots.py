@@ -1,17 +1,36 @@
-"""The report's plots: a metric against what an image costs, and losses against steps."""
+"""The report's plots: a metric against what an image costs, and losses against steps.
 
+A plot is an inline SVG in the page's own text colour, readable in light and in dark.
+"""
+
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from html import escape
+from io import StringIO
+from typing import Any, cast
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Locator, LogLocator
 
 from fewstep.evaluation.labels import line_title, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.runs import TrainingRun
-from fewstep.evaluation.report.svg import INK, drawn
 from fewstep.evaluation.results import Row
 
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
+    "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": INK, "grid.alpha": 0.13, "grid.linewidth": 0.7,
+    "xtick.color": INK, "ytick.color": INK, "xtick.major.size": 0, "ytick.major.size": 0,
+    "legend.frameon": False, "legend.handlelength": 1.6,
+}  # fmt: skip
 LOOKS = {  # colour and marker: told apart without colour too
     "teacher": (INK, "o"),
     "ct": ("#d9822b", "s"),
@@ -24,14 +43,14 @@ QUARTERS = ("least noise", "less", "more", "most noise")
 
 
 def against_calls(rows: Sequence[Row], metric: str) -> str:
-    """Draw a metric against network calls: a line a method, dashed for teachers, intervals as bars.
+    """Draw a metric against NFE: a line a method, dashed for teachers, intervals as bars.
 
-    Lines lie a little aside of each other, so that bars at the same number of calls can be told
-    apart. Returns nothing where no row has the metric.
+    Lines lie a little beside each other, so that bars at the same NFE can be told apart.
+    Returns an empty string where no row has the metric.
     """
-    calls = sorted({row.calls for row in rows if metric in row.metrics})
-    ticks = FixedLocator(apart(calls))
-    return against(rows, metric, "network calls an image", lambda row: row.calls, ticks, 0.07)
+    ticks = FixedLocator(apart(sorted({row.calls for row in rows if metric in row.metrics})))
+    title = "network evaluations an image"
+    return _against(rows, metric, title, lambda row: row.calls, ticks, shift=0.07)
 
 
 def against_seconds(rows: Sequence[Row], metric: str) -> str:
@@ -41,70 +60,54 @@ def against_seconds(rows: Sequence[Row], metric: str) -> str:
     def seconds(row: Row) -> float:
         return row.metrics["seconds_per_image"].value
 
-    return against(timed, metric, "seconds an image", seconds, LogLocator(10, (1, 2, 5)))
+    return _against(timed, metric, "seconds an image", seconds, LogLocator(10, (1, 2, 5)))
 
 
-def against(
-    rows: Sequence[Row],
-    metric: str,
-    cost_title: str,
-    cost: Callable[[Row], float],
-    ticks: Locator,
-    shift: float = 0.0,
-) -> str:
-    """Draw a metric against a cost, each line `shift` octaves aside of the one before it."""
-    measured = [row for row in rows if metric in row.metrics]
+@rc_context(STYLE)
+def _against(
+    rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[Row], float],
+    ticks: Locator, shift: float = 0.0,
+) -> str:  # fmt: skip
+    """Draw a metric against a cost, each line `shift` octaves beside the one before it."""
     lines: dict[str, list[Row]] = {}
-    for row in sorted(measured, key=lambda row: (order(row.method), row.calls)):
-        lines.setdefault(line_title(row, rows), []).append(row)
+    for row in sorted(rows, key=lambda row: (order(row.method), row.calls)):
+        if metric in row.metrics:
+            lines.setdefault(line_title(row, rows), []).append(row)
     if not lines:
         return ""
-
-    def draw(axes: Axes) -> None:
-        for i, (title, line) in enumerate(lines.items()):
-            aside = 2 ** (shift * (i - (len(lines) - 1) / 2))
-            before = [other[0].method for other in list(lines.values())[:i]]
-            costs = np.array([cost(row) for row in line]) * aside
-            draw_line(axes, title, line, metric, costs, before.count(line[0].method))
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(ticks)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        axes.minorticks_off()
-        axes.set_xlabel(cost_title)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
-
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    return drawn(draw, f"{metric_title(metric)} against {cost_title}")
+    axes, unit = new_axes(), METRICS[metric].unit if metric in METRICS else ""
+    drawn: Counter[str] = Counter()
+    for i, (title, line) in enumerate(lines.items()):
+        costs = np.array([cost(row) for row in line]) * 2 ** (shift * (i - (len(lines) - 1) / 2))
+        draw_line(axes, title, line, metric, costs, drawn[line[0].method])
+        drawn[line[0].method] += 1
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(ticks)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.minorticks_off()
+    axes.set_xlabel(cost_title)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    return svg(axes, f"{metric_title(metric)} against {cost_title}")
 
 
 def draw_line(
     axes: Axes, title: str, line: Sequence[Row], metric: str, costs: np.ndarray, number: int
 ) -> None:
-    """Draw one method's values at their costs, with their intervals."""
+    """Draw one line with its intervals; `number` counts the method's lines before it."""
     scale = METRICS[metric].scale if metric in METRICS else 1
     measured = [row.metrics[metric] for row in line]
     value, low, high = np.array([[m.value, m.low, m.high] for m in measured]).T * scale
-    colour, marker = LOOKS.get(line[0].method, OTHER)
+    method = line[0].method
+    colour, marker = LOOKS.get(method, OTHER)
     axes.errorbar(
-        costs,
-        value,
-        np.maximum([value - low, high - value], 0),
-        color=colour,
-        elinewidth=1.3,
-        capsize=2.5,
-        linestyle="none",
-    )
+        costs, value, np.maximum([value - low, high - value], 0),
+        color=colour, elinewidth=1.3, capsize=2.5, linestyle="none",
+    )  # fmt: skip
     axes.plot(
-        costs,
-        value,
-        label=title,
-        color=colour,
-        marker=marker,
-        markersize=5.5,
-        markerfacecolor="none" if number else colour,
-        linewidth=1.6,
-        linestyle=":" if number > 1 else "--" if line[0].method == "teacher" else "-",
-    )
+        costs, value, label=title, color=colour, marker=marker, markersize=5.5,
+        markerfacecolor="none" if number else colour, linewidth=1.6,
+        linestyle=":" if number > 1 else "--" if method == "teacher" else "-",
+    )  # fmt: skip
 
 
 def order(method: str) -> int:
@@ -125,43 +128,39 @@ def apart(ticks: Sequence[float]) -> list[float]:
     return kept[::-1]
 
 
+@rc_context(STYLE)
 def losses(runs: Sequence[TrainingRun]) -> str:
     """Draw each run's loss against its step, smoothed; seeds of one method share its colour."""
     runs = [run for run in runs if run.losses]
     if not runs:
         return ""
-
-    def draw(axes: Axes) -> None:
-        named: set[str] = set()
-        for run in runs:
-            colour, _ = LOOKS.get(run.method, OTHER)
-            label = "_" if run.method in named else run.title
-            axes.plot(run.steps, smooth(run.losses), color=colour, label=label, linewidth=1.4)
-            named.add(run.method)
-        log_losses(axes)
-
-    return drawn(draw, "Training loss")
+    axes, named = new_axes(), set()
+    for run in runs:
+        label = "_" if run.method in named else run.title
+        colour, _ = LOOKS.get(run.method, OTHER)
+        axes.plot(run.steps, smooth(run.losses), color=colour, label=label, linewidth=1.4)
+        named.add(run.method)
+    log_losses(axes)
+    return svg(axes, "Training loss")
 
 
+@rc_context(STYLE)
 def losses_by_noise(run: TrainingRun) -> str:
     """Draw a run's loss in each quarter of the noise levels, light for little noise."""
     if not any(run.by_noise):
         return ""
-
-    def draw(axes: Axes) -> None:
-        for quarter, (name, found) in enumerate(zip(QUARTERS, run.by_noise, strict=True)):
-            if found:
-                steps, values = zip(*found, strict=True)
-                axes.plot(
-                    steps, smooth(values), label=name, linewidth=1.4,
-                    color=LOOKS.get(run.method, OTHER)[0], alpha=(1 + quarter) / 4,
-                )  # fmt: skip
-        log_losses(axes)
-
-    return drawn(draw, f"Training loss of {run.name} by noise level")
+    axes, (colour, _) = new_axes(), LOOKS.get(run.method, OTHER)
+    for quarter, (label, curve) in enumerate(zip(QUARTERS, run.by_noise, strict=True), 1):
+        if curve:
+            steps, values = zip(*curve, strict=True)
+            axes.plot(steps, smooth(values), label=label, linewidth=1.4,
+                      color=colour, alpha=quarter / 4)  # fmt: skip
+    log_losses(axes)
+    return svg(axes, f"Training loss of {run.name} by noise level")
 
 
 def log_losses(axes: Axes) -> None:
+    """Set up the axes of losses: logarithmic, by optimiser step."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -177,3 +176,23 @@ def smooth(values: Sequence[float]) -> np.ndarray:
     ends = np.minimum(np.arange(len(logs)) + reach + 1, len(logs))
     starts = np.maximum(np.arange(len(logs)) - reach, 0)
     return np.exp((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def new_axes() -> Axes:
+    """Return the axes of a new figure; call it, draw, and call `svg` with STYLE set."""
+    return Figure(figsize=(4.9, 3.3), layout="constrained").subplots()
+
+
+def svg(axes: Axes, title: str) -> str:
+    """Return the SVG element: no outside reference, no unused ids, the same every time."""
+    figure, buffer = cast(Figure, axes.figure), StringIO()
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.4, labelspacing=0.35)
+    with rc_context({"svg.hashsalt": title}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
+    name = f'role="img" aria-label="{escape(title)}"'
+    return re.sub(r'width="[^"]+" height="[^"]+"', lambda _: name, text, count=1)

@@ -10,7 +10,6 @@ from fewstep.errors import UserError
 from fewstep.evaluation.labels import title_of
 
 QUARTERS = 4
-
 Curve = tuple[tuple[int, float], ...]
 """Pairs of step and loss."""
 
@@ -27,7 +26,7 @@ class TrainingRun:
     settings: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
-    by_noise: tuple[Curve, ...] = ((), (), (), ())
+    by_noise: tuple[Curve, ...] = ((),) * QUARTERS
 
     @property
     def title(self) -> str:
@@ -51,28 +50,28 @@ class TrainingRun:
         except (KeyError, TypeError) as error:
             raise UserError(f"{config} is not a run's: it has no method.name") from error
         log = read_log(folder / "metrics.jsonl")
+        losses = tuple(loss for loss, _ in log.values())
         curves = tuple(
             tuple((step, loss) for step, (_, part) in log.items() if (loss := part[q]) is not None)
             for q in range(QUARTERS)
         )
-        losses = tuple(loss for loss, _ in log.values())
         return cls(folder.name, method, settings, tuple(log), losses, curves)
 
 
 def read_log(path: Path) -> dict[int, tuple[float, list[float | None]]]:
-    """Read loss, and loss by noise level, by step; a last line that is being written waits.
+    """Return loss, and loss by noise level, by step, without a last line still being written.
 
     Raises:
         UserError: if another line is damaged.
     """
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    found: dict[int, tuple[float, list[float | None]]] = {}
+    log: dict[int, tuple[float, list[float | None]]] = {}
     for number, line in enumerate(lines[:-1], 1):
         try:
             entry = json.loads(line)
             parts = [None if p is None else float(p) for p in entry.get("loss_by_noise", [])]
             parts += [None] * (QUARTERS - len(parts))
-            found[int(entry["step"])] = float(entry["loss"]), parts
+            log[int(entry["step"])] = float(entry["loss"]), parts
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number} is damaged: {error!r}") from error
-    return dict(sorted(found.items()))
+    return dict(sorted(log.items()))

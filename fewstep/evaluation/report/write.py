@@ -1,12 +1,32 @@
 """`fewstep report`: evaluations, comparisons and runs, found in folders, as one HTML file."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from fewstep.errors import UserError
-from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, load_comparison
-from fewstep.evaluation.report.html import report
-from fewstep.evaluation.results import joined, load
+from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, Comparison, load_comparison
+from fewstep.evaluation.labels import (
+    capital,
+    cost,
+    line_title,
+    metric_title,
+    shown,
+    shown_range,
+)
+from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.report.headline import facts, headline, lead, match
+from fewstep.evaluation.report.plots import against_calls, against_seconds, losses, losses_by_noise
+from fewstep.evaluation.report.runs import TrainingRun
+from fewstep.evaluation.results import Results, Row, joined, load, metric_names, overview
+from fewstep.files import write_file
+from fewstep.images import png
+
+Plot = tuple[str, str, str]
+"""Title, caption and SVG."""
+PLOTTED = ("prompt_accuracy", "frechet", "fid", "clip_score", "latent_frechet")
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -22,9 +42,101 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
             raise UserError(f"{folder} holds neither results.json nor a run's config.toml")
     if not evaluated:
         raise UserError("there are no results to report; run fewstep evaluate or compare first")
-    imaged = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
-    comparison = load_comparison(imaged[0]) if imaged else None
+    with_images = [folder for folder in evaluated if (folder / COMPARISON_FILE).is_file()]
+    comparison = load_comparison(with_images[0]) if with_images else None
     loaded = [load(folder / "results.json") for folder in evaluated]
     measured = [results for results in loaded if not results.protocol.startswith(COMPARISON)]
     results = joined(measured or loaded)  # beside an evaluation a comparison gives its images
     return report(results, comparison, runs, out)
+
+
+def report(
+    results: Results, comparison: Comparison | None, runs: Sequence[Path], out: Path
+) -> Path:
+    """Write the report on results, images, and the runs' folders (settings and losses).
+
+    Raises:
+        UserError: if a run's folder is not one, or damaged.
+        OSError: if `out` cannot be written to.
+    """
+    trained = [TrainingRun.read(folder) for folder in runs]
+    found, rows = match(results.rows), overview(results.rows)
+    names = metric_names(rows)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update({function.__name__: function for function in HELPERS})
+    page = environment.get_template("report.html.jinja").render(
+        title=headline(found) if found else "Results",
+        match=found,
+        comparison=comparison,
+        results=results,
+        rows=rows,
+        seeds=[row for row in results.rows if row not in rows],
+        metrics=[name for name in names if "." not in name],
+        parts=[name for name in names if "." in name],
+        plots=quality_plots(rows),
+        losses=loss_plots(trained),
+        runs=[(run, noise_plots(run)) for run in trained],
+        setting={
+            "Protocol": results.protocol,
+            "Machine": results.machine,
+            "Commit": results.commit,
+            **({"What measuring took": results.cost} if results.cost else {}),
+        },
+        unavailable={metric_title(name): capital(why) for name, why in results.unavailable.items()},
+        meanings={
+            metric_title(name): f"{capital(METRICS[name].meaning)}. {better(name)}."
+            for name in metric_names(results.rows)
+            if name in METRICS
+        },
+    )
+    write_file(out, page)
+    return out
+
+
+def quality_plots(rows: Sequence[Row]) -> list[Plot]:
+    """Draw the main metrics against NFE and against seconds."""
+    plots = []
+    for name in PLOTTED:
+        title, caption = metric_title(name), f"{better(name)}. Bars are 95% intervals."
+        plots.append((title, caption, against_calls(rows, name)))
+        plots.append((f"{title}, by time", caption, against_seconds(rows, name)))
+    return [plot for plot in plots if plot[-1]]
+
+
+def loss_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
+    """Draw the losses of all runs."""
+    caption = "Smoothed. Each method has a loss of its own: compare shapes, not heights."
+    svg = losses(runs)
+    return [("Loss", caption, svg)] if svg else []
+
+
+def noise_plots(run: TrainingRun) -> list[Plot]:
+    """Draw a run's loss by noise level."""
+    caption = "Smoothed. A quarter of the timesteps each; the darker, the noisier."
+    svg = losses_by_noise(run)
+    return [("Loss by noise level", caption, svg)] if svg else []
+
+
+def better(name: str) -> str:
+    """Return "Higher is better" or what else holds for a metric."""
+    return f"{capital(METRICS[name].better)} is better"
+
+
+def image_counts(rows: Sequence[Row], name: str) -> list[int]:
+    """Return the numbers of images that the rows' values of a metric come from."""
+    return sorted({row.metrics[name].n for row in rows if name in row.metrics})
+
+
+def png_base64(image) -> str:
+    """Return an image uint8 [H, W, 3] as PNG in base64, for a data URI."""
+    return b64encode(png(image)).decode()
+
+
+HELPERS = (
+    capital, cost, facts, image_counts, lead, line_title, metric_title, png_base64,
+    shown, shown_range,
+)  # fmt: skip
+"""The functions that the template calls."""
