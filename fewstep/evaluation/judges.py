@@ -55,9 +55,9 @@ class Judges:
             except WeightsMissing as error:
                 missing[name] = str(error)
         unavailable = {
-            name: missing[METRICS[name].features]
+            name: missing[METRICS[name].of]
             for name in task.protocol.metrics
-            if METRICS[name].features in missing
+            if METRICS[name].of in missing
         }
         for name in task.protocol.metrics:
             least = METRICS[name].smallest_n
@@ -89,7 +89,7 @@ class Judges:
     def features(self, made: Made) -> dict[str, Features]:
         """Return every network's features of a batch, and its pooled latents."""
         own = {name: cache.of(made.images) for name, cache in self.caches.items()}
-        return own | {"latents": pooled(made.latents)}
+        return own | {"pooled latents": pooled(made.latents)}
 
     def verdicts(self, images: Images, prompts: Sequence[str]) -> list[Verdict]:
         """Read images of the bundled world."""
@@ -112,17 +112,17 @@ class Judges:
             return {}
         real = self.task.real
         return {
-            name: METRICS[name].of_reference(
-                self.caches[METRICS[name].features].of_set(real.identity, real.batches)
+            name: METRICS[name].prepare(
+                self.caches[METRICS[name].of].of_set(real.identity, real.batches)
             )
             for name in self.metrics
-            if METRICS[name].kind == "set" and METRICS[name].against == "reference"
+            if METRICS[name].against == "reference"
         }
 
     @cached_property
     def prompt_features(self) -> Features:
         """The prompts' embeddings beside those of images."""
-        name, prompts = METRICS["clip_score"].features, self.task.prompts
+        name, prompts = METRICS["clip_score"].of, self.task.prompts
         path = EXTRACTORS[name].find(self.weights)
         return self.caches[name].kept(
             repr(prompts), lambda: embed_prompts(path, prompts, default_device())

@@ -86,13 +86,13 @@ def judge(
         metric = METRICS[name]
         if name == "prompt_accuracy":
             values[name] = all_right(judged)
-        elif metric.kind == "prompt":
-            values[name] = metric.per_image(features[metric.features], judges.prompt_features)
+        elif metric.against == "prompts":
+            values[name] = metric.per_image(features[metric.of], judges.prompt_features)
         elif metric.against == "reference":
-            values[name] = metric.per_image(features[metric.features], judges.real[name])
+            values[name] = metric.per_image(features[metric.of], judges.real[name])
         elif teacher is not features:
-            theirs = metric.of_reference(teacher[metric.features])
-            values[name] = metric.per_image(features[metric.features], theirs)
+            theirs = metric.prepare(teacher[metric.of])
+            values[name] = metric.per_image(features[metric.of], theirs)
     return values
 
 

@@ -33,7 +33,7 @@ class Protocol:
     @property
     def extractors(self) -> tuple[str, ...]:
         """The networks that its metrics ask, each once."""
-        names = (METRICS[name].features for name in self.metrics)
+        names = (METRICS[name].of for name in self.metrics)
         return tuple(dict.fromkeys(name for name in names if name in EXTRACTORS))
 
     def described(

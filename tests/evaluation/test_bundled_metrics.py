@@ -32,8 +32,8 @@ def test_true_captions_are_nearly_always_right_and_shuffled_ones_are_not():
     scenes = [sample_scene(rng) for _ in range(60)]
     images, captions = [render(s) for s in scenes], [describe(s, rng) for s in scenes]
     accuracy = METRICS["prompt_accuracy"]
-    right = accuracy.measure(images, captions)
-    wrong = accuracy.measure(images, captions[1:] + captions[:1])
+    right = accuracy.measure(verdicts(images, captions))
+    wrong = accuracy.measure(verdicts(images, captions[1:] + captions[:1]))
     assert right.value >= 0.95
     assert wrong.value <= 0.4
     assert right.n == 60

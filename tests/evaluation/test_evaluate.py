@@ -115,7 +115,7 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     monkeypatch.setattr(
         "fewstep.evaluation.measure.judge", lambda *args: checked(np.full((3, 2), np.nan))
     )
-    with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 pictu"):
+    with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 image"):
         run()
 
 

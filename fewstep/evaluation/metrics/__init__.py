@@ -30,7 +30,6 @@ METRICS: dict[str, Metric] = {
     "prompt_accuracy": PROMPT_ACCURACY,
     "prompt_accuracy_difference": Metric(
         np.subtract,
-        "pair",
         "Accuracy − teacher’s",
         "prompt accuracy minus the teacher's at its full number of steps, in percentage points, "
         "paired by prompt and starting noise",
@@ -38,10 +37,11 @@ METRICS: dict[str, Metric] = {
         "+.1f",
         100,
         " pts",
+        of="prompt_accuracy",
+        against="teacher",
     ),
     "prompt_accuracy_difference_unguided": Metric(
         np.subtract,
-        "pair",
         "Accuracy − unguided teacher’s",
         "the same difference to the teacher without guidance, which is what a student that learnt "
         "from data alone imitates",
@@ -49,17 +49,20 @@ METRICS: dict[str, Metric] = {
         "+.1f",
         100,
         " pts",
+        of="prompt_accuracy",
+        against="unguided teacher",
     ),
     "frechet": FRECHET,
     "frechet_difference": Metric(
         np.subtract,
-        "pair",
         "Fréchet − teacher’s",
         "Fréchet distance minus the teacher's at its full number of steps, paired by prompt and "
         "starting noise",
         "lower",
         "+.2f",
         smallest_n=100,
+        of="frechet",
+        against="teacher",
     ),
     "fid": FID,
     "fid_teacher": FID_TEACHER,
@@ -70,12 +73,13 @@ METRICS: dict[str, Metric] = {
     "clip_score": CLIP_SCORE,
     "clip_score_difference": Metric(
         np.subtract,
-        "pair",
         "CLIP score − teacher’s",
         "CLIP score minus the teacher's at its full number of steps, paired by prompt and starting "
         "noise",
         "higher",
         "+.4f",
+        of="clip_score",
+        against="teacher",
     ),
     "same_noise_rmse": SAME_NOISE_RMSE,
     "same_noise_rmse_unguided": SAME_NOISE_RMSE_UNGUIDED,
@@ -88,21 +92,21 @@ METRICS: dict[str, Metric] = {
     "step_agreement": STEP_AGREEMENT,
     "seconds_per_image": Metric(
         np.asarray,
-        "cost",
         "Seconds an image",
         "time for one image that is generated alone, decoding included, on the machine named here",
         "lower",
         "#.3g",
+        of="cost",
     ),
     "peak_memory": Metric(
         np.asarray,
-        "cost",
         "Peak memory",
         "the most memory of the GPU that generating used, networks included",
         "lower",
         ".2f",
         1e-9,
         " GB",
+        of="cost",
     ),
 }
 """Every metric by its name in results.json."""

@@ -1,6 +1,6 @@
-"""What a metric is: a name's meaning, what it is measured from, and how it is written."""
+"""What a metric is: one callable, what it is given and compares with, and how it is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ from fewstep.evaluation.intervals import Interval, Values, mean
 
 @dataclass(frozen=True)
 class Metric:
-    """What a name in results.json means, and how it is measured."""
+    """The meaning of a name in results.json; its line in METRICS is all that it takes.
+
+    `per_image` gets what `of` names, and what `against` names if it compares, and returns one
+    number an image; the metric is their mean.
+    """
 
     per_image: Callable[..., Values]
-    """Data → one number an image; the metric is their mean."""
-    kind: Literal["prompt", "set", "pair", "cost"]
-    """Judges images by their prompts, as a set, against the teacher's, or by what they cost."""
     title: str
     meaning: str
     better: Literal["higher", "lower", "nearer to 1"]
@@ -25,12 +26,22 @@ class Metric:
     unit: str = ""
     smallest_n: int = 2
     interval: Callable[[Values], Interval] = mean
-    features: str = ""
-    """The extractor whose features are compared, a key of EXTRACTORS."""
-    against: Literal["reference", "teacher"] = "reference"
-    """Which set a "set" metric compares with: real images, or the teacher's own."""
-    of_reference: Callable[[Any], Any] = np.asarray
-    """What is kept of that set's features, so that it is computed once."""
+    of: str = "images"
+    """"images" (uint8 [n, H, W, 3]), "latents" ([n, C, h, w]), "pooled latents", "verdicts" of the
+    bundled world's parser, features of an extractor (a key of EXTRACTORS) or the values of another
+    metric (a key of METRICS); "cost" and "trajectory" are measured with the network itself."""
+    against: Literal["prompts", "reference", "teacher", "unguided teacher", "most steps"] | None = (
+        None
+    )
+    """The prompts (embedded, where `of` is an extractor), or the same as `of` from the real images,
+    the teacher at its full number of steps, or the same student at its largest number of steps."""
+    whole_set: bool = False
+    """Whether it is called once for all images. Otherwise it is called batch by batch, and beside
+    a teacher it is left out where the sampler adds noise, which leaves no pairs to compare."""
+    prepare: Callable[[Any], Any] = np.asarray
+    """What is computed once of the set that `against` names."""
+    parts: Callable[[Any], Mapping[str, Values]] | None = None
+    """The numbers of some of the images by the part's name, such as "shape"."""
 
     def measure(self, *data) -> Interval:
         """Measure and give the interval.

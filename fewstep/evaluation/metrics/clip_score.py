@@ -24,11 +24,11 @@ def clip_score(images: ArrayLike, prompts: ArrayLike) -> Values:
 
 CLIP_SCORE = Metric(
     clip_score,
-    "prompt",
     "CLIP score",
     "cosine between the CLIP embeddings of image and prompt; only numbers of one backbone may be "
     "compared, and this one is ViT-L/14",
     "higher",
     ".4f",
-    features="clip-l14",
+    of="clip-l14",
+    against="prompts",
 )

@@ -137,7 +137,6 @@ def checked(features: ArrayLike) -> Array:
 
 FRECHET = Metric(
     frechet,
-    "set",
     "Fréchet distance",
     "distance between the distribution of these images and that of the reference set, in "
     "the features of a small network; it falls with the number of images, so compare "
@@ -145,29 +144,32 @@ FRECHET = Metric(
     "lower",
     ".2f",
     smallest_n=100,
-    features="bundled",
-    of_reference=Gaussian.fit,
+    of="bundled",
+    prepare=Gaussian.fit,
+    against="reference",
+    whole_set=True,
 )
 FID = Metric(
     frechet,
-    "set",
     "FID",
     "Fréchet distance to the real images in Inception's features; it falls with the number of "
     "images, so compare only where n is the same",
     "lower",
     ".2f",
     smallest_n=2048,
-    features="inception",
-    of_reference=Gaussian.fit,
+    of="inception",
+    prepare=Gaussian.fit,
+    against="reference",
+    whole_set=True,
 )
 FID_TEACHER = Metric(
     frechet_paired,
-    "set",
     "FID to the teacher",
     "the same distance to the teacher's own images at its full number of steps",
     "lower",
     ".2f",
     smallest_n=2048,
-    features="inception",
+    of="inception",
     against="teacher",
+    whole_set=True,
 )

@@ -31,34 +31,37 @@ def mean_shift(latents: ArrayLike, teacher: ArrayLike) -> Values:
 
 LATENT_RMSE = Metric(
     rmse,
-    "pair",
     "Latent distance",
     "the same distance between latents, before they are decoded",
     "lower",
+    of="latents",
+    against="teacher",
 )
 LATENT_STD_RATIO = Metric(
     std_ratio,
-    "pair",
     "Latent contrast",
     "spread of each channel of the latents over that of the teacher's from the same noise; below 1 "
     "images are flatter than the teacher's, above it harsher",
     "nearer to 1",
+    of="latents",
+    against="teacher",
 )
 LATENT_MEAN_SHIFT = Metric(
     mean_shift,
-    "pair",
     "Latent shift",
     "distance of each channel's mean to that of the teacher's from the same noise",
     "lower",
+    of="latents",
+    against="teacher",
 )
 LATENT_FRECHET = Metric(
     frechet_paired,
-    "set",
     "Latent Fréchet distance",
     "Fréchet distance to the teacher's own latents, averaged over 4 x 4 cells of each channel; it "
     "falls with the number of images",
     "lower",
     smallest_n=100,
-    features="latents",
+    of="pooled latents",
     against="teacher",
+    whole_set=True,
 )

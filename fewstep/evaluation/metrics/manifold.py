@@ -49,21 +49,23 @@ def squared(x: Array, y: Array) -> Array:
 
 PRECISION = Metric(
     precision,
-    "set",
     "Precision",
     "share of images that lie among the real ones, in Inception's features",
     "higher",
     smallest_n=100,
     interval=proportion,
-    features="inception",
+    of="inception",
+    against="reference",
+    whole_set=True,
 )
 RECALL = Metric(
     recall,
-    "set",
     "Recall",
     "share of real images that lie among these, in Inception's features; n counts the real ones",
     "higher",
     smallest_n=100,
     interval=proportion,
-    features="inception",
+    of="inception",
+    against="reference",
+    whole_set=True,
 )

@@ -82,7 +82,6 @@ def alike(features: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
 
 KID = Metric(
     kid,
-    "set",
     "KID",
     "Kernel Inception Distance to the real images, times 1000: unbiased, so its mean does not "
     "depend on the number of images",
@@ -90,14 +89,17 @@ KID = Metric(
     ".2f",
     1000,
     smallest_n=100,
-    features="inception",
+    of="inception",
+    against="reference",
+    whole_set=True,
 )
 CMMD = Metric(
     cmmd,
-    "set",
     "CMMD",
     "the same idea in CLIP's embeddings of whole images",
     "lower",
     smallest_n=100,
-    features="clip-l14-336",
+    of="clip-l14-336",
+    against="reference",
+    whole_set=True,
 )

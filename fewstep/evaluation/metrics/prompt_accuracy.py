@@ -32,11 +32,6 @@ def all_right(judged: Sequence[Verdict]) -> Values:
     return np.array([all(verdict.values()) for verdict in judged], np.float64)
 
 
-def prompt_accuracy(images: Iterable[NDArray[np.uint8]], captions: Sequence[str]) -> Values:
-    """Judge images `[n, 64, 64, 3]` and return `all_right` of the verdicts."""
-    return all_right(verdicts(images, captions))
-
-
 def by_attribute(judged: Sequence[Verdict]) -> dict[str, Values]:
     """Return for each kind of claim one number an image whose caption makes it: 1 where it holds.
 
@@ -48,8 +43,7 @@ def by_attribute(judged: Sequence[Verdict]) -> dict[str, Values]:
 
 
 PROMPT_ACCURACY = Metric(
-    prompt_accuracy,
-    "prompt",
+    all_right,
     "Prompt accuracy",
     "share of images that show everything their caption says (all counts, shapes, colours, "
     "sizes, relations, the background)",
@@ -58,4 +52,7 @@ PROMPT_ACCURACY = Metric(
     100,
     "%",
     interval=proportion,
+    of="verdicts",
+    whole_set=True,
+    parts=by_attribute,
 )

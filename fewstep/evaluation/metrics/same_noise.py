@@ -42,26 +42,26 @@ def psnr(images: NDArray[np.uint8], teacher: NDArray[np.uint8]) -> Values:
 
 SAME_NOISE_RMSE = Metric(
     same_noise_rmse,
-    "pair",
     "Same-noise distance",
     "root mean squared distance of each image to the teacher's from the same starting noise "
     "and prompt, white being 1; it means nothing for a sampler that adds fresh noise",
     "lower",
+    against="teacher",
 )
 SAME_NOISE_RMSE_UNGUIDED = Metric(
     same_noise_rmse,
-    "pair",
     "Same-noise distance, unguided",
     "the same distance to the image of the teacher without guidance, for students that "
     "learnt from data alone",
     "lower",
+    against="unguided teacher",
 )
 SAME_NOISE_PSNR = Metric(
     psnr,
-    "pair",
     "Same-noise PSNR",
     "the same distance in decibels, averaged over images",
     "higher",
     ".1f",
     unit=" dB",
+    against="teacher",
 )

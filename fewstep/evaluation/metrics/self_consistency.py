@@ -54,18 +54,19 @@ def residuals(
 
 SELF_CONSISTENCY = Metric(
     rmse,
-    "pair",
     "Self-consistency residual",
     "how far apart the student lands from neighbouring points of the teacher's trajectory, root "
     "mean square in latents; 0 would be a perfect consistency model",
     "lower",
     ".4f",
+    of="trajectory",
 )
 STEP_AGREEMENT = Metric(
     rmse,
-    "pair",
     "Distance to its most steps",
     "distance of the latents to those that the same student makes in its largest number of steps "
     "from the same noise",
     "lower",
+    of="latents",
+    against="most steps",
 )
