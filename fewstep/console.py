@@ -1,6 +1,9 @@
 """Progress bars on the terminal."""
 
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -8,12 +11,57 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
+
+from fewstep.distributed import is_main_process
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """How far a task is, `done` of `total`, with a note to show beside its bar."""
+
+    task: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Steps = Generator[TaskProgress, None, Result]
+"""Work that yields after each step how far it is, and returns its result."""
+
+
+def finish(
+    steps: Steps[Result], show: Callable[[TaskProgress], None] = lambda step: None
+) -> Result:
+    """Run all steps, showing each, and return the result."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        show(step)
+
+
+def show_progress(steps: Steps[Result]) -> Result:
+    """Run all steps with a bar for each task, which the main process alone shows."""
+    bars: dict[str, TaskID] = {}
+
+    def show(step: TaskProgress) -> None:
+        if step.task not in bars:
+            bars[step.task] = bar.add_task(step.task, total=step.total, note="")
+        bar.update(bars[step.task], completed=step.done, note=step.note)
+
+    with progress_bar() as bar:
+        bar.disable = not is_main_process()
+        return finish(steps, show)
 
 
 class Cut(TextColumn):

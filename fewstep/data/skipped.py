@@ -27,12 +27,12 @@ class Skipped:
         Raises:
             DataError: once there are more than the limit.
         """
-        if not self.processes.any(len(self.told)):
+        if not self.processes.all_reduce_max(len(self.told)):
             return
         told, self.told = self.processes.gather_lines(self.told), []
         new = [line for line in dict.fromkeys(told) if line not in self.listed]
         self.listed |= dict.fromkeys(new)
-        if self.processes.is_first:
+        if self.processes.is_main:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
         check_skipped(list(self.listed), self.limit)

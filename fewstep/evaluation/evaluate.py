@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fewstep.console import progress_bar
-from fewstep.distributed import Processes, is_first_process
+from fewstep.distributed import Processes, is_main_process
 from fewstep.errors import UserError
 from fewstep.evaluation.compare import save_comparison
 from fewstep.evaluation.consistency import self_consistency
@@ -59,20 +59,20 @@ def evaluate_sources(
     judges = Judges.of(task, out / "features", weights)
     gallery = Gallery(out / "images", task.prompts, field.resolution, side=task.protocol.side)
     contestants = line_up(field, student_steps)
-    if processes.is_first:
+    if processes.is_main:
         check_writable(out, needed_bytes(gallery, len(contestants)))
 
     missing = [(gallery.lacking(contestant), contestant.calls) for contestant in contestants]
     bar, clock = progress_bar(), time.perf_counter()
-    bar.disable = not processes.is_first
+    bar.disable = not processes.is_main
     with bar:
-        if processes.is_first:
+        if processes.is_main:
             judges.real  # noqa: B018  a broken image shows before anything is generated
         processes.wait()
         starts = gallery.starts[processes.rank :: processes.count]
         generate_share(contestants, gallery, judges, starts, bar)
         processes.wait()
-        if processes.is_first:
+        if processes.is_main:
             generated = time.perf_counter() - clock
             measured = measure(contestants, field, gallery, judges, bar)
             cost = told_cost(missing, generated, time.perf_counter() - clock - generated)
@@ -205,7 +205,7 @@ def write_results(
 
 def print_results(path: Path) -> None:
     """Show results in the terminal: the table, and how much faster the best student is."""
-    if not is_first_process():
+    if not is_main_process():
         return
     console, results = Console(), load(path)
     console.print(summary(results, console.width))

@@ -53,7 +53,7 @@ def distill_run(
     shop = Workshop(config, run, device or default_device())
     processes = shop.processes
     check_everything(shop)
-    if processes.is_first:
+    if processes.is_main:
         needed_bytes = 20_000_000 + shop.checkpoints.needed_bytes
         check_writable(run, needed_bytes)
         if not config.data.streaming:  # run and cache are on one disk, as a rule
@@ -66,7 +66,7 @@ def distill_run(
     batches = shop.batches(listener.on_encoded)
     shop.park_codec()
     first_step = shop.checkpoints.load_last()
-    if not processes.is_first:
+    if not processes.is_main:
         follow(shop, batches, first_step)
         return config.train.steps
     truncate_log(run / "metrics.jsonl", first_step)
@@ -80,7 +80,7 @@ def distill_run(
             record.write(result, time.perf_counter() - clock)
             listener.on_step(result)
             is_last = result.step == config.train.steps
-            signum = processes.any(stop[0] if stop else 0)
+            signum = processes.all_reduce_max(stop[0] if stop else 0)
             if signum or is_last or result.step % config.train.save_every == 0:
                 shop.checkpoints.save(result.step)
             record.draw_if_due(result.step)
@@ -101,7 +101,7 @@ def follow(shop: Workshop, batches: Batches, first_step: int) -> None:
     """
     with stop_requests() as stop, explained_memory(shop.config):
         for result in steps_of(shop, batches, first_step):
-            if signum := shop.processes.any(stop[0] if stop else 0):
+            if signum := shop.processes.all_reduce_max(stop[0] if stop else 0):
                 shop.processes.wait()
                 raise Interrupted(signum, f"stopped after step {result.step}")
     shop.processes.wait()

@@ -7,7 +7,7 @@ from typing import Self
 from rich.progress import TaskID
 
 from fewstep.console import progress_bar
-from fewstep.distributed import is_first_process
+from fewstep.distributed import is_main_process
 from fewstep.training.distill import Listener
 from fewstep.training.loop import StepResult
 from fewstep.training.setup import Workshop
@@ -22,7 +22,7 @@ class TerminalListener(Listener):
         self.batch = 0
 
     def __enter__(self) -> Self:
-        if is_first_process():
+        if is_main_process():
             self.bar.start()
         return self
 
@@ -36,7 +36,7 @@ class TerminalListener(Listener):
 
     def say(self, text: str) -> None:
         """Print what came of it, once however many processes there are."""
-        if is_first_process():
+        if is_main_process():
             print(text)
 
     def on_encoded(self, total: int) -> Callable[[int], None]:

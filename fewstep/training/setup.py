@@ -129,7 +129,7 @@ class Workshop:
             root=Path(data.cache or self.run.parent / "cache"),
             teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
         )
-        with self.processes.first_goes_first():
+        with self.processes.main_process_first():
             dataset.pairs  # noqa: B018
         self._check_same(dataset)
         return dataset
@@ -142,7 +142,7 @@ class Workshop:
         """
         if self.processes.count > 1:
             mine = int(dataset.fingerprint.key, 16) >> 1  # as many bits as a tensor's number has
-            if self.processes.any(mine) != -self.processes.any(-mine):
+            if self.processes.all_reduce_max(mine) != -self.processes.all_reduce_max(-mine):
                 raise SettingError(
                     f"data.path {self.config.data.path!r} or model.base is not the same for all "
                     "processes: other files, sizes or times; put them where every node sees them"
@@ -155,7 +155,7 @@ class Workshop:
     def prepare(self, start: Start) -> list[str]:
         """Encode what is not encoded yet, each process its share; return what is to be known."""
         processes, dataset = self.processes, self.dataset  # all meet there, the first too
-        notes = dataset.claim() if processes.is_first else []
+        notes = dataset.claim() if processes.is_main else []
         processes.wait()
         share = Share(processes.rank, processes.count, processes.wait)
         dataset.fill(share, start)

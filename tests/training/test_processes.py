@@ -198,7 +198,7 @@ def test_the_processes_agree():
 def agreeing(rank: int) -> None:
     processes = Processes.started("cpu")
     assert (processes.rank, processes.count) == (rank, 2)
-    assert processes.any(15 * rank) == 15
+    assert processes.all_reduce_max(15 * rank) == 15
     assert processes.gather(torch.tensor([rank])).tolist() == [0, 1]
     weight = torch.nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.full((2, 3), float(rank))
