@@ -17,7 +17,7 @@ from fewstep.diffusion.solvers import SOLVERS, ddim
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.base import LossOutput, measure
 from fewstep.methods.cd import ConsistencyDistillation
-from fewstep.models.adapters import LEAN, worn_sum
+from fewstep.models.lora_layers import FAST_LAYERS, active_sum
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 
@@ -73,13 +73,34 @@ def twin(network: nn.Module) -> nn.Module:
     return other.eval().requires_grad_(False)
 
 
-PEFTS = {lean: own for own, lean in LEAN.items()}
+class LinearInInputPrecision(nn.Linear):
+    """A map whose weight is kept in fp32 and which computes in the precision of its input."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(input, self.weight.to(input.dtype))
+
+
+class Conv2dInInputPrecision(nn.Conv2d):
+    """A convolution whose weight is kept in fp32 and which computes in its input's precision."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.weight.to(input.dtype), None)
+
+
+PEFTS: dict[type, type] = {fast: own for own, fast in FAST_LAYERS.items()}
 """PEFT's own forward pass."""
-APART = {lean: type(lean.__name__, (own,), {"forward": worn_sum}) for own, lean in LEAN.items()}
-"""A lean one that never adds an adapter to its layer's weight."""
+APART: dict[type, type] = {
+    fast: type(fast.__name__, (own,), {"forward": active_sum}) for own, fast in FAST_LAYERS.items()
+}
+"""A fast one that never adds an adapter to its layer's weight."""
+IN_INPUT_PRECISION = {nn.Linear: LinearInInputPrecision, nn.Conv2d: Conv2dInInputPrecision}
 
 
 def with_forward_of(classes: Mapping[type, type], network: nn.Module) -> None:
     """Give the layers with adapters the forward pass of other classes."""
     for layer in network.modules():
-        layer.__class__ = classes.get(type(layer), type(layer))
+        if type(layer) in classes:
+            layer.__class__ = classes[type(layer)]
+            layer.cast_input_dtype_enabled = False  # else PEFT copies its input in fp32
+            for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
+                factor.__class__ = IN_INPUT_PRECISION.get(type(factor), type(factor))

@@ -221,8 +221,8 @@ class Workshop:
             adapter.preset,
             adapter.rank,
             lora_alpha(adapter),
-            adapter.dropout,
-            self.config.train.seed,
+            dropout=adapter.dropout,
+            seed=self.config.train.seed,
         )
 
     @cached_property

@@ -11,17 +11,11 @@ from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
 from fewstep.export.lora_formats import folded
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.models.adapters import (
-    LEAN,
-    full_roles,
-    lora_roles,
-    merge_lora,
-    worn_sum,
-    worn_weight,
-)
+from fewstep.models.adapters import full_roles, lora_roles, merge_lora
 from fewstep.models.base import ModelError
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
+from fewstep.models.lora_layers import FAST_LAYERS, active_sum, merged_weight
 from tests.tiny import tiny_pipeline
 
 RANK, ALPHA = 2, 8.0
@@ -61,13 +55,13 @@ def test_the_teacher_does_not_change_while_the_student_is_trained(family, inputs
     assert torch.equal(roles.ema(*inputs).eps, before)
 
 
-def test_a_change_of_role_asks_no_layer(family, inputs, monkeypatch):
+def test_a_change_of_role_visits_no_layer(family, inputs, monkeypatch):
     roles = lora_roles(family, "all", RANK, ALPHA)
     learning = {name for name, weight in family.network.named_parameters() if weight.requires_grad}
     assert {name.replace(".student.", ".") for name in learning} == set(roles.trained)
 
     def refuse(layer, *args):
-        raise AssertionError("hundreds of layers were told of a change of role")
+        raise AssertionError("a change of role visited hundreds of layers")
 
     for name in ("set_adapter", "enable_adapters"):
         monkeypatch.setattr(LoraLayer, name, refuse)
@@ -79,21 +73,21 @@ def test_a_change_of_role_asks_no_layer(family, inputs, monkeypatch):
 
 
 @pytest.mark.parametrize(("alpha", "dropout"), [(ALPHA, 0.0), (float(RANK), 0.0), (ALPHA, 0.5)])
-def test_the_lean_layers_give_what_pefts_own_give(family, inputs, alpha, dropout):
-    roles = lora_roles(family, "all", RANK, alpha, dropout)
+def test_the_fast_layers_give_what_pefts_own_give(family, inputs, alpha, dropout):
+    roles = lora_roles(family, "all", RANK, alpha, dropout=dropout)
     disturb(roles)
     roles.network.train()
 
     def outputs():
         torch.manual_seed(0)
-        asked = [roles.student] if dropout else [roles.student, roles.ema, roles.teacher]
-        return [role(*inputs).eps for role in asked]
+        queried = [roles.student] if dropout else [roles.student, roles.ema, roles.teacher]
+        return [role(*inputs).eps for role in queried]
 
     ours = outputs()
-    layers = [layer for layer in family.network.modules() if type(layer) in LEAN.values()]
-    assert {type(layer) for layer in layers} == set(LEAN.values())
+    layers = [layer for layer in family.network.modules() if type(layer) in FAST_LAYERS.values()]
+    assert {type(layer) for layer in layers} == set(FAST_LAYERS.values())
     for layer in layers:
-        layer.__class__ = next(own for own, lean in LEAN.items() if type(layer) is lean)
+        layer.__class__ = next(own for own, fast in FAST_LAYERS.items() if type(layer) is fast)
     for mine, pefts in zip(ours, outputs(), strict=True):
         torch.testing.assert_close(mine, pefts)
 
@@ -129,9 +123,9 @@ def test_the_gradient_is_that_of_separate_copies(
     copy = deepcopy(roles.network)
     by_name, frozen = dict(copy.named_parameters()), deepcopy(copy)
     if target == "ema":
-        worn = dict(frozen.named_parameters())
+        weights = dict(frozen.named_parameters())
         for key, average in roles.averaged.items():
-            worn[key.replace(".weight", ".student.weight")].data = average.clone()
+            weights[key.replace(".weight", ".student.weight")].data = average.clone()
     nets = Denoisers(family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0))
     gradients(method, nets, batch, family, accumulate)
 
@@ -148,13 +142,13 @@ def test_the_gradient_is_that_of_separate_copies(
 
 @pytest.mark.parametrize("call", [0, 10**12], ids=["by operations", "always"])
 @pytest.mark.parametrize("rank", [1, 64])
-def test_one_product_with_the_worn_weight_is_the_layer_and_its_adapter(
+def test_one_product_with_the_merged_weight_is_the_layer_and_its_adapter(
     family, inputs, rank, call, monkeypatch
 ):
-    monkeypatch.setattr("fewstep.models.adapters.CALL", call)
+    monkeypatch.setattr("fewstep.models.lora_layers.KERNEL_CALL", call)
     roles = lora_roles(family, "all", rank, 2.0 * rank)
     disturb(roles)
-    layers = [layer for layer in family.network.modules() if type(layer) in LEAN.values()]
+    layers = [layer for layer in family.network.modules() if type(layer) in FAST_LAYERS.values()]
     merged = []
     for layer in layers:
         is_linear = isinstance(layer.base_layer, torch.nn.Linear)
@@ -162,7 +156,7 @@ def test_one_product_with_the_worn_weight_is_the_layer_and_its_adapter(
         x = torch.randn(shape)
         weights = [layer.lora_A["student"].weight, layer.lora_B["student"].weight]
         outcomes = []
-        for forward in (layer, partial(worn_sum, layer)):
+        for forward in (layer, partial(active_sum, layer)):
             y = forward(x)
             y.sin().sum().backward()
             outcomes.append([y, *(weight.grad.clone() for weight in weights)])
@@ -170,20 +164,20 @@ def test_one_product_with_the_worn_weight_is_the_layer_and_its_adapter(
                 weight.grad = None
         for mine, apart in zip(*outcomes, strict=True):
             assert (mine - apart).norm() < 1e-5 * apart.norm()
-        merged.append(worn_weight(layer, 3 * 64) is not None)
+        merged.append(merged_weight(layer, 3 * 64) is not None)
         with torch.no_grad():
-            assert (layer(x) - worn_sum(layer, x)).norm() < 1e-5 * layer(x).norm()
+            assert (layer(x) - active_sum(layer, x)).norm() < 1e-5 * layer(x).norm()
     assert all(merged) if call or rank == 64 else not any(merged)
 
 
 def test_adapters_stay_apart_where_a_sum_would_lose_them(family):
     roles = lora_roles(family, "all", 64, 64.0, dropout=0.1)
-    layer = next(layer for layer in roles.network.modules() if type(layer) in LEAN.values())
-    assert worn_weight(layer, 10**6) is None  # each position loses others
+    layer = next(layer for layer in roles.network.modules() if type(layer) in FAST_LAYERS.values())
+    assert merged_weight(layer, 10**6) is None  # each position loses others
     with torch.no_grad():
-        assert worn_weight(layer, 10**6) is not None
+        assert merged_weight(layer, 10**6) is not None
         layer.base_layer.to(torch.bfloat16)
-        assert worn_weight(layer, 10**6) is None
+        assert merged_weight(layer, 10**6) is None
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
@@ -197,9 +191,9 @@ def test_checkpointing_keeps_less_for_the_backward_pass(family, inputs):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            belief = roles.student(*inputs)
+            prediction = roles.student(*inputs)
         kept[kind] = sum(storages.values())
-        del belief
+        del prediction
     assert kept["full"] < kept["selective"] < 0.9 * kept["none"]
 
 
