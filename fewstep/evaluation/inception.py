@@ -6,147 +6,115 @@ of the public PyTorch port of the weights.
 Source: Szegedy et al. 2016; Heusel et al. 2017 for its use; M. Seitzer's pytorch-fid for the port.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fewstep.errors import UserError
 
-Kernel = int | tuple[int, int]
-Layer = tuple[str, int, Kernel, int]
-"""Name, channels, kernel, stride; with stride 1 the sides stay as they are."""
-Chain = Sequence[Layer | tuple[Layer, Layer]]
-"""Layers one after another; the last may be two, side by side."""
-
-WIDE, HIGH = (1, 7), (7, 1)
 SIDE = 299
+AVERAGE = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+MAXIMUM, HALVE = nn.MaxPool2d(3, stride=1, padding=1), nn.MaxPool2d(3, stride=2)
+
+# A line is a branch, a word a layer, "|" between two layers side by side. A layer is its name
+# without "branch", its channels, its kernel and "/2" for stride 2 without padding.
+A = """
+1x1=64:1x1
+5x5_1=48:1x1 5x5_2=64:5x5
+3x3dbl_1=64:1x1 3x3dbl_2=96:3x3 3x3dbl_3=96:3x3
+_pool={0}:1x1"""
+B = """
+3x3=384:3x3/2
+3x3dbl_1=64:1x1 3x3dbl_2=96:3x3 3x3dbl_3=96:3x3/2
+"""
+C = """
+1x1=192:1x1
+7x7_1={0}:1x1 7x7_2={0}:1x7 7x7_3=192:7x1
+7x7dbl_1={0}:1x1 7x7dbl_2={0}:7x1 7x7dbl_3={0}:1x7 7x7dbl_4={0}:7x1 7x7dbl_5=192:1x7
+_pool=192:1x1"""
+D = """
+3x3_1=192:1x1 3x3_2=320:3x3/2
+7x7x3_1=192:1x1 7x7x3_2=192:1x7 7x7x3_3=192:7x1 7x7x3_4=192:3x3/2
+"""
+E = """
+1x1=320:1x1
+3x3_1=384:1x1 3x3_2a=384:1x3|3x3_2b=384:3x1
+3x3dbl_1=448:1x1 3x3dbl_2=384:3x3 3x3dbl_3a=384:1x3|3x3dbl_3b=384:3x1
+_pool=192:1x1"""
+LAYER = re.compile(r"(\w+)=(\d+):(\d)x(\d)(/2)?")
 
 
-class Conv(nn.Module):
-    """Convolution, batch norm, ReLU."""
-
-    def __init__(self, before: int, after: int, kernel: Kernel, stride: int, pad: bool) -> None:
-        super().__init__()
-        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = (sides[0] // 2, sides[1] // 2) if pad else 0
-        self.conv = nn.Conv2d(before, after, sides, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(after, eps=0.001)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+def convolution(
+    before: int, after: int, kernel: tuple[int, int], stride: int = 1, pad: bool = False
+) -> nn.Sequential:
+    """Return a convolution with batch norm and ReLU, from `before` to `after` channels."""
+    padding = (kernel[0] // 2, kernel[1] // 2) if pad else 0
+    return nn.Sequential(OrderedDict(
+        conv=nn.Conv2d(before, after, kernel, stride, padding, bias=False),
+        bn=nn.BatchNorm2d(after, eps=0.001),
+        relu=nn.ReLU(inplace=True),
+    ))  # fmt: skip
 
 
 class Block(nn.Module):
-    """Chains of convolutions side by side, the last of them after a pooling."""
+    """Branches of convolutions side by side, the last of them after a pooling."""
 
-    def __init__(self, before: int, chains: Sequence[Chain], pool: str) -> None:
+    def __init__(self, before: int, table: str, pool: nn.Module) -> None:
         super().__init__()
         self.pool = pool
-        self.names = [[[layer[0] for layer in _sides(step)] for step in chain] for chain in chains]
-        for chain in chains:
-            width = before
-            for step in chain:
-                for name, channels, kernel, stride in _sides(step):
-                    self.add_module(name, Conv(width, channels, kernel, stride, pad=stride == 1))
-                width = _sides(step)[0][1]
+        self.branches: list[list[list[str]]] = []
+        for branch in table.split("\n")[1:]:
+            width, names = before, []
+            for word in branch.split():
+                layers = LAYER.findall(word)
+                for name, channels, height, length, half in layers:
+                    kernel, stride = (int(height), int(length)), 2 if half else 1
+                    layer = convolution(width, int(channels), kernel, stride, pad=not half)
+                    self.add_module(f"branch{name}", layer)
+                width = int(layers[0][1])
+                names.append([f"branch{name}" for name, *_ in layers])
+            self.branches.append(names)
 
     def forward(self, x: Tensor) -> Tensor:
         parts: list[Tensor] = []
-        for number, chain in enumerate(self.names):
-            y = self.pooled(x) if number == len(self.names) - 1 else x
-            for (name,) in chain[:-1]:
-                y = self.get_submodule(name)(y)
-            parts += [self.get_submodule(name)(y) for name in chain[-1]] if chain else [y]
+        for branch in self.branches:
+            ends = [self.pool(x) if branch is self.branches[-1] else x]
+            for names in branch:
+                ends = [self.get_submodule(name)(ends[0]) for name in names]
+            parts += ends
         return torch.cat(parts, dim=1)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        if self.pool == "halve":
-            return F.max_pool2d(x, 3, 2)
-        if self.pool == "max":
-            return F.max_pool2d(x, 3, 1, 1)
-        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
-
-def _sides(step: Layer | tuple[Layer, Layer]) -> Sequence[Layer]:
-    return [step] if isinstance(step[0], str) else step  # type: ignore[return-value]
-
-
-def _a(before: int, pooled: int) -> Block:
-    return Block(before, [
-        [("branch1x1", 64, 1, 1)],
-        [("branch5x5_1", 48, 1, 1), ("branch5x5_2", 64, 5, 1)],
-        [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 1)],
-        [("branch_pool", pooled, 1, 1)],
-    ], "average")  # fmt: skip
-
-
-def _b(before: int) -> Block:
-    return Block(before, [
-        [("branch3x3", 384, 3, 2)],
-        [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 2)],
-        [],
-    ], "halve")  # fmt: skip
-
-
-def _c(inner: int) -> Block:
-    return Block(768, [
-        [("branch1x1", 192, 1, 1)],
-        [("branch7x7_1", inner, 1, 1), ("branch7x7_2", inner, WIDE, 1),
-         ("branch7x7_3", 192, HIGH, 1)],
-        [("branch7x7dbl_1", inner, 1, 1), ("branch7x7dbl_2", inner, HIGH, 1),
-         ("branch7x7dbl_3", inner, WIDE, 1), ("branch7x7dbl_4", inner, HIGH, 1),
-         ("branch7x7dbl_5", 192, WIDE, 1)],
-        [("branch_pool", 192, 1, 1)],
-    ], "average")  # fmt: skip
-
-
-def _d() -> Block:
-    return Block(768, [
-        [("branch3x3_1", 192, 1, 1), ("branch3x3_2", 320, 3, 2)],
-        [("branch7x7x3_1", 192, 1, 1), ("branch7x7x3_2", 192, WIDE, 1),
-         ("branch7x7x3_3", 192, HIGH, 1), ("branch7x7x3_4", 192, 3, 2)],
-        [],
-    ], "halve")  # fmt: skip
-
-
-def _e(before: int, pool: str) -> Block:
-    return Block(before, [
-        [("branch1x1", 320, 1, 1)],
-        [("branch3x3_1", 384, 1, 1),
-         (("branch3x3_2a", 384, (1, 3), 1), ("branch3x3_2b", 384, (3, 1), 1))],
-        [("branch3x3dbl_1", 448, 1, 1), ("branch3x3dbl_2", 384, 3, 1),
-         (("branch3x3dbl_3a", 384, (1, 3), 1), ("branch3x3dbl_3b", 384, (3, 1), 1))],
-        [("branch_pool", 192, 1, 1)],
-    ], pool)  # fmt: skip
-
-
-class Inception(nn.Module):
+class Inception(nn.Sequential):
     """Images [batch, 3, 299, 299] from -1 to 1 to features [batch, 2048]."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.Conv2d_1a_3x3 = Conv(3, 32, 3, 2, pad=False)
-        self.Conv2d_2a_3x3 = Conv(32, 32, 3, 1, pad=False)
-        self.Conv2d_2b_3x3 = Conv(32, 64, 3, 1, pad=True)
-        self.Conv2d_3b_1x1 = Conv(64, 80, 1, 1, pad=False)
-        self.Conv2d_4a_3x3 = Conv(80, 192, 3, 1, pad=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _a(192, 32), _a(256, 64), _a(288, 64)
-        self.Mixed_6a, self.Mixed_6b = _b(288), _c(128)
-        self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = _c(160), _c(160), _c(192)
-        self.Mixed_7a = _d()
-        self.Mixed_7b, self.Mixed_7c = _e(1280, "average"), _e(2048, "max")
+        super().__init__(OrderedDict(
+            Conv2d_1a_3x3=convolution(3, 32, (3, 3), stride=2),
+            Conv2d_2a_3x3=convolution(32, 32, (3, 3)),
+            Conv2d_2b_3x3=convolution(32, 64, (3, 3), pad=True),
+            maxpool1=HALVE,
+            Conv2d_3b_1x1=convolution(64, 80, (1, 1)),
+            Conv2d_4a_3x3=convolution(80, 192, (3, 3)),
+            maxpool2=HALVE,
+            Mixed_5b=Block(192, A.format(32), AVERAGE),
+            Mixed_5c=Block(256, A.format(64), AVERAGE),
+            Mixed_5d=Block(288, A.format(64), AVERAGE),
+            Mixed_6a=Block(288, B, HALVE),
+            Mixed_6b=Block(768, C.format(128), AVERAGE),
+            Mixed_6c=Block(768, C.format(160), AVERAGE),
+            Mixed_6d=Block(768, C.format(160), AVERAGE),
+            Mixed_6e=Block(768, C.format(192), AVERAGE),
+            Mixed_7a=Block(768, D, HALVE),
+            Mixed_7b=Block(1280, E, AVERAGE),
+            Mixed_7c=Block(2048, E, MAXIMUM),
+        ))  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
-        x = F.max_pool2d(x, 3, 2)
-        for name, block in self.named_children():
-            if name.startswith("Mixed"):
-                x = block(x)
-        return x.mean(dim=(2, 3))
+        return super().forward(x).mean(dim=(2, 3))
 
 
 def load_inception(path: Path) -> Inception:
@@ -155,17 +123,14 @@ def load_inception(path: Path) -> Inception:
     Raises:
         UserError: if it holds other weights.
     """
-    table: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    body = {n: t for n, t in table.items() if not n.startswith(("fc.", "AuxLogits."))}
     network = Inception()
-    counters = {n for n in network.state_dict() if n.endswith("num_batches_tracked")}
+    weights = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items():
+        if not name.startswith(("fc.", "AuxLogits.")):
+            weights[name] = tensor
     try:
-        odd = network.load_state_dict(body, strict=False)
+        network.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path} holds other weights than FID's Inception: {error}") from error
-    if lacking := {*odd.missing_keys} - counters or {*odd.unexpected_keys}:
-        raise UserError(
-            f"{path} holds other weights than FID's Inception; missing or unknown: "
-            f"{', '.join(sorted(lacking)[:3])}, …"
-        )
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} holds other weights than FID's Inception: {reason}") from error
     return network.eval().requires_grad_(False)
