@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__
-from fewstep.config import DataSettings, load_config
+from fewstep.config import DataSettings, from_tables, load_config
 from fewstep.errors import Interrupted, UserError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -108,10 +108,9 @@ def check(
     caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
 ) -> None:
     """Say what PATH holds: images, sizes, captions, and each file that cannot be used."""
-    settings = DataSettings(
-        path, images, split, image_column, caption_column,
-        resolution=resolution, num_pairs=num_pairs,
-    )  # fmt: skip
+    given = {"path": path, "images": images, "split": split, "image_column": image_column,
+             "caption_column": caption_column, "resolution": resolution, "num_pairs": num_pairs}  # fmt: skip
+    settings = from_tables(DataSettings, given, "data.")
     from fewstep.training.prepare import check_data
     from fewstep.training.progress import TerminalListener
 

@@ -5,19 +5,23 @@ import difflib
 import json
 import math
 import tomllib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Lt
 
 from fewstep.errors import UserError
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = typing.Literal["wandb", "trackio"]
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
 Settings = TypeVar("Settings")
-
 
 RENAMED = {"data.pictures": "images"}
 """Settings that had another name in the first release, which is read as well."""
@@ -63,14 +67,9 @@ class AdapterSettings:
     """A LoRA of `rank`; its update is scaled by alpha / rank."""
 
     preset: typing.Literal["attention", "transformer", "all"] = "all"
-    rank: int = 32
-    alpha: float | None = None
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        need(self.rank > 0, "adapter.rank", self.rank, "1 or more")
-        need(self.alpha is None or self.alpha > 0, "adapter.alpha", self.alpha, "above 0")
-        need(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "at least 0 and below 1")
+    rank: Count = 32
+    alpha: Positive | None = None
+    dropout: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,36 +87,23 @@ class DataSettings:
     image_column: str | None = None
     caption_column: str | None = None
     captions: typing.Literal["one", "all"] = "one"
-    num_pairs: int | None = None
-    resolution: int | None = None
+    num_pairs: Count | None = None
+    resolution: Count | None = None
     crop: typing.Literal["centre", "random"] = "centre"
     flip: bool = False
     buckets: bool = False
-    max_upscale: float = 2.0
-    max_skipped: float = 0.05
+    max_upscale: Annotated[float, Ge(1), Lt(100)] = 2.0
+    max_skipped: Fraction = 0.05
     seed: int = 0
-    caption_dropout: float = 0.0
+    caption_dropout: Fraction = 0.0
     cache: str | None = None
     streaming: bool = False
-    shuffle_buffer: int = 65536
-    workers: int = 0
-    teacher_steps: int = 50
+    shuffle_buffer: Count = 65536
+    workers: Natural = 0
+    teacher_steps: Count = 50
 
     def __post_init__(self) -> None:
         need(bool(self.path), "data.path", self.path, "a folder, a file, a Hub id or 'bundled'")
-        need(self.num_pairs is None or self.num_pairs > 0, "data.num_pairs", self.num_pairs,
-             "1 or more, or nothing for all")  # fmt: skip
-        need(self.resolution is None or self.resolution > 0, "data.resolution", self.resolution,
-             "a multiple of 8, or nothing for the model's own")  # fmt: skip
-        need(0 <= self.caption_dropout < 1, "data.caption_dropout", self.caption_dropout,
-             "at least 0 and below 1")  # fmt: skip
-        need(1 <= self.max_upscale < 100, "data.max_upscale", self.max_upscale,
-             "1 (never enlarge an image) or more")  # fmt: skip
-        need(0 <= self.max_skipped < 1, "data.max_skipped", self.max_skipped,
-             "at least 0 and below 1, a share of the pairs")  # fmt: skip
-        for name in ("shuffle_buffer", "teacher_steps"):
-            need(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "1 or more")
-        need(self.workers >= 0, "data.workers", self.workers, "0 or more processes")
         need(not (self.buckets and self.streaming), "data.buckets", self.buckets,
              "false with data.streaming: buckets need every image's size first")  # fmt: skip
 
@@ -129,35 +115,25 @@ class TrainSettings:
     `processes` is how many train together; nothing is as many as were started.
     """
 
-    steps: int = 250
-    batch_size: int = 32
-    accumulate: int = 1
-    processes: int | None = None
-    learning_rate: float = 3e-4
-    warmup: int = 20
+    steps: Count = 250
+    batch_size: Count = 32
+    accumulate: Count = 1
+    processes: Count | None = None
+    learning_rate: Annotated[float, Gt(0), Lt(1)] = 3e-4
+    warmup: Natural = 20
     decay: typing.Literal["constant", "cosine"] = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    ema: float = 0.95
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    ema: Fraction = 0.95
     target: typing.Literal["student", "ema"] = "student"
     checkpointing: typing.Literal["none", "selective", "full"] = "none"
     compile: bool = False
     seed: int = 0
-    save_every: int = 50
-    keep_last: int = 2
-    preview_every: int = 100
+    save_every: Count = 50
+    keep_last: Count = 2
+    preview_every: Natural = 100
     preview_prompts: tuple[str, ...] = ()
     trackers: tuple[Tracker, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "save_every", "keep_last"):
-            need(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "1 or more")
-        for name in ("warmup", "weight_decay", "preview_every"):
-            need(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
-        need(0 < self.learning_rate < 1, "train.learning_rate", self.learning_rate,
-             "above 0 and below 1")  # fmt: skip
-        need(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "above 0")
-        need(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -216,27 +192,86 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
     return tables
 
 
-def from_tables(kind: type[Settings], values: object, where: str = "") -> Settings:
-    """Build a settings dataclass from nested mappings; unknown keys and wrong types are errors.
+def from_tables(
+    kind: type[Settings],
+    values: object,
+    where: str = "",
+    *,
+    what: str = "setting",
+    error: type[UserError] = SettingError,
+) -> Settings:
+    """Build a dataclass from nested mappings; unknown keys and wrong types are errors.
+
+    Types are those of JSON: an int serves for a float, a list for a tuple, and nothing else
+    is converted. `where` comes before each name, and `what` is what messages call an entry.
 
     Raises:
-        SettingError: naming the setting, with the nearest known name where there is one.
+        error: naming the entry, with the nearest known name where there is one.
     """
+    from pydantic import TypeAdapter, ValidationError
+
+    values = renamed(values, where)
+    try:
+        check_keys(kind, values, where, what, error)
+        text = json.dumps(values, default=str)  # the types of JSON, in which a table is no class
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as refused:
+        first = refused.errors()[0]
+        if cause := first.get("ctx", {}).get("error"):  # a check of the dataclass itself
+            raise cause from None
+        raise error(explained(first, where, what)) from None
+
+
+def renamed(values: object, where: str) -> object:
+    """Return the values with the names of the first release replaced, in inner tables too."""
     if not isinstance(values, Mapping):
-        raise SettingError(f"{where.rstrip('.')} is {values!r}; it has to be a table")
-    values = {RENAMED.get(f"{where}{key}", key): value for key, value in values.items()}
+        return values
+    return {
+        RENAMED.get(f"{where}{key}", key): renamed(value, f"{where}{key}.")
+        for key, value in values.items()
+    }
+
+
+def check_keys(kind: Any, values: object, where: str, what: str, error: type[UserError]) -> None:
+    """Refuse keys that are no field of the dataclass, in inner dataclasses too."""
+    if not isinstance(values, Mapping):
+        return
     hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values:
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise SettingError(f"unknown setting {where}{key}; {hint}")
-    for name, f in known.items():
-        required = f.default is f.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise SettingError(f"the setting {where}{name} is missing")
-    return kind(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
+            raise error(f"unknown {what} {where}{key}; {hint}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise error(f"{where}{key} is {value}; it has to be a finite number")
+        for option in (hints[key], *typing.get_args(hints[key])):
+            if dataclasses.is_dataclass(option):
+                check_keys(option, value, f"{where}{key}.", what, error)
+
+
+BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
+
+
+def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
+    """Return one of pydantic's errors in our words: the entry, its value and what it has to be."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in refusal["loc"])
+    name, value = f"{where}{path.removeprefix('.')}".rstrip("."), refusal["input"]
+    match refusal["type"].partition("_")[0]:
+        case "missing":
+            return f"the {what} {name} is missing"
+        case "dataclass" | "dict" | "mapping":
+            return f"{name} is {value!r}; it has to be a table, [{name}]"
+        case "literal":
+            return f"{name} is {value!r}; it has to be {refusal['ctx']['expected']}"
+        case "tuple" | "list":
+            return f"{name} is {value!r}; it has to be a list"
+        case "greater" | "less":
+            ((bound, number),) = refusal["ctx"].items()
+            return f"{name} is {value!r}; it has to be {BOUNDS[bound].format(number)}"
+        case kind:
+            wanted = {"string": "str"}.get(kind, kind)
+            return f"{name} is {value!r}, a {type(value).__name__}; it has to be a {wanted}"
 
 
 def to_toml(config: Config) -> str:
@@ -261,39 +296,3 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against its field's type, turning TOML's types into Python's."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        inner = [option for option in options if option is not type(None)]
-        return None if value is None else _convert(inner[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_tables(typing.cast(type, hint), value, f"{where}.")
-    if origin is typing.Literal:
-        if value not in options:
-            raise SettingError(f"{where} is {value!r}; it has to be {_alternatives(options)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise SettingError(f"{where} is {value!r}; it has to be a list")
-        return tuple(_convert(options[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is float and type(value) is float and not math.isfinite(value):
-        raise SettingError(f"{where} is {value}; it has to be a finite number")
-    if origin is Mapping and not isinstance(value, Mapping):
-        raise SettingError(f"{where} is {value!r}; it has to be a table, [{where}]")
-    if origin is not None or hint is Any:
-        return value
-    if type(value) is not hint:
-        raise SettingError(
-            f"{where} is {value!r}, a {type(value).__name__}; it has to be a {hint.__name__}"
-        )
-    return value
-
-
-def _alternatives(options: Sequence[object]) -> str:
-    *most, last = map(repr, options)
-    return f"{', '.join(most)} or {last}" if most else last
