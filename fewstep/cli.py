@@ -108,8 +108,15 @@ def check(
     caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
 ) -> None:
     """Say what PATH holds: images, sizes, captions, and each file that cannot be used."""
-    given = {"path": path, "images": images, "split": split, "image_column": image_column,
-             "caption_column": caption_column, "resolution": resolution, "num_pairs": num_pairs}  # fmt: skip
+    given = {
+        "path": path,
+        "images": images,
+        "split": split,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "resolution": resolution,
+        "num_pairs": num_pairs,
+    }
     settings = from_tables(DataSettings, given, "data.")
     from fewstep.training.prepare import check_data
     from fewstep.training.progress import TerminalListener
