@@ -240,10 +240,10 @@ def export(
     checkpoint: Annotated[bool, typer.Option(help="Also a whole single-file model.")] = False,
 ) -> None:
     """Write what is shared of a run: the files for every reader, the contract and the card."""
-    from fewstep.export.export import Export, export_artefact
+    from fewstep.export.export import ExportOptions, export_artefact
 
-    wish = Export(name, base, license_, results, precision, fused, checkpoint)
-    typer.echo(f"{export_artefact(run, out, wish)}; next: fewstep push {out} you/name --dry-run")
+    options = ExportOptions(name, base, license_, results, precision, fused, checkpoint)
+    typer.echo(f"{export_artefact(run, out, options)}; next: fewstep push {out} you/name --dry-run")
 
 
 @app.command()

@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from fewstep.export.card import Card
-from fewstep.export.write import Artefact
+from fewstep.export.artefact import Artefact
+from fewstep.export.write import write_student
 from fewstep.methods import METHODS
 from fewstep.models.adapters import PRESETS
 from fewstep.models.base import ModelFamily, fingerprint
@@ -68,13 +68,13 @@ def tiny_student(
         "tiny-student",
         contract or tiny_contract(),
         weights or random_lora(tiny_family().network),
-        card=Card(license=license),
+        license=license,
     )
 
 
 def tiny_artefact(folder: Path, *arguments: object, **settings: object) -> Path:
     """Write an artefact whose contract is `tiny_contract(...)`, and return its folder."""
-    tiny_student(tiny_contract(*arguments, **settings)).write(folder)
+    write_student(folder, tiny_student(tiny_contract(*arguments, **settings)))
     return folder
 
 

@@ -5,7 +5,7 @@ python tools/use_it_in.py
 
 from pathlib import Path
 
-from fewstep.export.card import recipe_table
+from fewstep.export.card import guide_table
 from fewstep.export.comfyui import workflow
 from fewstep.files import write_file
 from fewstep.methods import (
@@ -152,7 +152,7 @@ def pages() -> dict[str, str]:
                 method=contract.method["name"],
                 steps=contract.default_num_steps,
                 starts=", ".join(map(str, contract.timesteps())),
-                table=recipe_table(contract, "NAME"),
+                table=guide_table(contract, "NAME"),
                 workflow=name,
             )
         )

@@ -1,190 +1,81 @@
 """The model card: what a student is, how to sample it, how good it was measured to be."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from huggingface_hub import ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fewstep.export.recipes import FUSED_FOLDER, guidance, recipes
-from fewstep.methods import method_title
+from fewstep.export.artefact import FUSED_FOLDER, Artefact, is_whole_network
+from fewstep.export.sampling_guides import Guide, guidance, sampling_guides
+from fewstep.methods import METHODS, method_title
 from fewstep.student.contract import Contract
 from fewstep.student.locate import on_the_hub, public_name
 
-
-@dataclass(frozen=True)
-class Figures:
-    """One row of the card's table: who was measured, in how many calls, and the numbers."""
-
-    source: str
-    calls: int
-    metrics: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the card says beside the contract; `settings` are the run's, as TOML."""
-
-    license: str | None = None
-    preview: str | None = None
-    settings: str | None = None
-    figures: Sequence[Figures] = field(default_factory=tuple)
-    measured_by: str = ""
+TAGS = ["text-to-image", "diffusers", "stable-diffusion", "consistency-distillation"]
+TEMPLATES = Environment(
+    loader=PackageLoader("fewstep", "export"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # Markdown
+)
 
 
-def write_card(contract: Contract, name: str, card: Card) -> str:
+def write_card(artefact: Artefact) -> str:
     """Return the README.md of an artefact."""
-    parts = [
-        f"---\n{_front_matter(contract, card)}\n---",
-        f"# {name}",
-        _what_it_is(contract),
-        f"![teacher and student]({card.preview})" if card.preview else "",
-        "## How to sample it",
-        _how_to_sample(contract, name),
-        "## What it was trained on",
-        _training(contract),
-        _settings(card),
-        "## How good it is",
-        _figures(card),
-        "## Limits",
-        _limits(contract),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def recipe_table(contract: Contract, name: str) -> str:
-    """Return how each program samples the student, as a Markdown table."""
-    return table(
-        ["program", "file", "settings", "result", "otherwise"],
-        ([r.program, r.file, r.settings, r.result, r.otherwise] for r in recipes(contract, name)),
+    contract, base = artefact.contract, artefact.contract.base
+    preview = f"{artefact.name}.png" if artefact.preview else None
+    return TEMPLATES.get_template("card.md.jinja").render(
+        artefact=artefact,
+        contract=contract,
+        front_matter=_front_matter(artefact, preview),
+        preview=preview,
+        base=public_name(base.get("id", "BASE")),
+        fingerprint=str(base.get("fingerprint"))[:16],
+        method=method_title(contract.method["name"], full=True),
+        has_teacher=getattr(METHODS.get(contract.method["name"]), "has_teacher", True),
+        steps=contract.default_num_steps,
+        known_steps=sorted(map(int, contract.grid.sampling_timesteps)),
+        jump_targets=["clean data" if end < 0 else end for end in contract.grid.boundaries],
+        guidance=guidance(contract),
+        guidance_scale=f"{contract.guidance_scale:g}",
+        guides=guide_table(contract, artefact.name),
+        is_whole=is_whole_network(contract),
+        fused_folder=FUSED_FOLDER.rstrip("/"),
+        measurements=_measurement_table(artefact),
     )
 
 
-def _front_matter(contract: Contract, card: Card) -> str:
-    base = contract.base.get("id", "")
+def guide_table(contract: Contract, name: str) -> str:
+    """Return how each program samples the student, as a Markdown table."""
+    return _table(Guide._fields, sampling_guides(contract, name))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def _measurement_table(artefact: Artefact) -> str:
+    rows = artefact.measurements
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    return _table(
+        ["", "network calls", *names],
+        [[r.source, str(r.num_evaluations), *(r.metrics.get(n, "") for n in names)] for r in rows],
+    )
+
+
+def _front_matter(artefact: Artefact, preview: str | None) -> str:
+    """Return the card's metadata as YAML; a base model that only this machine has stays unnamed."""
+    base = artefact.contract.base.get("id", "")
+    is_whole, is_public = is_whole_network(artefact.contract), on_the_hub(base)
     data = ModelCardData(
-        base_model=base if on_the_hub(base) else None,
-        base_model_relation=_relation(contract) if on_the_hub(base) else None,
+        base_model=base if is_public else None,
+        base_model_relation=("finetune" if is_whole else "adapter") if is_public else None,
         library_name="diffusers",
-        license=card.license,
+        license=artefact.license,
         pipeline_tag="text-to-image",
-        tags=[
-            "text-to-image",
-            "diffusers",
-            "stable-diffusion",
-            "consistency-distillation",
-            *(["lora"] if _relation(contract) == "adapter" else []),
-        ],
-        widget=[{"text": "teacher and student", "output": {"url": card.preview}}]
-        if card.preview
-        else None,
+        tags=TAGS if is_whole else [*TAGS, "lora"],
+        widget=[{"text": "teacher and student", "output": {"url": preview}}] if preview else None,
     )
     return data.to_yaml()
-
-
-def _base(contract: Contract) -> str:
-    """Return what the base is called, without a path on this machine."""
-    return public_name(contract.base.get("id", "BASE"))
-
-
-def _relation(contract: Contract) -> str:
-    return "finetune" if contract.adapter.get("preset") == "full" else "adapter"
-
-
-def _what_it_is(contract: Contract) -> str:
-    method = method_title(contract.method["name"], full=True)
-    steps = contract.default_num_steps
-    inside = (
-        f"guidance {contract.guidance_scale:g} is distilled into it"
-        if contract.guidance_scale > 1
-        else "no guidance is distilled into it"
-    )
-    return (
-        f"A {steps}-step student of `{_base(contract)}`, made with "
-        f"fewstep by {method}: {inside}, and its calls start at timesteps "
-        f"{', '.join(map(str, contract.timesteps()))}."
-    )
-
-
-def _how_to_sample(contract: Contract, name: str) -> str:
-    steps, known = contract.default_num_steps, sorted(map(int, contract.grid.sampling_timesteps))
-    base = _base(contract)
-    base = "bundled_folder()" if base == "bundled" else f'"{base}"'  # fewstep.models.loading
-    loaded = (
-        f"pipe = StableDiffusionPipeline.from_pretrained({base})\n"
-        'pipe.load_lora_weights("FOLDER", weight_name="pytorch_lora_weights.safetensors")'
-        if _relation(contract) == "adapter"
-        else f'pipe = StableDiffusionPipeline.from_pretrained("FOLDER/{FUSED_FOLDER[:-1]}")'
-    )
-    return (
-        f"In **{steps} steps** (it knows {', '.join(map(str, known))}), guidance "
-        f"{guidance(contract)}.\n\n{recipe_table(contract, name)}\n\n"
-        f"```python\n{loaded}\n"
-        'pipe.scheduler = FewStepScheduler.from_artefact("FOLDER")  # fewstep.student.scheduler\n'
-        f'image = pipe("a prompt", num_inference_steps={steps}, guidance_scale=1).images[0]\n'
-        "```\n\n`comfyui.json` is a workflow to drag onto ComfyUI's canvas."
-    )
-
-
-def _training(contract: Contract) -> str:
-    ends = ", ".join("clean data" if b < 0 else str(b) for b in contract.grid.boundaries)
-    facts = {
-        "base model": f"`{_base(contract)}` (UNet's fingerprint "
-        f"`{str(contract.base.get('fingerprint'))[:16]}…`)",
-        "method": ", ".join(f"{key} {value}" for key, value in contract.method.items()),
-        "jumps land at": ends,
-        "guidance distilled": f"{contract.guidance_scale:g} (diffusers' form; 1 is none)",
-        "adapter": ", ".join(f"{key} {value}" for key, value in contract.adapter.items()),
-        "data": ", ".join(f"{key} {value}" for key, value in contract.data.items()),
-        "training": ", ".join(f"{key} {value}" for key, value in contract.train.items()),
-        "versions": ", ".join(f"{key} {value}" for key, value in contract.versions.items()),
-    }
-    return table(["", ""], ([key, value] for key, value in facts.items() if value))
-
-
-def _settings(card: Card) -> str:
-    if not card.settings:
-        return ""
-    return (
-        "To train it again, put this into `student.toml` and run "
-        f"`fewstep distill student.toml --run RUN`:\n\n```toml\n{card.settings.strip()}\n```"
-    )
-
-
-def _figures(card: Card) -> str:
-    if not card.figures:
-        return "It was not measured; `fewstep evaluate` does so."
-    names = list(dict.fromkeys(name for row in card.figures for name in row.metrics))
-    rows = (
-        [row.source, str(row.calls), *(row.metrics.get(name, "") for name in names)]
-        for row in card.figures
-    )
-    return (
-        f"{table(['', 'network calls', *names], rows)}\n\n"
-        f"95 % intervals in brackets, n images. Measured by `{card.measured_by}`."
-    )
-
-
-def _limits(contract: Contract) -> str:
-    several = len(contract.grid.boundaries) > 1
-    limits = [
-        "Another number of steps than those that it knows, or another program's default sampler, "
-        "asks it for jumps that it never learnt: see the table above.",
-        "It has its base model's faults and biases; on another base model it is not what was "
-        "measured.",
-    ]
-    if contract.method["name"] in ("ct", "multi-boundary-ct"):
-        limits.append(
-            "It learnt from data alone and imitates the base model *without* guidance, whose "
-            "images follow the prompt less."
-        )
-    if not contract.takes_guidance:
-        limits.append("Guidance and negative prompts have no meaning for it.")
-    if not several:
-        limits.append("Between its calls fresh noise is added: the starting noise decides little.")
-    return "\n".join(f"- {limit}" for limit in limits)

@@ -1,4 +1,4 @@
-"""`fewstep export` and `fewstep push`: a run leaves the house."""
+"""`fewstep export` and `fewstep push`: from a run to the files that are shared."""
 
 # of libraries without types
 # pyright: reportAttributeAccessIssue=false
@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -16,24 +15,30 @@ from torch import Tensor
 from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.evaluation.labels import capital, metric_title, shown, shown_range
-from fewstep.evaluation.results import Results, Row, load
-from fewstep.export.card import Card, Figures
-from fewstep.export.hub import Parcel, check_repo, upload
-from fewstep.export.names import CARD_FILE, name_from, name_of
+from fewstep.evaluation.results import load
+from fewstep.export.artefact import (
+    CARD_FILE,
+    Artefact,
+    Measurement,
+    is_whole_network,
+    name_from,
+    name_of,
+)
+from fewstep.export.hub import check_repo, upload, upload_manifest
 from fewstep.export.public import last_preview, without_own_paths, without_paths
-from fewstep.export.recipes import usage_hint
-from fewstep.export.whole_model import write_checkpoint, write_whole_model
-from fewstep.export.write import FULL_CONFIG, Artefact, halved
+from fewstep.export.sampling_guides import usage_hint
+from fewstep.export.write import (
+    FULL_CONFIG,
+    cast_weights,
+    write_checkpoint,
+    write_contract,
+    write_weights,
+    write_whole_model,
+)
 from fewstep.files import check_writable, write_folder
-from fewstep.models.base import ModelFamily
 from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.integrity import check_files, checked
-from fewstep.student.load import (
-    load_base,
-    read_artefact,
-    read_contract,
-    student_network,
-)
+from fewstep.student.load import load_base, read_artefact, read_contract, student_network
 from fewstep.student.locate import on_the_hub, open_folder, public_name
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,8 +46,8 @@ BUNDLED_LICENSE = "apache-2.0"
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is asked of an export; see `fewstep export --help`."""
+class ExportOptions:
+    """The options of `fewstep export`; see its --help."""
 
     name: str | None = None
     base: str | None = None
@@ -53,49 +58,51 @@ class Export:
     checkpoint: bool = False
 
 
-def export_artefact(source: str, out: Path, wish: Export) -> str:
-    """Write the artefact of a run, or of an artefact, into the folder `out`; say how to sample it.
+def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
+    """Write the artefact of a run, or of an artefact, into the folder `out`; return how to sample.
 
     Raises:
-        UserError: if the source is no artefact, `out` holds something else, or a wish cannot be
-            met.
+        UserError: if the source is no artefact, `out` holds other files, or an option is wrong.
     """
-    if wish.precision not in PRECISIONS:
-        raise UserError(f"--precision is {wish.precision!r}; use {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS[wish.precision]
+    if options.precision not in PRECISIONS:
+        raise UserError(f"--precision is {options.precision!r}; use {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[options.precision]
     check_out(out)
     contract, weights = read_artefact(source)
     check_files(open_folder(source), contract)
-    artefact = _artefact(source, contract, weights, wish)
+    artefact = _artefact(source, contract, weights, options)
     family = None
-    if wish.fused or wish.checkpoint or wish.base:  # --base is looked at before it is believed
-        family = load_base(contract, source, wish.base)
-        artefact = replace(artefact, contract=_on_base(artefact.contract, wish.base, family))
+    if options.fused or options.checkpoint or options.base:  # a base is checked before it is named
+        family = load_base(contract, source, options.base)
+    if family and options.base:
+        base = {"id": options.base, "revision": family.revision, "variant": None, "config": None}
+        named = replace(artefact.contract, base={**artefact.contract.base, **base})
+        artefact = replace(artefact, contract=named)
 
-    def add(beside: Path) -> None:
-        if family is None:
-            return
-        network = student_network(family, contract, weights)
-        if wish.checkpoint:
-            write_checkpoint(beside, artefact, family, network, dtype)
-        if wish.fused:
-            write_whole_model(beside, artefact.contract, family, network.to(dtype))
+    def write(folder: Path) -> None:
+        write_weights(folder, artefact)
+        if family:
+            network = student_network(family, contract, weights)
+            if options.checkpoint:
+                write_checkpoint(folder, artefact, family, network, dtype)
+            if options.fused:
+                write_whole_model(folder, artefact.contract, family, network.to(dtype))
+        write_contract(folder, artefact)
 
-    write_folder(out, lambda beside: artefact.write(beside, add))
+    write_folder(out, write)
     return f"wrote {out}: {usage_hint(contract)}"
 
 
 def push_artefact(
     source: str, repo: str, *, public: bool, fused: bool, dry_run: bool, say: Callable[[str], None]
 ) -> str:
-    """Say what goes, as a list with sizes, upload it and return what was done with it."""
+    """Print the files and their sizes with `say`, upload them and return what was done."""
     check_repo(repo)
-    parcel = Parcel.of(source, fused)
-    say(parcel.listing())
+    manifest = upload_manifest(source, fused)
+    say(manifest.listing())
     if dry_run:
         return f"dry run: nothing was uploaded to {repo}"
-    kind = "public" if public else "private"
-    return f"uploaded to {upload(parcel, repo, public)} ({kind})"
+    return f"uploaded to {upload(manifest, repo, public)} ({'public' if public else 'private'})"
 
 
 def base_license(base: str) -> str | None:
@@ -112,84 +119,68 @@ def base_license(base: str) -> str | None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written to, or in which an export would replace other things.
+    """Refuse a folder that cannot be written to, or has files that an export would delete.
 
     Raises:
         UserError: naming a file that is no part of an artefact.
     """
     check_writable(out.parent)
-    if not out.exists():
-        return
-    known: set[str] = set()
+    own: set[str] = set()
     if (out / CONTRACT_FILE).is_file():
-        known = {*read_contract(out).files, CONTRACT_FILE, CARD_FILE}
+        own = {*read_contract(out).files, CONTRACT_FILE, CARD_FILE}
     files = (p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    if strangers := sorted(file for file in files if file not in known):
-        raise UserError(f"{out} holds {strangers[0]}, which is no part of an artefact; choose "
-                        "another folder")  # fmt: skip
+    if others := sorted(file for file in files if file not in own):
+        raise UserError(
+            f"{out} holds {others[0]}, which is no part of an artefact; choose another folder"
+        )
 
 
 def _artefact(
-    source: str, contract: Contract, weights: Mapping[str, Tensor], wish: Export
+    source: str, contract: Contract, weights: Mapping[str, Tensor], options: ExportOptions
 ) -> Artefact:
-    """Gather what is known of a student, and what was asked for."""
-    run, folder, old = Path(source), open_folder(source), name_of(contract.files)
-    results = load(wish.results) if wish.results else None
-    shown_before = folder / f"{old}.png"
+    """Combine what the source holds with the options."""
+    run, folder, old_name = Path(source), open_folder(source), name_of(contract.files)
+    preview, network_config = folder / f"{old_name}.png", None
+    if is_whole_network(contract):
+        path = checked(folder, FULL_CONFIG, contract)
+        network_config = json.loads(path.read_text(encoding="utf-8"))
+    config = run / "config.toml"
+    measurements, command = (
+        _measurements(options.results, contract) if options.results else ((), "")
+    )
     return Artefact(
-        name=wish.name or old or name_from(run),
+        name=options.name or old_name or name_from(run),
         contract=without_paths(contract),
-        weights=halved(weights, PRECISIONS[wish.precision]),
-        network_config=_network_config(contract, folder),
-        preview=last_preview(run) or (shown_before.read_bytes() if shown_before.exists() else None),
-        card=Card(
-            license=wish.license or base_license(wish.base or contract.base["id"]),
-            settings=_settings(run),
-            figures=_figures(results, wish.results, contract),
-            measured_by=" ".join(map(public_name, results.command.split())) if results else "",
-        ),
+        weights=cast_weights(weights, PRECISIONS[options.precision]),
+        network_config=network_config,
+        preview=last_preview(run) or (preview.read_bytes() if preview.exists() else None),
+        license=options.license or base_license(options.base or contract.base["id"]),
+        settings=to_toml(without_own_paths(load_config(config))) if config.is_file() else None,
+        measurements=measurements,
+        measured_by=command,
     )
 
 
-def _on_base(contract: Contract, base: str | None, family: ModelFamily) -> Contract:
-    """Name another copy of the base model, which was looked at, and the commit that it is."""
-    if base is None:
-        return contract
-    named = {"id": base, "revision": family.revision, "variant": None, "config": None}
-    return replace(contract, base={**contract.base, **named})
-
-
-def _network_config(contract: Contract, folder: Path) -> dict[str, Any] | None:
-    if contract.adapter.get("preset") != "full":
-        return None
-    return json.loads(checked(folder, FULL_CONFIG, contract).read_text(encoding="utf-8"))
-
-
-def _settings(run: Path) -> str | None:
-    path = run / "config.toml"
-    return to_toml(without_own_paths(load_config(path))) if path.is_file() else None
-
-
-def _figures(results: Results | None, path: Path | None, contract: Contract) -> tuple[Figures, ...]:
-    """Return the rows of a results.json that are of this student, or of its teacher.
+def _measurements(path: Path, contract: Contract) -> tuple[tuple[Measurement, ...], str]:
+    """Return the rows of a results.json of this student and its teacher, and the command.
 
     Raises:
         UserError: if none is of this student.
     """
-    if results is None:
-        return ()
-    name, seed = contract.method["name"], contract.train.get("seed")
+    results, name, seed = load(path), contract.method["name"], contract.train.get("seed")
     own = [row for row in results.rows if row.method == name and row.seed in (None, seed)]
     if not own:
         raise UserError(f"{path} has no row of a {name} student of seed {seed}; evaluate it first")
-    teacher = [row for row in results.rows if row.method == "teacher"]
-    return tuple(
-        Figures(public_name(row.source), row.calls, _numbers(row)) for row in [*teacher, *own]
+    rows = [*(row for row in results.rows if row.method == "teacher"), *own]
+    texts = [
+        {
+            capital(metric_title(n)): f"{shown(n, m.value)} [{shown_range(n, m)}], n {m.n:,}"
+            for n, m in row.metrics.items()
+        }
+        for row in rows
+    ]
+    measurements = (
+        Measurement(public_name(row.source), row.calls, text)
+        for row, text in zip(rows, texts, strict=True)
     )
-
-
-def _numbers(row: Row) -> dict[str, str]:
-    return {
-        capital(metric_title(name)): f"{shown(name, m.value)} [{shown_range(name, m)}], n {m.n:,}"
-        for name, m in row.metrics.items()
-    }
+    return tuple(measurements), " ".join(map(public_name, results.command.split()))

@@ -1,98 +1,96 @@
-"""Uploading an artefact: what goes, whether it may, and the upload itself."""
+"""Uploading an artefact: which files, the checks before, and the upload itself."""
 
 # of libraries without types
 # pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_repo_id
 
 from fewstep.errors import UserError
-from fewstep.export.names import CARD_FILE, FUSED
+from fewstep.export.artefact import CARD_FILE, FUSED
 from fewstep.student.contract import CONTRACT_FILE
 from fewstep.student.integrity import check_files, missing
 from fewstep.student.load import read_artefact, read_contract
 from fewstep.student.locate import on_the_hub, open_folder
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
-"""What the Hub's client raises, whichever library it speaks HTTP with."""
+"""What the Hub's client raises, with requests as with httpx."""
 
 
-@dataclass(frozen=True)
-class Parcel:
-    """What would be uploaded: the files by their names, and nothing else of the folder."""
+class UploadManifest(NamedTuple):
+    """The files of an artefact's folder that are uploaded, by their paths below it."""
 
     folder: Path
     files: tuple[str, ...]
 
-    @classmethod
-    def of(cls, source: str | Path, fused: bool = False) -> "Parcel":
-        """Choose the contract, its files and the card; the whole models only with `fused`.
-
-        Raises:
-            UserError: if a file is missing or damaged, the base model is one that others do not
-                have, or the card names no license.
-        """
-        folder = open_folder(source)
-        contract, _ = read_artefact(folder)
-        if not contract.files:
-            raise UserError(f"{folder} is of an older fewstep; fewstep export it first")
-        base = contract.base["id"]
-        if base != "bundled" and not on_the_hub(base):
-            raise UserError(
-                f"{folder} names its base model {base!r}, which is a place on this machine: export "
-                "it with --base and the Hub id of the same model"
-            )
-        check_files(folder, contract)
-        if fused and not any(name.startswith(FUSED) for name in contract.files):
-            raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
-        names = [name for name in contract.files if fused or not name.startswith(FUSED)]
-        names += [CONTRACT_FILE, CARD_FILE]
-        if lost := [name for name in names if not (folder / name).is_file()]:
-            raise missing(folder, lost[0])
-        if not ModelCard.load(folder / CARD_FILE).data.license:
-            raise UserError(
-                "the card names no license: a student inherits that of its base model, which is "
-                "not known here; export with --license, such as creativeml-openrail-m"
-            )
-        return cls(folder, tuple(sorted(names)))
-
     def listing(self) -> str:
         """Return the files with their sizes, one a line, and the sum."""
-        sizes = [(self.folder / name).stat().st_size for name in self.files]
-        lines = [
-            f"{_megabytes(size)}  {name}" for size, name in zip(sizes, self.files, strict=True)
-        ]
-        return "\n".join([*lines, f"{_megabytes(sum(sizes))}  in {len(sizes)} files"])
+        sizes = {name: (self.folder / name).stat().st_size for name in self.files}
+        sizes[f"in {len(sizes)} files"] = sum(sizes.values())
+        return "\n".join(f"{size / 1e6:10.3f} MB  {name}" for name, size in sizes.items())
+
+
+def upload_manifest(source: str | Path, fused: bool = False) -> UploadManifest:
+    """Choose the contract, its files and the card; the whole models only with `fused`.
+
+    Raises:
+        UserError: if a file is missing or damaged, the base model is one that others do not
+            have, or the card names no license.
+    """
+    folder = open_folder(source)
+    contract, _ = read_artefact(folder)
+    if not contract.files:
+        raise UserError(f"{folder} is of an older fewstep; fewstep export it first")
+    base = contract.base["id"]
+    if base != "bundled" and not on_the_hub(base):
+        raise UserError(
+            f"{folder} names its base model {base!r}, which is a place on this machine: export it "
+            "with --base and the Hub id of the same model"
+        )
+    check_files(folder, contract)
+    if fused and not any(name.startswith(FUSED) for name in contract.files):
+        raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
+    names = [name for name in contract.files if fused or not name.startswith(FUSED)]
+    names += [CONTRACT_FILE, CARD_FILE]
+    if lost := [name for name in names if not (folder / name).is_file()]:
+        raise missing(folder, lost[0])
+    if not ModelCard.load(folder / CARD_FILE).data.license:
+        raise UserError(
+            "the card names no license: a student inherits that of its base model, which is not "
+            "known here; export with --license, such as creativeml-openrail-m"
+        )
+    return UploadManifest(folder, tuple(sorted(names)))
 
 
 def check_repo(repo: str) -> None:
-    """Refuse what is no name of a repository.
+    """Refuse a REPO that is not a repository's name, you/name.
 
     Raises:
-        UserError: saying what is one.
+        UserError: saying what such a name looks like.
     """
     try:
         validate_repo_id(repo)
-        is_one = repo.count("/") == 1
     except HFValidationError:
-        is_one = False
-    if not is_one:
+        repo_is_valid = False
+    else:
+        repo_is_valid = repo.count("/") == 1
+    if not repo_is_valid:
         raise UserError(
             f"REPO is {repo!r}; it has to be you/name, of letters, digits and - _ . alone"
         )
 
 
-def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
+def upload(manifest: UploadManifest, repo: str, public: bool = False) -> str:
     """Upload to the model repository `repo`, made private unless `public`; return its address.
 
-    Files that the artefact there has by its contract, and this one has not, are deleted.
+    Files of an artefact that is there already, by its contract, and not in this one are deleted.
     The token is that of the login or of HF_TOKEN.
 
     Raises:
-        UserError: if there is no token, the Hub refuses, or `repo` is public against the wish.
+        UserError: if there is no token, the Hub refuses, or `repo` is public without `public`.
     """
     if not get_token():
         raise UserError("no token for the Hub: log in with hf auth login, or set HF_TOKEN")
@@ -103,9 +101,9 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
             raise UserError(f"{repo} exists and is public; say --public, or choose another name")
         api.upload_folder(
             repo_id=repo,
-            folder_path=parcel.folder,
-            allow_patterns=list(parcel.files),
-            delete_patterns=_left_over(parcel, repo),
+            folder_path=manifest.folder,
+            allow_patterns=list(manifest.files),
+            delete_patterns=_obsolete_files(manifest, repo),
             commit_message="Upload by fewstep push",
         )
     except HTTP_ERRORS as error:
@@ -117,14 +115,10 @@ def upload(parcel: Parcel, repo: str, public: bool = False) -> str:
     return str(address)
 
 
-def _left_over(parcel: Parcel, repo: str) -> list[str] | None:
-    """Return the files of the artefact that `repo` holds now and that are not in the parcel."""
+def _obsolete_files(manifest: UploadManifest, repo: str) -> list[str] | None:
+    """Return the files of the artefact in `repo` that the manifest does not have."""
     try:
-        there = read_contract(Path(hf_hub_download(repo, CONTRACT_FILE)).parent)
+        contract = read_contract(Path(hf_hub_download(repo, CONTRACT_FILE)).parent)
     except (OSError, ValueError):  # there is none
         return None
-    return sorted(there.files.keys() - set(parcel.files)) or None
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:10.3f} MB"
+    return sorted(contract.files.keys() - set(manifest.files)) or None

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
 from fewstep.files import write_file
 from fewstep.student.contract import LORA_FILE
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 Weights = Mapping[str, Tensor]
@@ -44,7 +44,7 @@ def write_diffusers_lora(folder: Path, weights: Weights) -> None:
 def write_peft_lora(folder: Path, weights: Weights) -> None:
     """Write the two files that `PeftModel.from_pretrained(unet, folder)` reads.
 
-    The config holds what PEFT 0.8.2 knows already: it refuses entries that came later.
+    The config has only the entries of PEFT 0.8.2, which refuses later ones.
     """
     config = {
         "bias": "none",
@@ -60,23 +60,17 @@ def write_peft_lora(folder: Path, weights: Weights) -> None:
 
 
 def write_kohya_lora(path: Path, weights: Weights, header: Mapping[str, str]) -> None:
-    """Write the file that ComfyUI, A1111, Forge, InvokeAI and Draw Things read."""
+    """Write the file that ComfyUI, A1111, Forge, InvokeAI and Draw Things read.
+
+    Module `mid_block.attentions.0.proj_in` is called `lora_unet_mid_block_attentions_0_proj_in`.
+    """
     tensors = {}
     for module in modules(weights):
-        name = kohya_name(module)
+        name = f"lora_unet_{module.replace('.', '_')}"
         tensors[f"{name}.lora_down.weight"] = weights[module + A]
         tensors[f"{name}.lora_up.weight"] = weights[module + B]
         tensors[f"{name}.alpha"] = torch.tensor(float(rank(weights)))
     _write(path, tensors, header)
-
-
-def kohya_name(module: str) -> str:
-    """Return kohya's name of a module of the UNet.
-
-    >>> kohya_name("mid_block.attentions.0.proj_in")
-    'lora_unet_mid_block_attentions_0_proj_in'
-    """
-    return f"lora_unet_{module.replace('.', '_')}"
 
 
 def _write(path: Path, tensors: Weights, header: Mapping[str, str] | None = None) -> None:

@@ -6,11 +6,10 @@
 from pathlib import Path
 
 from fewstep.config import to_toml
-from fewstep.export.card import Card
+from fewstep.export.artefact import Artefact, name_from
 from fewstep.export.lora_formats import folded
-from fewstep.export.names import name_from
 from fewstep.export.public import last_preview, without_own_paths, without_paths
-from fewstep.export.write import Artefact
+from fewstep.export.write import write_student
 from fewstep.files import write_folder
 from fewstep.training.contract import contract_of
 from fewstep.training.setup import Workshop, lora_alpha
@@ -30,7 +29,7 @@ def write_artefact(shop: Workshop) -> Path:
         weights=weights,
         network_config=config,
         preview=last_preview(shop.run),
-        card=Card(settings=to_toml(without_own_paths(shop.resolved))),
+        settings=to_toml(without_own_paths(shop.resolved)),
     )
-    write_folder(shop.run / "artefact", artefact.write)
+    write_folder(shop.run / "artefact", lambda folder: write_student(folder, artefact))
     return shop.run / "artefact"

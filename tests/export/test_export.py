@@ -15,8 +15,9 @@ from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.results import Results, Row, save
-from fewstep.export.export import Export, export_artefact
+from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.export.public import without_own_paths, without_paths
+from fewstep.export.write import write_student
 from fewstep.student.contract import LORA_FILE
 from fewstep.student.load import ArtefactError, read_artefact
 from fewstep.student.pipeline import FewStepPipeline
@@ -56,9 +57,9 @@ def test_a_runs_artefact_is_whole_as_training_leaves_it(run):
 
 
 def test_an_export_generates_the_same_image_and_keeps_the_name(run, tmp_path):
-    export_artefact(str(run), tmp_path / "out", Export(license="mit"))
+    export_artefact(str(run), tmp_path / "out", ExportOptions(license="mit"))
     assert np.array_equal(image(run), image(tmp_path / "out"))
-    told = export_artefact(str(tmp_path / "out"), tmp_path / "again", Export())
+    told = export_artefact(str(tmp_path / "out"), tmp_path / "again", ExportOptions())
     assert "4 steps, CFG 1" in told
     for name in ("fewstep-my-run.safetensors", "fewstep-my-run.png"):
         assert (tmp_path / "again" / name).exists()
@@ -67,7 +68,7 @@ def test_an_export_generates_the_same_image_and_keeps_the_name(run, tmp_path):
 
 
 def test_half_precision_halves_the_file_and_keeps_the_image(run, tmp_path):
-    export_artefact(str(run), tmp_path / "half", Export(precision="fp16"))
+    export_artefact(str(run), tmp_path / "half", ExportOptions(precision="fp16"))
     weights = load_file(tmp_path / "half" / LORA_FILE)
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
     difference = np.abs(image(run).astype(int) - image(tmp_path / "half"))
@@ -76,7 +77,7 @@ def test_half_precision_halves_the_file_and_keeps_the_image(run, tmp_path):
 
 def test_a_base_of_another_name_is_looked_at_before_it_is_named(run, tmp_path):
     same = save_tiny_pipeline(tmp_path / "same")
-    export_artefact(str(run), tmp_path / "out", Export(base=str(same)))
+    export_artefact(str(run), tmp_path / "out", ExportOptions(base=str(same)))
     assert read_artefact(tmp_path / "out")[0].base["id"] == str(same)
     name = "unet/diffusion_pytorch_model.safetensors"
     weights = load_file(same / name)
@@ -84,17 +85,17 @@ def test_a_base_of_another_name_is_looked_at_before_it_is_named(run, tmp_path):
 
     save_file({n: w + 0.01 for n, w in weights.items()}, same / name, {"format": "pt"})
     with pytest.raises(ArtefactError, match="was distilled from other weights"):
-        export_artefact(str(run), tmp_path / "wrong", Export(base=str(same)))
+        export_artefact(str(run), tmp_path / "wrong", ExportOptions(base=str(same)))
     assert not (tmp_path / "wrong").exists()
 
 
 def test_another_name_of_the_base_model_takes_nothing_of_the_old_one(tmp_path, monkeypatch):
     contract = tiny_contract()
     old = {**contract.base, "revision": "0ld", "variant": "fp16", "config": "/disk/me/sd21"}
-    tiny_student(replace(contract, base=old)).write(tmp_path / "artefact")
+    write_student(tmp_path / "artefact", tiny_student(replace(contract, base=old)))
     pinned = replace(tiny_family(), revision="c0ffee")
     monkeypatch.setattr("fewstep.export.export.load_base", lambda *_: pinned)
-    export_artefact(str(tmp_path / "artefact"), tmp_path / "out", Export(base="me/model"))
+    export_artefact(str(tmp_path / "artefact"), tmp_path / "out", ExportOptions(base="me/model"))
     assert read_artefact(tmp_path / "out")[0].base == contract.base | {
         "id": "me/model", "revision": "c0ffee", "variant": None, "config": None
     }  # fmt: skip
@@ -104,7 +105,7 @@ def test_a_damaged_file_is_not_exported(tmp_path):
     folder = tiny_artefact(tmp_path / "artefact")
     (folder / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(ArtefactError, match=r"is not the file that fewstep\.json was written for"):
-        export_artefact(str(folder), tmp_path / "out", Export())
+        export_artefact(str(folder), tmp_path / "out", ExportOptions())
 
 
 def test_the_settings_of_the_card_name_no_place_and_no_prompt():
@@ -141,7 +142,7 @@ def test_the_license_is_that_of_the_base_models_card(tmp_path):
     base = save_tiny_pipeline(tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A model\n")
     tiny_artefact(tmp_path / "artefact", base=base)
-    export_artefact(str(tmp_path / "artefact"), tmp_path / "out", Export())
+    export_artefact(str(tmp_path / "artefact"), tmp_path / "out", ExportOptions())
     assert "license: creativeml-openrail-m" in (tmp_path / "out" / "README.md").read_text()
     header = (tmp_path / "out" / "tiny-student.safetensors").read_bytes()[:4000]
     assert b'"modelspec.license":"creativeml-openrail-m"' in header
@@ -155,7 +156,7 @@ def test_the_card_shows_the_measured_numbers_of_this_student_and_its_teacher(run
     rows = (row("teacher", "teacher", None, 3.0), row("mine", "multi-boundary-cd", 0, 1.25),
             row("other", "multi-boundary-cd", 7, 9.75), row("ct", "ct", 0, 8.5))  # fmt: skip
     save(Results("bundled", "fewstep evaluate x", "c", "m", rows), tmp_path / "results.json")
-    export_artefact(str(run), tmp_path / "out", Export(results=tmp_path / "results.json"))
+    export_artefact(str(run), tmp_path / "out", ExportOptions(results=tmp_path / "results.json"))
     text = (tmp_path / "out" / "README.md").read_text()
     assert "1.25 [1.15 to 1.35], n 500" in text
     assert "3.00" in text
@@ -163,7 +164,9 @@ def test_the_card_shows_the_measured_numbers_of_this_student_and_its_teacher(run
     assert "8.5" not in text
     save(Results("bundled", "x", "c", "m", rows[:1]), tmp_path / "results.json")
     with pytest.raises(UserError, match="has no row of a multi-boundary-cd student of seed 0"):
-        export_artefact(str(run), tmp_path / "out", Export(results=tmp_path / "results.json"))
+        export_artefact(
+            str(run), tmp_path / "out", ExportOptions(results=tmp_path / "results.json")
+        )
 
 
 def test_the_guidance_free_recipe_trains_a_student_that_takes_guidance(tmp_path):
@@ -181,15 +184,15 @@ def test_the_guidance_free_recipe_trains_a_student_that_takes_guidance(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
-        (Export(precision="fp8"), "--precision is 'fp8'; use fp32, fp16, bf16"),
-        (Export(name="my-scheduler"), "--name is 'my-scheduler'"),
+        (ExportOptions(precision="fp8"), "--precision is 'fp8'; use fp32, fp16, bf16"),
+        (ExportOptions(name="my-scheduler"), "--name is 'my-scheduler'"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_and_writes_nothing(run, tmp_path, wish, message):
+def test_a_wrong_option_is_refused_and_writes_nothing(run, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        export_artefact(str(run), tmp_path / "out", wish)
+        export_artefact(str(run), tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 
 
@@ -197,31 +200,31 @@ def test_a_folder_that_holds_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to-grandma.txt").write_text("dear")
     with pytest.raises(UserError, match=r"holds to-grandma.txt, which is no part of an artefact"):
-        export_artefact(str(run), tmp_path / "letters", Export())
+        export_artefact(str(run), tmp_path / "letters", ExportOptions())
     assert [p.name for p in (tmp_path / "letters").iterdir()] == ["to-grandma.txt"]
 
 
 def test_an_export_is_replaced_unless_somebody_put_something_beside_it(run, tmp_path):
     for _ in range(2):
-        export_artefact(str(run), tmp_path / "out", Export())
+        export_artefact(str(run), tmp_path / "out", ExportOptions())
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds notes.txt"):
-        export_artefact(str(run), tmp_path / "out", Export())
+        export_artefact(str(run), tmp_path / "out", ExportOptions())
     assert (tmp_path / "out" / "notes.txt").exists()
 
 
 def test_what_somebody_put_among_the_whole_models_is_not_lost(tmp_path):
     source = tiny_artefact(tmp_path / "source")
     for _ in range(2):
-        export_artefact(str(source), tmp_path / "out", Export(fused=True))
+        export_artefact(str(source), tmp_path / "out", ExportOptions(fused=True))
     (tmp_path / "out" / "fused" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds fused/notes.txt, which is no part of an artefact"):
-        export_artefact(str(source), tmp_path / "out", Export(fused=True))
+        export_artefact(str(source), tmp_path / "out", ExportOptions(fused=True))
 
 
 def test_an_export_under_another_name_replaces_the_files_of_the_old_one(run, tmp_path):
     for name in ("first", "second"):
-        export_artefact(str(run), tmp_path / "out", Export(name=name))
+        export_artefact(str(run), tmp_path / "out", ExportOptions(name=name))
     assert [path.name for path in (tmp_path / "out").glob("*first*")] == []
     assert (tmp_path / "out" / "second.safetensors").exists()
 
@@ -229,7 +232,7 @@ def test_an_export_under_another_name_replaces_the_files_of_the_old_one(run, tmp
 def test_a_whole_network_is_exported_without_lora_files(tmp_path):
     config = replace(tiny_config(steps=1), adapter=None)
     distill_run(config, tmp_path / "full")
-    export_artefact(str(tmp_path / "full"), tmp_path / "out", Export(checkpoint=True))
+    export_artefact(str(tmp_path / "full"), tmp_path / "out", ExportOptions(checkpoint=True))
     assert (tmp_path / "out" / "fused" / "fewstep-full-fused.safetensors").exists()
     shutil.rmtree(tmp_path / "out" / "fused")
     names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}

@@ -9,7 +9,8 @@ from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fewstep.export.lora_formats import PEFT_CONFIG, PEFT_FILE, folded, modules
+from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
+from fewstep.export.lora_formats import folded, modules
 from fewstep.models.adapters import PRESETS, merge_lora
 from fewstep.models.ldm import renamed, unet_names
 from fewstep.student.contract import LORA_FILE

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.diffusion.random import Draw
 from fewstep.evaluation.evaluate import evaluate_sources
-from fewstep.export.export import Export, export_artefact
+from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.base import ModelError
 from fewstep.models.ldm import renamed, text_weights, unet_names, vae_names
 from fewstep.models.loading import load_model, load_skeleton
@@ -29,7 +29,7 @@ PROMPTS = ["a red heart", "two stars"]
 def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fused")
     source = tiny_artefact(folder / "source", request.param)
-    export_artefact(str(source), folder / "out", Export(fused=True, checkpoint=True))
+    export_artefact(str(source), folder / "out", ExportOptions(fused=True, checkpoint=True))
     return folder / "out"
 
 

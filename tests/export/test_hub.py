@@ -10,9 +10,10 @@ from huggingface_hub import _snapshot_download, constants, file_download, hf_api
 from huggingface_hub.utils import _http
 
 from fewstep.errors import UserError
-from fewstep.export.export import Export, export_artefact, push_artefact
-from fewstep.export.hub import Parcel, upload
-from fewstep.export.lora_formats import PEFT_FILE
+from fewstep.export.artefact import PEFT_FILE
+from fewstep.export.export import ExportOptions, export_artefact, push_artefact
+from fewstep.export.hub import upload, upload_manifest
+from fewstep.export.write import write_student
 from fewstep.models.adapters import merge_lora
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE
 from fewstep.student.load import ArtefactError, read_artefact, read_contract
@@ -113,7 +114,7 @@ def test_a_damaged_file_is_not_sent(hub, artefact, name):
 
 def test_whole_models_go_when_they_are_asked_for_and_nothing_beside_them(hub, tmp_path):
     source = tiny_artefact(tmp_path / "source")
-    export_artefact(str(source), tmp_path / "out", Export(license="mit", fused=True))
+    export_artefact(str(source), tmp_path / "out", ExportOptions(license="mit", fused=True))
     contract = replace(read_contract(tmp_path / "out"), base={"id": "a/model", "fingerprint": "0f"})
     (tmp_path / "out" / CONTRACT_FILE).write_text(contract.to_json())
     (tmp_path / "out" / "fused" / "notes.txt").write_text("mine")
@@ -128,14 +129,14 @@ def test_under_another_name_the_old_files_go_and_those_of_others_stay(hub, artef
     push(artefact)
     hub.repos[REPO]["files"]["notes.txt"] = b"mine"
     renamed = replace(tiny_student(tiny_contract(base="me/tiny-model")), name="second")
-    renamed.write(folder := artefact.parent / "second")
+    write_student(folder := artefact.parent / "second", renamed)
     push(folder)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert hub.repos[REPO]["files"].keys() == {*names, "notes.txt"}
 
 
 def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
-    upload(Parcel.of(artefact), REPO)
+    upload(upload_manifest(artefact), REPO)
     assert is_artefact(REPO)
     contract, weights = read_artefact(REPO)
     assert contract == read_artefact(artefact)[0]
@@ -155,26 +156,26 @@ def test_one_that_is_not_there_is_refused(hub):
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, artefact):
-    parcel = Parcel.of(artefact)
-    upload(parcel, REPO, public=True)
+    manifest = upload_manifest(artefact)
+    upload(manifest, REPO, public=True)
     assert not hub.repos[REPO]["private"]
     with pytest.raises(UserError, match="exists and is public; say --public"):
-        upload(parcel, REPO)
+        upload(manifest, REPO)
     hub.repos[REPO]["files"].clear()
-    upload(parcel, REPO, public=True)
+    upload(manifest, REPO, public=True)
     assert CONTRACT_FILE in hub.repos[REPO]["files"]
 
 
 def test_without_a_token_or_with_a_wrong_one_nothing_is_sent(hub, artefact, monkeypatch):
-    parcel = Parcel.of(artefact)
+    manifest = upload_manifest(artefact)
     monkeypatch.setenv("HF_TOKEN", "a-wrong-one")
     with pytest.raises(UserError, match="did not take me/tiny-student") as error:
-        upload(parcel, REPO)
+        upload(manifest, REPO)
     assert "a-wrong-one" not in str(error.value)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("fewstep.export.hub.get_token", lambda: None)
     with pytest.raises(UserError, match="no token for the Hub: log in with hf auth login"):
-        upload(parcel, REPO)
+        upload(manifest, REPO)
     assert not hub.repos
 
 
@@ -182,7 +183,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(hub, artefact, monkeypatch):
     for module in (constants, hf_api):
         monkeypatch.setattr(module, "ENDPOINT", "http://127.0.0.1:9", raising=False)
     with pytest.raises(UserError, match=r"did not take me/tiny-student .*the network"):
-        upload(Parcel.of(artefact), REPO)
+        upload(upload_manifest(artefact), REPO)
 
 
 def test_what_others_could_not_use_is_refused(tmp_path, monkeypatch):
@@ -191,9 +192,11 @@ def test_what_others_could_not_use_is_refused(tmp_path, monkeypatch):
     for i, base in enumerate((tiny_pipeline(), "models/sd15", "a/sd15.safetensors", "a\\b/c")):
         local = tiny_artefact(tmp_path / str(i), base=base)
         with pytest.raises(UserError, match="a place on this machine: export it with --base"):
-            Parcel.of(local)
-    tiny_student(tiny_contract(base="a/model"), license=None).write(tmp_path / "unlicensed")
+            upload_manifest(local)
+    write_student(
+        tmp_path / "unlicensed", tiny_student(tiny_contract(base="a/model"), license=None)
+    )
     with pytest.raises(UserError, match=r"the card names no license.*--license"):
-        Parcel.of(tmp_path / "unlicensed")
+        upload_manifest(tmp_path / "unlicensed")
     with pytest.raises(UserError, match="has no fused/; export with --fused"):
-        Parcel.of(tiny_artefact(tmp_path / "lora", base="a/model"), fused=True)
+        upload_manifest(tiny_artefact(tmp_path / "lora", base="a/model"), fused=True)

@@ -11,15 +11,15 @@ from diffusers import EulerDiscreteScheduler
 from safetensors import safe_open
 
 from fewstep.errors import UserError
-from fewstep.export.card import Card, Figures, write_card
+from fewstep.export.artefact import Artefact, Measurement, check_name, name_from, name_of
+from fewstep.export.card import write_card
 from fewstep.export.comfyui import workflow
-from fewstep.export.metadata import Header
-from fewstep.export.names import check_name, name_from, name_of
-from fewstep.export.recipes import recipes
+from fewstep.export.metadata import kohya_header, modelspec, sidecar
+from fewstep.export.sampling_guides import sampling_guides
 from fewstep.methods import METHODS
 from fewstep.student.contract import Contract
 from fewstep.student.other_programs import comfyui_starts
-from tests.artefacts import tiny_artefact, tiny_contract, tiny_student
+from tests.artefacts import tiny_artefact, tiny_contract
 from tools.use_it_in import ROOT, pages
 
 
@@ -41,17 +41,17 @@ def test_comfyui_starts_where_its_code_says(method, settings, starts):
     assert comfyui_starts(tiny_contract(method, **settings), len(starts)) == starts
 
 
-def told_of(contract, program):
-    return next(r for r in recipes(contract, "a-student") if r.program == program)
+def guide_of(contract, program):
+    return next(r for r in sampling_guides(contract, "a-student") if r.program == program)
 
 
-def test_the_recipes_follow_the_contract():
+def test_the_guides_follow_the_contract():
     four, three = tiny_contract(), tiny_contract(num_segments=3, num_solver_steps=39)
-    assert told_of(four, "ComfyUI").result == told_of(four, "diffusers alone").result == "exact"
-    assert told_of(three, "ComfyUI").result == "near: starts at 999, 666, 333"
-    assert told_of(three, "diffusers alone").result.startswith("near")
-    assert "3 steps" in told_of(three, "A1111, Forge").settings
-    cd = told_of(tiny_contract("cd", num_solver_steps=50), "diffusers alone")
+    assert guide_of(four, "ComfyUI").result == guide_of(four, "diffusers alone").result == "exact"
+    assert guide_of(three, "ComfyUI").result == "near: starts at 999, 666, 333"
+    assert guide_of(three, "diffusers alone").result.startswith("near")
+    assert "3 steps" in guide_of(three, "A1111, Forge").settings
+    cd = guide_of(tiny_contract("cd", num_solver_steps=50), "diffusers alone")
     assert "original_inference_steps=50" in cd.settings
 
 
@@ -61,12 +61,12 @@ def test_the_recipes_follow_the_contract():
 )
 def test_programs_are_told_timesteps_that_are_not_even(method, scheduler):
     contract = tiny_contract(method, num_solver_steps=16, spacing="quadratic")
-    stock = told_of(contract, "diffusers alone")
+    stock = guide_of(contract, "diffusers alone")
     assert scheduler in stock.settings
     assert "timesteps=[999, 561, 249, 61]" in stock.settings
     assert stock.result == "exact"
-    assert told_of(contract, "ComfyUI").result == "exact"
-    assert told_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
+    assert guide_of(contract, "ComfyUI").result == "exact"
+    assert guide_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
     told = EulerDiscreteScheduler.from_config(contract.schedule.config)
@@ -93,12 +93,12 @@ def test_comfyui_is_told_what_the_network_predicts(config, method, scheduler, no
     contract = Contract.of(method, METHODS[method](), 8.0, config | scheduler)
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     assert nodes.get("ModelSamplingDiscrete", {}).get("widgets_values") == node
-    recipe = told_of(contract, "ComfyUI")
-    assert recipe.result == result
-    assert ("`zsnr` on" in recipe.settings) == (scheduler == ZERO_SNR)
+    guide = guide_of(contract, "ComfyUI")
+    assert guide.result == result
+    assert ("`zsnr` on" in guide.settings) == (scheduler == ZERO_SNR)
     if scheduler == ZERO_SNR:
-        assert told_of(contract, "A1111, Forge").result == "not measured"
-        assert told_of(contract, "diffusers alone").result == "exact"
+        assert guide_of(contract, "A1111, Forge").result == "not measured"
+        assert guide_of(contract, "diffusers alone").result == "exact"
 
 
 INPUTS = {
@@ -150,9 +150,10 @@ def front_matter(text):
 
 
 def test_the_card_says_what_the_student_is():
-    figures = Figures("multi-boundary-cd", 4, {"Fréchet distance": "1.2 [1.1 to 1.3], n 500"})
-    card = Card(license="mit", preview="a.png", settings="[method]\nname = 1", figures=(figures,))
-    text = write_card(tiny_contract(base="me/model"), "a-student", card)
+    row = Measurement("multi-boundary-cd", 4, {"Fréchet distance": "1.2 [1.1 to 1.3], n 500"})
+    student = Artefact("a", tiny_contract(base="me/model"), {}, preview=b"PNG", license="mit",
+                       settings="[method]\nname = 1", measurements=(row,))  # fmt: skip
+    text = write_card(student)
     front = front_matter(text)
     assert (front["base_model"], front["base_model_relation"]) == ("me/model", "adapter")
     assert (front["license"], front["library_name"]) == ("mit", "diffusers")
@@ -164,12 +165,14 @@ def test_the_card_says_what_the_student_is():
 
 
 def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
-    text = write_card(tiny_contract(base="/disk/me/models/mine"), "a-student", Card())
+    text = write_card(Artefact("a-student", tiny_contract(base="/disk/me/models/mine"), {}))
     assert not {"base_model", "license"} & front_matter(text).keys()
     assert text.count("mine") == 3
     assert "/disk/me" not in text
     assert "It was not measured" in text
-    trained_from_data = write_card(tiny_contract("ct", guidance_scale=1.0), "a-student", Card())
+    trained_from_data = write_card(
+        Artefact("a-student", tiny_contract("ct", guidance_scale=1.0), {})
+    )
     assert "imitates the base model *without* guidance" in trained_from_data
 
 
@@ -206,12 +209,12 @@ def test_the_header_says_which_stable_diffusion_it_is_for(config, width, predict
         f"{name}.lora_B.weight": torch.ones(8, 2),
     }
     contract = Contract.of("cd", METHODS["cd"](), 8.0, config | {"prediction_type": prediction})
-    header = Header("a-student", contract, lora)
+    student = Artefact("a-student", contract, lora)
     names = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
-    version = json.loads(header.sidecar())["sd version"]
-    assert (*(header.kohya()[name] for name in names), version) == told
-    unet = Header("a-student", contract, {f"{name}.weight": torch.ones(8, width)})
-    assert unet.modelspec()["modelspec.architecture"] == told[2].removesuffix("/lora")
+    version = json.loads(sidecar(student))["sd version"]
+    assert (*(kohya_header(student)[name] for name in names), version) == told
+    unet = Artefact("a-student", contract, {f"{name}.weight": torch.ones(8, width)})
+    assert modelspec(unet)["modelspec.architecture"] == told[2].removesuffix("/lora")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_a_name_that_is_taken_or_misread_is_refused(name):
     with pytest.raises(UserError, match="--name is"):
         check_name(name)
     with pytest.raises(UserError, match="--name is"):
-        type(tiny_student())(name, tiny_contract(), {})
+        Artefact(name, tiny_contract(), {})
 
 
 @pytest.mark.parametrize("run", ["lcm", "optimizer", "прогон", "my-run", "lclcmm", "a/b.c"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewstep.export.write import digests
+from fewstep.export.write import checksums, write_student
 from fewstep.files import write_file
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.load import ArtefactError, load_base, read_artefact, student_network
@@ -53,7 +53,7 @@ def test_a_whole_one_is_read(whole):
     assert weights.keys() == mine.keys()
     assert all(torch.equal(weights[name], mine[name]) for name in mine)
     assert contract.files == {
-        name: digest for name, digest in digests(whole).items()
+        name: digest for name, digest in checksums(whole).items()
         if name not in (CONTRACT_FILE, "README.md")
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_a_whole_network_that_is_not_whole_is_refused(tmp_path, damage):
     contract = replace(tiny_contract(), adapter={"preset": "full"})
     network = tiny_family().network.to(memory_format=torch.contiguous_format)
     student = tiny_student(contract, dict(network.state_dict()))
-    replace(student, network_config=network.config).write(tmp_path / "full")
+    write_student(tmp_path / "full", replace(student, network_config=network.config))
     assert read_artefact(tmp_path / "full")[1].keys() == network.state_dict().keys()
     with pytest.raises(ArtefactError, match="the student's network is not whole"):
         student_network(tiny_family(), contract, damage(network.state_dict()))
@@ -166,7 +166,7 @@ def test_a_pickle_in_the_clothes_of_safetensors_is_not_run(folder, tmp_path):
             return (open, (str(tmp_path / "sprung"), "w"))
 
     (folder / LORA_FILE).write_bytes(pickle.dumps(Trap()))
-    rewrite(folder, files={LORA_FILE: digests(folder)[LORA_FILE]})
+    rewrite(folder, files={LORA_FILE: checksums(folder)[LORA_FILE]})
     assert "no whole safetensors file" in refusal(folder)
     assert not (tmp_path / "sprung").exists()
 
