@@ -12,11 +12,15 @@ from rich.progress import Progress
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.verify.effort import FULL, QUICK, Effort, Track
-from fewstep.verify.mismatch import measure_mismatch
+from fewstep.verify.measurements import (
+    measure_bias,
+    measure_flow,
+    measure_mismatch,
+    measure_solvers,
+)
 from fewstep.verify.network_error import measure_networks
-from fewstep.verify.objective_bias import measure_bias
-from fewstep.verify.predictions import judge
-from fewstep.verify.solver_error import measure_flow, measure_solvers
+from fewstep.verify.plot import plot
+from fewstep.verify.predictions import check_predictions
 from fewstep.verify.tables import TABLES, rich_table
 
 
@@ -28,7 +32,7 @@ def verify(quick: bool = False, out: Path | None = None) -> dict[str, Any]:
     for table in TABLES.values():
         console.print(rich_table(table(results)))
     if quick:
-        console.print("A quick run trains its networks too little for what is predicted of them.")
+        console.print("Predictions about networks need the full run: --quick trains too little.")
     if out is not None:
         save(results, out)
         console.print(f"wrote {out / 'verify.json'} and {out / 'verify.png'}")
@@ -36,7 +40,7 @@ def verify(quick: bool = False, out: Path | None = None) -> dict[str, Any]:
 
 
 def measure(effort: Effort, track: Track) -> dict[str, Any]:
-    """Return all results, on one thread: networks this small only wait for each other on two."""
+    """Return all results, on one thread: a second one only slows networks this small down."""
     threads, started = torch.get_num_threads(), time.process_time()
     torch.set_num_threads(1)
     try:
@@ -53,14 +57,12 @@ def measure(effort: Effort, track: Track) -> dict[str, Any]:
         }
     finally:
         torch.set_num_threads(threads)
-    results["predictions"] = judge(results)
+    results["predictions"] = check_predictions(results)
     results["cpu_seconds"] = round(time.process_time() - started)
     return results
 
 
 def save(results: dict[str, Any], out: Path) -> None:
     """Write the results and the plot."""
-    from fewstep.verify.plot import plot  # matplotlib loads only here
-
     write_file(out / "verify.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     plot(results, out / "verify.png")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from fewstep.diffusion.prediction import Prediction
@@ -30,7 +30,11 @@ class Mixture:
     def __post_init__(self) -> None:
         for name in ("deviations", "weights"):
             if not (getattr(self, name) > 0).all():
-                raise ValueError(f"every one of the mixture's {name} has to be above 0")
+                raise ValueError(f"all {name} of a mixture must be above 0")
+
+    @property
+    def dim(self) -> int:
+        return self.means.shape[1]
 
     @property
     def num_classes(self) -> int:
@@ -38,13 +42,13 @@ class Mixture:
 
     @property
     def unconditional(self) -> Conditioning:
-        """The conditioning, of one row, that leaves the class open."""
+        """One row of conditioning that leaves the class open."""
         return {"label": torch.tensor([self.num_classes])}
 
     @property
     def rms(self) -> float:
         """The root of the mean squared norm of the data."""
-        squares = self.means.square().sum(1) + self.means.shape[1] * self.deviations.square()
+        squares = self.means.square().sum(1) + self.dim * self.deviations.square()
         return float((self.weights * squares).sum() / self.weights.sum()) ** 0.5
 
     @cached_property
@@ -57,7 +61,7 @@ class Mixture:
     def sample(self, label: Int[Tensor, " batch"], generator: torch.Generator) -> Latents:
         """Draw one point for each label."""
         component = torch.multinomial(self.log_weights[label].exp(), 1, generator=generator)[:, 0]
-        noise = torch.randn(len(label), self.means.shape[1], generator=generator).double()
+        noise = torch.randn(len(label), self.dim, generator=generator).double()
         return self.means[component] + self.deviations[component, None] * noise
 
 
@@ -80,22 +84,12 @@ class MixtureDenoiser:
 
         offset = x[:, None] - alpha[:, None] * means
         variance = (alpha * deviations).square() + sigma.square()
+        distance = offset.square().sum(2) / variance + x.shape[1] * variance.log()
         log_weights = self.mixture.log_weights.to(x)[cond["label"]]
-        share = _responsibilities(log_weights, offset, variance)
+        responsibility = (log_weights - distance / 2).softmax(1)
 
-        pull = share / variance
+        pull = responsibility / variance
         eps = sigma * torch.einsum("bk,bkd->bd", pull, offset)
         spread = alpha * deviations.square() * pull
-        x_0 = share @ means + torch.einsum("bk,bkd->bd", spread, offset)
+        x_0 = responsibility @ means + torch.einsum("bk,bkd->bd", spread, offset)
         return Prediction(x_0.reshape(x_t.shape), eps.reshape(x_t.shape), self.schedule)
-
-
-def _responsibilities(
-    log_weights: Float[Tensor, "batch components"],
-    offset: Float[Tensor, "batch components dim"],
-    variance: Float[Tensor, "batch components"],
-) -> Float[Tensor, "batch components"]:
-    """Return how likely each component is to have made the point at `offset` from its centre."""
-    dim = offset.shape[2]
-    distance = offset.square().sum(2) / variance + dim * variance.log()
-    return (log_weights - distance / 2).softmax(1)

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fewstep.verify.checks import Results
+from fewstep.verify.predictions import Results
 
 INK, MUTED = "#22303c", "#8a97a3"
 BLUE, RED, GREEN, VIOLET, OCHRE = "#2f6fb0", "#c8483c", "#2f8f6b", "#7a5aa6", "#c98a1b"
-METHODS = {
+METHOD_STYLES = {
     "teacher": ("DDIM, undistilled", MUTED),
     "cd": ("CD", BLUE),
     "multi-boundary-cd": ("multi-boundary CD", GREEN),
@@ -21,14 +21,11 @@ METHODS = {
 
 def plot(results: Results, path: Path) -> None:
     """Draw the four panels and save them as one PNG."""
-    spacious = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-    figure = Figure(figsize=(12.5, 9.8), dpi=150, layout=spacious)
-    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
-    solver_panel(top_left, results)
-    bias_panel(top_right, results)
-    mismatch_panel(low_left, results)
-    network_panel(low_right, results)
-    for axes in figure.axes:
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+    figure = Figure(figsize=(12.5, 9.8), dpi=150, layout=layout)
+    panels = (solver_panel, bias_panel, mismatch_panel, network_panel)
+    for draw, axes in zip(panels, figure.subplots(2, 2).flat, strict=True):
+        draw(axes, results)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
         axes.title.set(fontsize=11.5, fontweight="bold", color=INK)
@@ -36,15 +33,14 @@ def plot(results: Results, path: Path) -> None:
 
 
 def solver_panel(axes: Axes, results: Results) -> None:
-    """Errors against steps, on logarithmic axes, with the slopes in words."""
+    """Errors against steps, on logarithmic axes, with the slopes in the legend."""
     colours = {"ddim": BLUE, "heun": RED}
-    for end, style, place in (("boundary", "-", "to t = 249"), ("clean", "--", "to clean data")):
+    for end, style, title in (("boundary", "-", "to t = 249"), ("clean", "--", "to clean data")):
         for solver, found in results["solvers"][end].items():
-            label = f"{solver} {place}: order {found['order']:.2f}"
+            label, colour = f"{solver} {title}: order {found['order']:.2f}", colours.get(solver)
             axes.loglog(
-                found["steps"], found["error"], style, marker="o", ms=4,
-                color=colours[solver], label=label,
-            )  # fmt: skip
+                found["steps"], found["error"], style, marker="o", ms=4, color=colour, label=label
+            )
     steps = results["solvers"]["clean"]["ddim"]["steps"]
     axes.set_xticks(steps, [str(n) for n in steps])
     axes.minorticks_off()
@@ -54,16 +50,14 @@ def solver_panel(axes: Axes, results: Results) -> None:
 
 def bias_panel(axes: Axes, results: Results) -> None:
     """Errors of the fixed points against the solver's steps."""
+    steps, errors = results["bias"]["steps"], results["bias"]["karras"]
     colours = [BLUE, RED, OCHRE, VIOLET, GREEN, GREEN, MUTED]
-    for (name, errors), colour in zip(results["bias"]["karras"].items(), colours, strict=True):
+    for (name, values), colour in zip(errors.items(), colours, strict=True):
         style = "--" if "four" in name else "-"
-        axes.plot(
-            results["bias"]["steps"], errors, style, marker="o", ms=4, color=colour, label=name
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(results["bias"]["steps"], [str(n) for n in results["bias"]["steps"]])
+        axes.semilogx(steps, values, style, marker="o", ms=4, color=colour, label=name)
+    axes.set_xticks(steps, [str(n) for n in steps])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.75 * max(max(e) for e in results["bias"]["karras"].values()))
+    axes.set_ylim(0, 1.75 * max(map(max, errors.values())))
     axes.set(title="Bias of the objective", xlabel="solver steps N", ylabel="RMS error, 1-D")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
@@ -81,10 +75,10 @@ def mismatch_panel(axes: Axes, results: Results) -> None:
 
 
 def network_panel(axes: Axes, results: Results) -> None:
-    """The learned students beside DDIM with as many calls, with 95 % intervals."""
+    """The learned students beside DDIM at the same NFE, with 95 % intervals."""
     groups = [(1, 1.0), (1, 3.0), (4, 1.0), (4, 3.0)]
-    labelled: set[str] = set()
-    for place, group in enumerate(groups):
+    labels = dict(METHOD_STYLES)
+    for x, group in enumerate(groups):
         rows = [
             row
             for row in results["networks"]
@@ -92,14 +86,13 @@ def network_panel(axes: Axes, results: Results) -> None:
             and (row["world"], row["sampler"]) == ("plane", "deterministic")
         ]
         for i, row in enumerate(rows):
-            name, colour = METHODS[row["method"]]
+            label, _ = labels.pop(row["method"], (None, None))
             value = row["same_noise"]
             reach = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
             axes.bar(
-                place + (i - (len(rows) - 1) / 2) * 0.25, value["value"], 0.22, yerr=reach,
-                color=colour, capsize=3, ecolor=INK, label=None if name in labelled else name,
+                x + (i - (len(rows) - 1) / 2) * 0.25, value["value"], 0.22, yerr=reach,
+                color=METHOD_STYLES[row["method"]][1], capsize=3, ecolor=INK, label=label,
             )  # fmt: skip
-            labelled.add(name)
     names = [f"calls: {calls}\nguidance: {scale:g}" for calls, scale in groups]
     axes.set_xticks(range(len(groups)), names)
     axes.set(title="Error of learned networks", ylabel="RMS error / RMS of the data")

@@ -1,112 +1,183 @@
-"""What theory lets us expect of the bench, written down before its full run."""
+"""What theory lets us expect of the bench, written down before its full run, and the checks."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewstep.verify.checks import (
-    Check,
-    Results,
-    cd_converges,
-    closer_in_energy,
-    halves_ddim,
-    lands_at_the_fixed_point,
-    matched_is_exact,
-    mismatch_rises,
-    noise_is_thrown_away,
-    order_within,
-    segments_halve_the_bias,
-    segments_help_pseudo_huber,
-    segments_help_training,
-    small_c_never_converges,
-)
+import numpy as np
+
+Results = Mapping[str, Any]
+Outcome = tuple[str, bool]
+"""What was measured, as text, and whether it is as predicted."""
+
+Check = Callable[[Results], Outcome]
+Row = tuple[str, int]
+"""The method and the NFE of the learned networks, or of their teacher."""
+
+CD_1, CD_4, MULTI_BOUNDARY_CD = ("cd", 1), ("cd", 4), ("multi-boundary-cd", 4)
+CT, MULTI_BOUNDARY_CT = ("ct", 1), ("multi-boundary-ct", 4)
+DDIM_1, DDIM_4 = ("teacher", 1), ("teacher", 4)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A claim and its check; `reason` was added afterwards, where the full run refuted it."""
+def network_row(
+    results: Results, method: str, nfe: int, world: str = "plane", guidance_scale: float = 1
+) -> dict:
+    """Return the one row of the learned networks, or of their teacher, with these settings."""
+    wanted = (world, guidance_scale, method, nfe)
+    names = ("world", "guidance_scale", "method", "calls")
+    (found,) = [r for r in results["networks"] if tuple(r[name] for name in names) == wanted]
+    return found
 
-    claim: str
-    check: Check
-    reason: str = ""
+
+def plus_minus(interval: Mapping[str, float]) -> str:
+    """Write an interval as its middle and reach."""
+    return f"{interval['value']:.3f} ± {interval['high'] - interval['value']:.3f}"
 
 
-PREDICTIONS = (
-    Prediction(
-        "DDIM's order is 1.0 ± 0.15 down to t = 249", order_within("boundary", "ddim", 0.85, 1.15)
-    ),
-    Prediction(
-        "Heun's order is 2.0 ± 0.25 down to t = 249", order_within("boundary", "heun", 1.75, 2.25)
-    ),
-    Prediction(
+def compare(ours: Mapping[str, float], theirs: Mapping[str, float], factor: float = 1) -> Outcome:
+    """Hold if the whole interval of one value is below `factor` times the other's."""
+    measured = f"{plus_minus(ours)} against {plus_minus(theirs)}"
+    return measured, ours["high"] < factor * theirs["low"]
+
+
+def closer(
+    one: Row, other: Row, distance: str = "same_noise", factor: float = 1, **where: Any
+) -> Check:
+    """Compare a distance of two rows."""
+    return lambda results: compare(
+        *(network_row(results, *row, **where)[distance] for row in (one, other)), factor
+    )
+
+
+def learns_fixed_point(row: Row) -> Check:
+    """Compare a network's distance to the objective's fixed point with that to the truth."""
+
+    def check(results: Results) -> Outcome:
+        found = network_row(results, *row, world="line")
+        return compare(found["network"], found["same_noise"])
+
+    return check
+
+
+def order_within(end: str, solver: str, low: float, high: float) -> Check:
+    def check(results: Results) -> Outcome:
+        order = results["solvers"][end][solver]["order"]
+        return f"{order:.2f}", low <= order <= high
+
+    return check
+
+
+def cd_converges(results: Results) -> Outcome:
+    steps, errors = results["bias"]["steps"][-2:], results["bias"]["karras"]["CD"][-2:]
+    order = float(np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0]))
+    return f"{order:.2f}", 0.65 <= order <= 1.15
+
+
+def segments_halve_the_bias(results: Results) -> Outcome:
+    bias = results["bias"]["karras"]
+    ratio = bias["CT, squared error"][-1] / bias["CT, squared error, four segments"][-1]
+    return f"{ratio:.1f} times less", ratio >= 2
+
+
+def segments_help_pseudo_huber(results: Results) -> Outcome:
+    bias = results["bias"]["stable-diffusion"]
+    one, four = (bias[f"CT, pseudo-Huber c = 0.03{more}"] for more in ("", ", four segments"))
+    return f"{four:.3f} against {one:.3f}", four < one
+
+
+def small_c_never_converges(results: Results) -> Outcome:
+    first, *_, last = results["bias"]["karras"]["CT, pseudo-Huber c = 0.001"]
+    return f"{first:.3f} to {last:.3f}", last >= first
+
+
+def matched_is_exact(results: Results) -> Outcome:
+    matched = next(iter(results["mismatch"].values()))["same_noise"]
+    return f"{matched:.0e}", matched < 1e-4
+
+
+def mismatch_rises(results: Results) -> Outcome:
+    errors = [entry["same_noise"] for entry in results["mismatch"].values()][:6]
+    return " < ".join(f"{error:.3f}" for error in sorted(errors)), errors == sorted(errors)
+
+
+def noise_is_replaced(results: Results) -> Outcome:
+    *_, ddim_4, _, fresh = results["mismatch"].values()
+    holds = (
+        fresh["same_noise"] > 2 * ddim_4["same_noise"] and fresh["energy"] < ddim_4["energy"] / 4
+    )
+    measured = f"{fresh['same_noise']:.2f} against {ddim_4['same_noise']:.2f}; energy distance "
+    return measured + f"{fresh['energy']:.4f} against {ddim_4['energy']:.4f}", holds
+
+
+PREDICTIONS: tuple[tuple[str, Check], ...] = (
+    ("DDIM's order is 1.0 ± 0.15 down to t = 249", order_within("boundary", "ddim", 0.85, 1.15)),
+    ("Heun's order is 2.0 ± 0.25 down to t = 249", order_within("boundary", "heun", 1.75, 2.25)),
+    (
         "Down to clean data DDIM's order is below 0.85: the lowest noise falls as N^-0.5 only",
         order_within("clean", "ddim", 0.0, 0.85),
     ),
-    Prediction(
+    (
         "Down to clean data Heun's order is still above 1.25",
         order_within("clean", "heun", 1.25, 2.5),
     ),
-    Prediction(
-        "CD's fixed point converges as its DDIM teacher does, with order 0.9 ± 0.25", cd_converges
-    ),
-    Prediction(
+    ("CD's fixed point converges as its DDIM teacher does, with order 0.9 ± 0.25", cd_converges),
+    (
         "Four segments at least halve CT's bias (squared error, most solver steps)",
         segments_halve_the_bias,
     ),
-    Prediction(
-        "With pseudo-Huber c = 0.001 CT's bias does not fall as N grows", small_c_never_converges
-    ),
-    Prediction(
+    ("With pseudo-Huber c = 0.001 CT's bias does not fall as N grows", small_c_never_converges),
+    (
         "Four segments help CT with pseudo-Huber c = 0.03 too (40 solver steps)",
         segments_help_pseudo_huber,
-        "pseudo-Huber acts as a median, not as a mean, where the targets spread over more than c; "
-        "on clean data they gather at the modes and few do, on an inner boundary most do, until "
-        "there are so many solver steps that hardly any does: at N = 200 four segments are ahead",
     ),
-    Prediction("A perfect student on its own grid misses by less than 1e-4", matched_is_exact),
-    Prediction(
+    ("A perfect student on its own grid misses by less than 1e-4", matched_is_exact),
+    (
         "Mismatch costs more from row to row: ours, iCD with LCM, iCD with trailing, PCM with "
         "trailing, one segment in four DDIM steps, the teacher in four",
         mismatch_rises,
-        "the order of PCM's edges and of one segment came from another mixture; both ask for jumps "
-        "that nobody taught, and which of them costs more depends on the data",
     ),
-    Prediction(
+    (
         "A perfect CD student in four stochastic steps is over twice as far from the same noise's "
         "truth as DDIM-4, and yet less than a quarter as far in energy distance",
-        noise_is_thrown_away,
+        noise_is_replaced,
     ),
-    Prediction("CD at one call at least halves DDIM-1's error", halves_ddim("cd", 1, 1.0)),
-    Prediction("The same under guidance 3", halves_ddim("cd", 1, 3.0)),
-    Prediction(
+    ("CD at one call at least halves DDIM-1's error", closer(CD_1, DDIM_1, factor=0.5)),
+    ("The same under guidance 3", closer(CD_1, DDIM_1, factor=0.5, guidance_scale=3)),
+    (
         "Multi-boundary CD at four calls at least halves DDIM-4's error",
-        halves_ddim("multi-boundary-cd", 4, 1.0),
+        closer(MULTI_BOUNDARY_CD, DDIM_4, factor=0.5),
     ),
-    Prediction("The same under guidance 3", halves_ddim("multi-boundary-cd", 4, 3.0)),
-    Prediction(
-        "CD at four stochastic calls beats DDIM-4 in energy distance", closer_in_energy(1.0)
-    ),
-    Prediction("The same under guidance 3", closer_in_energy(3.0)),
-    Prediction(
+    ("The same under guidance 3", closer(MULTI_BOUNDARY_CD, DDIM_4, factor=0.5, guidance_scale=3)),
+    ("CD at four stochastic calls beats DDIM-4 in energy distance", closer(CD_4, DDIM_4, "energy")),
+    ("The same under guidance 3", closer(CD_4, DDIM_4, "energy", guidance_scale=3)),
+    (
         "Learned in the plane, multi-boundary CT is closer to the truth than CT",
-        segments_help_training("plane"),
+        closer(MULTI_BOUNDARY_CT, CT),
     ),
-    Prediction("Learned on the line too", segments_help_training("line")),
-    Prediction(
-        "CT's students land closer to its fixed point than to the truth",
-        lands_at_the_fixed_point("ct", 1),
-    ),
-    Prediction("So do multi-boundary CT's", lands_at_the_fixed_point("multi-boundary-ct", 4)),
+    ("Learned on the line too", closer(MULTI_BOUNDARY_CT, CT, world="line")),
+    ("CT's students land closer to its fixed point than to the truth", learns_fixed_point(CT)),
+    ("So do multi-boundary CT's", learns_fixed_point(MULTI_BOUNDARY_CT)),
 )
-"""In the order of the bench."""
+"""Claims with their checks, in the order of the bench."""
+
+REASONS = {
+    segments_help_pseudo_huber: (
+        "pseudo-Huber acts as a median, not as a mean, where the targets spread over more than c; "
+        "on clean data they gather at the modes and few do, on an inner boundary most do, until "
+        "there are so many solver steps that hardly any does: at N = 200 four segments are ahead"
+    ),
+    mismatch_rises: (
+        "the order of PCM's edges and of one segment came from another mixture; both ask for jumps "
+        "that nobody taught, and which of them costs more depends on the data"
+    ),
+}
+"""Added after the full run, for the claims that it refuted."""
 
 
-def judge(results: Results) -> list[dict[str, Any]]:
+def check_predictions(results: Results) -> list[dict[str, Any]]:
     """Return every prediction with its outcome, and the reason where it is refuted."""
-    judged = []
-    for prediction in PREDICTIONS:
-        measured, holds = prediction.check(results)
-        reason = "" if holds else prediction.reason
-        judged.append(
-            {"claim": prediction.claim, "measured": measured, "holds": holds, "reason": reason}
-        )
-    return judged
+    checked = []
+    for claim, check in PREDICTIONS:
+        measured, holds = check(results)
+        reason = "" if holds else REASONS.get(check, "")
+        checked.append({"claim": claim, "measured": measured, "holds": holds, "reason": reason})
+    return checked

@@ -1,30 +1,26 @@
 """The bench's results as tables: the same rows for the terminal and for the docs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from rich.table import Table as RichTable
 
-from fewstep.verify.checks import Results, told
+from fewstep.verify.predictions import Results, plus_minus
 
 
-@dataclass(frozen=True)
-class Table:
-    """A title, the names of the columns and the rows, all in words."""
+class Table(NamedTuple):
+    """A title, the names of the columns and the rows, all as text."""
 
     title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: list[str]
+    rows: list[list[str]]
 
 
 def rich_table(table: Table) -> RichTable:
-    """Draw a table for the terminal, the first column to the left and numbers to the right."""
+    """Draw a table for the terminal, numbers to the right."""
     drawn = RichTable(title=table.title, title_justify="left")
-    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
-    numeric = [all(cell[0] in "0123456789-–" for cell in column) for column in columns]
-    for name, right in zip(table.columns, numeric, strict=True):
-        drawn.add_column(name, justify="right" if right else "left")
+    for i, name in enumerate(table.columns):
+        numeric = all(row[i][0] in "0123456789-–" for row in table.rows)
+        drawn.add_column(name, justify="right" if numeric else "left")
     for row in table.rows:
         drawn.add_row(*row)
     return drawn
@@ -32,12 +28,12 @@ def rich_table(table: Table) -> RichTable:
 
 def solver_table(results: Results) -> Table:
     rows = []
-    for end, place in (("boundary", "to t = 249"), ("clean", "to clean data")):
+    for end, title in (("boundary", "to t = 249"), ("clean", "to clean data")):
         for solver, found in results["solvers"][end].items():
             errors = [f"{error:.2g}" for error in found["error"]]
             orders = [f"{found[name]:.2f}" for name in ("order", "median_order")]
             share = f"{found['worst_share'][-1]:.0%}"
-            rows.append([f"{solver} {place}", *errors, *orders, share])
+            rows.append([f"{solver} {title}", *errors, *orders, share])
     steps = results["solvers"]["clean"]["ddim"]["steps"]
     columns = ["order", "order of the median", f"share of the worst 2 %, N = {steps[-1]}"]
     return Table("Solver error", ["", *(f"N = {n}" for n in steps), *columns], rows)
@@ -63,37 +59,22 @@ def mismatch_table(results: Results) -> Table:
 
 
 def network_table(results: Results) -> Table:
-    """Give a teacher's error as the solver's: it has no other."""
     rows = []
     for row in results["networks"]:
         calls = f"{row['calls']} {row['sampler']}" if row["calls"] > 1 else "1"
-        objective = row.get("objective")
-        network = row.get("network")
-        rows.append(
-            [
-                row["world"],
-                f"{row['guidance_scale']:g}",
-                row["method"],
-                calls,
-                told(row["same_noise"]),
-                told(objective) if objective else "–",
-                told(network) if network else "–",
-                told(row["energy"]),
-            ]
-        )
+        head = [row["world"], f"{row['guidance_scale']:g}", row["method"], calls]
+        names = ("same_noise", "objective", "network", "energy")
+        rows.append(head + [plus_minus(row[name]) if name in row else "–" for name in names])
     columns = ["data", "guidance", "method", "calls", "same noise", "of that, objective", "network"]
     return Table("Error of learned networks", [*columns, "energy distance"], rows)
 
 
 def prediction_table(results: Results) -> Table:
-    rows = [[p["claim"], p["measured"], verdict(p)] for p in results["predictions"]]
+    rows = []
+    for found in results["predictions"]:
+        refuted = f"no: {found['reason']}" if found["reason"] else "no"
+        rows.append([found["claim"], found["measured"], "yes" if found["holds"] else refuted])
     return Table("Predictions", ["predicted", "measured", "holds"], rows)
-
-
-def verdict(prediction: Mapping[str, Any]) -> str:
-    if prediction["holds"]:
-        return "yes"
-    return f"no: {prediction['reason']}" if prediction["reason"] else "no"
 
 
 TABLES = {

@@ -14,9 +14,9 @@ from fewstep.methods import (
 from fewstep.student.samplers import deterministic, last
 from fewstep.verify.distances import same_noise
 from fewstep.verify.effort import QUICK, silently
-from fewstep.verify.mismatch import measure_mismatch
-from fewstep.verify.perfect import perfect_student
-from fewstep.verify.students import BatchDraw, Networks, StudentDenoiser, num_inputs
+from fewstep.verify.exact_flow import perfect_student
+from fewstep.verify.measurements import measure_mismatch
+from fewstep.verify.students import BatchDraw, StudentDenoiser
 from fewstep.verify.world import (
     PLANE,
     SCHEDULE,
@@ -78,8 +78,7 @@ def loss(method, student, teacher, num_samples=100):
 @pytest.mark.parametrize("kind", [ConsistencyDistillation, MultiBoundaryDistillation])
 def test_under_an_exact_teacher_the_exact_flow_has_no_loss(kind):
     method = kind(distance="squared-error")
-    networks = Networks(1, num_inputs(2, 3), 2, torch.Generator().manual_seed(0)).double()
-    untrained = StudentDenoiser(networks, SCHEDULE, 3)
+    untrained = StudentDenoiser(1, 2, 3, torch.Generator().manual_seed(0)).double()
     flow = exact_flow()
     assert loss(method, flow, flow) < 1e-5 * loss(method, untrained, flow)
 

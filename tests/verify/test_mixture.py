@@ -108,5 +108,5 @@ def test_the_rms_is_that_of_the_samples():
 
 
 def test_a_component_without_width_is_refused():
-    with pytest.raises(ValueError, match="deviations has to be above 0"):
+    with pytest.raises(ValueError, match="all deviations of a mixture must be above 0"):
         Mixture(PLANE.means, 0 * PLANE.deviations, PLANE.weights, PLANE.classes)

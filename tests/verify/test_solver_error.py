@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewstep.verify.effort import QUICK, silently
-from fewstep.verify.solver_error import measure_flow, measure_solvers, order, worst_share
+from fewstep.verify.measurements import measure_flow, measure_solvers, order, worst_share
 
 EFFORT = dataclasses.replace(QUICK, num_samples=200, order_steps=(20, 40, 100, 200))
 
@@ -41,12 +41,12 @@ def test_heun_is_of_second_order(found):
     assert found["boundary"]["heun"]["order"] == pytest.approx(2.0, abs=0.25)
 
 
-def test_heun_beats_ddim_with_twice_the_calls_down_to_clean_data(found):
+def test_heun_beats_ddim_at_the_same_nfe_down_to_clean_data(found):
     ddim, heun = (found["clean"][name]["error"] for name in ("ddim", "heun"))
     assert heun[0] < ddim[1]
     assert heun[2] < ddim[3]
 
 
-def test_the_flow_is_much_more_exact_than_what_it_judges(found):
+def test_the_flow_is_much_more_exact_than_what_it_measures(found):
     halving = measure_flow(EFFORT)
     assert max(h["rms"] for h in halving.values()) < min(found["clean"]["heun"]["error"]) / 50
