@@ -43,9 +43,12 @@ def closer(
     one: Row, other: Row, distance: str = "same_noise", factor: float = 1, **where: Any
 ) -> Check:
     """Compare a distance of two rows."""
-    return lambda results: compare(
-        *(network_row(results, *row, **where)[distance] for row in (one, other)), factor
-    )
+
+    def check(results: Results) -> Outcome:
+        ours, theirs = (network_row(results, *row, **where)[distance] for row in (one, other))
+        return compare(ours, theirs, factor)
+
+    return check
 
 
 def learns_fixed_point(row: Row) -> Check:
@@ -159,7 +162,7 @@ PREDICTIONS: tuple[tuple[str, Check], ...] = (
 )
 """Claims with their checks, in the order of the bench."""
 
-REASONS = {
+REASONS: dict[Check, str] = {
     segments_help_pseudo_huber: (
         "pseudo-Huber acts as a median, not as a mean, where the targets spread over more than c; "
         "on clean data they gather at the modes and few do, on an inner boundary most do, until "

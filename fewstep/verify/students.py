@@ -125,8 +125,9 @@ class Trainer:
         description: str,
     ) -> StudentDenoiser:
         """Return the moving average of copies of `base` that minimise the loss."""
-        nets = Denoisers(copy.deepcopy(base), copy.deepcopy(base), teacher)
-        weights, averages = list(nets.student.parameters()), list(nets.target.parameters())
+        student, ema = copy.deepcopy(base), copy.deepcopy(base)
+        nets = Denoisers(student, target=ema, teacher=teacher)
+        weights, averages = list(student.parameters()), list(ema.parameters())
         optimizer = torch.optim.Adam(weights, LEARNING_RATE, betas=(0.9, 0.99))
         source = generator("training")
         num_rows = self.effort.num_seeds * self.effort.batch_size
@@ -143,7 +144,7 @@ class Trainer:
             with torch.no_grad():
                 for average, weight in zip(averages, weights, strict=True):
                     average.lerp_(weight, 1 - EMA_DECAY)
-        return nets.target
+        return ema
 
 
 def warm_cosine(step: int, num_steps: int) -> float:
