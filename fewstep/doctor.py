@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fewstep.config import Precision
 
@@ -21,39 +22,51 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 NEEDED_DISK = 10e9
 """Bytes for a model of the size of Stable Diffusion, a cache and some checkpoints."""
 
-LEAST_DISK = 1e9
+MINIMUM_DISK = 1e9
 """Bytes below which not even a checkpoint of such a model can be written."""
 
 KNOWN_BAD = (
-    ("diffusers", "<0.31", "transformers", ">=5", "diffusers cannot be imported"),
-    ("torch", "<2.5", "diffusers", ">=0.42", "diffusers cannot be imported"),
-    ("transformers", "<5", "huggingface_hub", ">=1", "transformers cannot be imported"),
+    ("diffusers<0.31", "transformers>=5", "diffusers cannot be imported"),
+    ("torch<2.5", "diffusers>=0.42", "diffusers cannot be imported"),
+    ("transformers<5", "huggingface_hub>=1", "transformers cannot be imported"),
 )
-"""Pairs that their own metadata allows or that pip leaves behind, and what happens."""
+"""Pairs that their own metadata allows or that pip leaves installed, and what happens."""
 
-SLOW = (
-    ("peft", "<0.14", "adapters on a base in half precision then compute in fp32, and slowly"),
-)  # fmt: skip
+SLOW = (("peft<0.14", "adapters on a half-precision base run in fp32, which is slow"),)
 
-VERSIONS = "constraints/ has tested versions"
-BUILDS = "https://pytorch.org/get-started says which torch a card needs"
+VERSIONS = "use the tested versions in constraints/"
+BUILDS = "install the torch build for your GPU, see https://pytorch.org/get-started"
 
-Verdict = Literal["ok", "slow", "bad"]
+Status = Literal["ok", "slow", "bad"]
+COLOURS = {"ok": "green", "slow": "yellow", "bad": "red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and the way out where it is bad."""
+    """The state of one component, and the fix if it is bad."""
 
-    what: str
-    told: str
-    verdict: Verdict = "ok"
-    way_out: str = ""
+    name: str
+    message: str
+    status: Status = "ok"
+    fix: str = ""
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
-    """Look at everything; `folder` is where runs would be written."""
+    """Check everything; `folder` is where runs would be written."""
     return [*versions(), *imports(), *devices(), *disks(folder)]
+
+
+def versions() -> Iterator[Finding]:
+    """Yield the version of every dependency, and what does not fit."""
+    yield Finding("Python", platform.python_version())
+    for library in ("fewstep", *LIBRARIES):
+        texts = (importlib.metadata.requires(library) or []) if installed(library) else []
+        for requirement in map(Requirement, texts):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                finding = check_requirement(requirement, library)
+                if library == "fewstep" or finding.status != "ok":
+                    yield finding
+    yield from known_problems()
 
 
 def installed(name: str) -> Version | None:
@@ -63,58 +76,45 @@ def installed(name: str) -> Version | None:
         return None
 
 
-def versions() -> Iterator[Finding]:
-    """Yield the version of every dependency, and what does not fit."""
-    yield Finding("Python", platform.python_version())
-    direct = [Requirement(text) for text in importlib.metadata.requires("fewstep") or []]
-    for need in direct:
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield fitting(need, "fewstep")
-    for library in LIBRARIES:
-        for text in (importlib.metadata.requires(library) or []) if installed(library) else []:
-            need = Requirement(text)
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                finding = fitting(need, library)
-                if finding.verdict != "ok":
-                    yield finding
-    yield from pairs()
-
-
-def fitting(need: Requirement, by: str) -> Finding:
-    """Say whether what is installed is what a library needs."""
-    version = installed(need.name)
+def check_requirement(requirement: Requirement, library: str) -> Finding:
+    """Compare the installed version with the one that `library` requires."""
+    name, specifier, version = requirement.name, requirement.specifier, installed(requirement.name)
     if version is None:
-        told = f"missing; {by} needs {need.name}{need.specifier}"
-        return Finding(need.name, told, "bad", VERSIONS)
-    if not need.specifier.contains(version, prereleases=True):
-        return Finding(need.name, f"{version}; {by} needs {need.specifier}", "bad", VERSIONS)
-    return Finding(need.name, str(version))
+        return Finding(name, f"missing; {library} needs {name}{specifier}", "bad", VERSIONS)
+    if not specifier.contains(version, prereleases=True):
+        return Finding(name, f"{version}; {library} needs {specifier}", "bad", VERSIONS)
+    return Finding(name, str(version))
 
 
-def pairs() -> Iterator[Finding]:
-    """Yield the pairs that are installed and known not to work, or to be slow."""
-    for one, below, other, above, effect in KNOWN_BAD:
-        if is_version(one, below) and is_version(other, above):
-            told = f"{installed(one)} with {other} {installed(other)}: {effect}"
-            yield Finding(one, told, "bad", VERSIONS)
-    for name, below, effect in SLOW:
-        if is_version(name, below):
-            yield Finding(name, f"{installed(name)}: {effect}", "slow")
+def known_problems() -> Iterator[Finding]:
+    """Yield the installed versions that are known not to work together, or to be slow."""
+    for one, other, effect in KNOWN_BAD:
+        if (first := matching(one)) and (second := matching(other)):
+            yield Finding(first.split()[0], f"{first} with {second}: {effect}", "bad", VERSIONS)
+    for text, effect in SLOW:
+        if found := matching(text):
+            yield Finding(found.split()[0], f"{found}: {effect}", "slow")
 
 
-def is_version(name: str, specifier: str) -> bool:
-    version = installed(name)
-    return version is not None and Requirement(f"{name}{specifier}").specifier.contains(version)
+def matching(text: str) -> str:
+    """Return the name and the installed version if it satisfies a requirement, else nothing."""
+    requirement = Requirement(text)
+    version = installed(requirement.name)
+    fits = version is not None and requirement.specifier.contains(version)
+    return f"{requirement.name} {version}" if fits else ""
 
 
 def imports() -> Iterator[Finding]:
-    """Yield the libraries that cannot be imported, with their own words."""
+    """Yield the libraries that cannot be imported, with their error messages."""
     for library in LIBRARIES:
         try:
             importlib.import_module(library)
         except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            yield Finding(f"import {library}", reason, "bad", VERSIONS)
+            yield Finding(f"import {library}", one_line(error), "bad", VERSIONS)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def devices() -> Iterator[Finding]:
@@ -122,20 +122,18 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError):
-        return  # told already
+        return  # imports() reports it
     from fewstep.models.precision import precision_for
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    told = f"{os.cpu_count()} cores, {memory:.0f} GB, torch uses {torch.get_num_threads()} threads"
-    yield Finding("processor", told)
+    threads = torch.get_num_threads()
+    yield Finding("processor", f"{os.cpu_count()} cores, {memory:.0f} GB, {threads} torch threads")
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = f"torch is built for CUDA {built} and sees none: check the driver" if built else (
-            "this torch is the CPU's build"
-        )  # fmt: skip
+        why = "this torch is a CPU build"
+        if built := torch.version.cuda:
+            why = f"torch is built for CUDA {built} but finds no GPU: check the driver"
         yield Finding("GPU", f"none ({why}); small models train in fp32", "slow")
-        yield computes("cpu", "fp32")
-        return
+        yield check_attention("cpu", "fp32")
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         major, minor = torch.cuda.get_device_capability(number)
@@ -146,10 +144,10 @@ def devices() -> Iterator[Finding]:
             f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; trains in {precision}",
             "ok" if free > 0.5 * total else "slow",
         )
-        yield computes(f"cuda:{number}", precision)
+        yield check_attention(f"cuda:{number}", precision)
 
 
-def computes(device: str, precision: Precision) -> Finding:
+def check_attention(device: str, precision: Precision) -> Finding:
     """Multiply and attend as training would, and name the kernel that torch chooses for it."""
     import torch
     from torch.nn import functional
@@ -157,56 +155,49 @@ def computes(device: str, precision: Precision) -> Finding:
 
     from fewstep.models.precision import DTYPES
 
-    what = f"attention on {device}"
+    name = f"attention on {device}"
     try:
         heads = torch.ones(1, 8, 64, 40, device=device, dtype=DTYPES[precision])  # as SD 1.5's
         kernel = SDPBackend(torch._fused_sdp_choice(heads, heads, heads)).name.lower()
         attended = functional.scaled_dot_product_attention(heads, heads, heads)
         (heads.mT @ attended).sum().item()
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        cards = ", ".join(torch.cuda.get_arch_list())
-        told = (
-            f"cannot compute in {precision} ({reason}); this torch is built for {cards or 'CPUs'}"
-        )
-        return Finding(what, told, "bad", BUILDS)
-    told = f"computed in {precision}, kernel {kernel.replace('_', ' ')}"
-    return Finding(what, told, "slow" if kernel == "math" else "ok")
+        targets = ", ".join(torch.cuda.get_arch_list()) or "CPUs"
+        message = f"fails in {precision} ({one_line(error)}); this torch is built for {targets}"
+        return Finding(name, message, "bad", BUILDS)
+    message = f"works in {precision}, kernel {kernel.replace('_', ' ')}"
+    return Finding(name, message, "slow" if kernel == "math" else "ok")
 
 
 def disks(folder: Path) -> Iterator[Finding]:
-    """Yield the room for runs and for downloaded models."""
+    """Yield the free space for runs and for downloaded models."""
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    places = (
-        ("disk for runs", folder.resolve(), "make room, or put --run on another disk"),
-        ("disk for models", cache, "make room, or set HF_HOME to a folder on another disk"),
-    )
-    for what, path, way_out in places:
-        there = next(parent for parent in (path, *path.parents) if parent.exists())
-        free = shutil.disk_usage(there).free
-        hint = "" if free > NEEDED_DISK else f"; SD 1.5 needs about {NEEDED_DISK / 1e9:.0f}"
-        told = f"{free / 1e9:.0f} GB free in {there}{hint}"
-        if free < LEAST_DISK:
-            yield Finding(what, told, "bad", way_out)
-        else:
-            yield Finding(what, told, "slow" if hint else "ok")
+    for name, path, fix in (
+        ("disk for runs", folder.resolve(), "free disk space, or put --run on another disk"),
+        ("disk for models", cache, "free disk space, or set HF_HOME to a folder on another disk"),
+    ):
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        message = f"{free / 1e9:.0f} GB free in {existing}"
+        if free <= NEEDED_DISK:
+            message += f"; SD 1.5 needs about {NEEDED_DISK / 1e9:.0f}"
+        status = "bad" if free < MINIMUM_DISK else "slow" if free <= NEEDED_DISK else "ok"
+        yield Finding(name, message, status, fix if status == "bad" else "")
 
 
 def verdict(findings: list[Finding]) -> str:
-    """Return one sentence about all, with the ways out of what is bad."""
-    bad = {finding.what: finding.way_out for finding in findings if finding.verdict == "bad"}
-    slow = [finding.what for finding in findings if finding.verdict == "slow"]
+    """Return one sentence about all, with the fixes for what is bad."""
+    bad = {finding.name: finding.fix for finding in findings if finding.status == "bad"}
+    slow = [finding.name for finding in findings if finding.status == "slow"]
     if bad:
-        return f"not ready: mend {', '.join(bad)}; {'; '.join(dict.fromkeys(bad.values()))}"
+        return f"not ready: fix {', '.join(bad)}; {'; '.join(dict.fromkeys(bad.values()))}"
     if slow:
         return f"ready, with limits: {', '.join(dict.fromkeys(slow))}"
     return "ready"
 
 
 def print_findings(findings: list[Finding]) -> None:
-    colours = {"ok": "green", "slow": "yellow", "bad": "red"}
     table = Table("", "", show_header=False)
     for finding in findings:
-        colour = colours[finding.verdict]
-        table.add_row(finding.what, f"[{colour}]{finding.told}[/{colour}]")
+        table.add_row(finding.name, Text(finding.message, COLOURS[finding.status]))
     Console().print(table, verdict(findings))

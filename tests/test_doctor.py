@@ -1,4 +1,4 @@
-"""The doctor names what does not fit, and says plainly whether a machine can train."""
+"""The doctor names what does not fit, and whether a machine can train."""
 
 import importlib
 from collections import namedtuple
@@ -9,7 +9,16 @@ from packaging.version import Version
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep import doctor
-from fewstep.doctor import Finding, computes, disks, examine, imports, pairs, verdict, versions
+from fewstep.doctor import (
+    Finding,
+    check_attention,
+    disks,
+    examine,
+    imports,
+    known_problems,
+    verdict,
+    versions,
+)
 from fewstep.models.precision import precision_for
 
 
@@ -19,17 +28,19 @@ def installed(monkeypatch):
 
     def pretend(**others):
         real = importlib.metadata.version
-        told = {name.replace("_", "-"): version for name, version in others.items()} | others
-        monkeypatch.setattr(doctor, "installed", lambda name: Version(told.get(name) or real(name)))
+        versions = {name.replace("_", "-"): version for name, version in others.items()} | others
+        monkeypatch.setattr(
+            doctor, "installed", lambda name: Version(versions.get(name) or real(name))
+        )
 
     return pretend
 
 
-def test_this_machine_is_well(tmp_path):
+def test_this_machine_is_ready(tmp_path):
     findings = examine(tmp_path)
-    assert [finding.what for finding in findings if finding.verdict == "bad"] == []
+    assert [finding.name for finding in findings if finding.status == "bad"] == []
     assert verdict(findings).startswith("ready")
-    assert {"Python", "torch", "processor", "disk for runs"} <= {found.what for found in findings}
+    assert {"Python", "torch", "processor", "disk for runs"} <= {found.name for found in findings}
 
 
 @pytest.mark.parametrize(
@@ -42,73 +53,77 @@ def test_this_machine_is_well(tmp_path):
 )
 def test_a_known_bad_pair_is_named(installed, others, bad):
     installed(**others)
-    (finding,) = [found for found in pairs() if found.verdict == "bad"]
-    assert finding.what == bad
-    assert all(version in finding.told for version in others.values())
-    assert verdict([finding]).startswith(f"not ready: mend {bad}")
+    (finding,) = [found for found in known_problems() if found.status == "bad"]
+    assert finding.name == bad
+    assert all(version in finding.message for version in others.values())
+    assert verdict([finding]).startswith(f"not ready: fix {bad}")
 
 
 def test_the_tested_bundles_are_no_bad_pairs(installed):
     installed(torch="2.4.1", diffusers="0.30.3", transformers="4.44.2", peft="0.8.2",
               huggingface_hub="0.24.6")  # fmt: skip
-    assert [finding.verdict for finding in pairs()] == ["slow"], "PEFT before 0.14"
+    assert [finding.status for finding in known_problems()] == ["slow"], "PEFT before 0.14"
 
 
 def test_a_version_below_the_floor_is_named(installed):
     installed(safetensors="0.3.0")
-    finding, *_ = [f for f in versions() if (f.what, f.verdict) == ("safetensors", "bad")]
-    assert finding.told.startswith("0.3.0; fewstep needs >=0.4.4")
+    finding, *_ = [f for f in versions() if (f.name, f.status) == ("safetensors", "bad")]
+    assert finding.message.startswith("0.3.0; fewstep needs >=0.4.4")
 
 
-def test_a_library_that_cannot_be_imported_is_told_in_its_own_words(monkeypatch):
+def test_a_library_that_cannot_be_imported_is_reported_with_its_own_message(monkeypatch):
     def broken(name):
         if name == "peft":
             raise RuntimeError("no such operator:\n torchvision::nms")
 
     monkeypatch.setattr(doctor.importlib, "import_module", broken)
     (finding,) = imports()
-    assert (finding.what, finding.told) == ("import peft", "no such operator: torchvision::nms")
-    assert verdict([finding]) == "not ready: mend import peft; constraints/ has tested versions"
+    assert (finding.name, finding.message) == ("import peft", "no such operator: torchvision::nms")
+    assert (
+        verdict([finding]) == "not ready: fix import peft; use the tested versions in constraints/"
+    )
 
 
 @pytest.mark.parametrize(
     ("free", "expected", "sentence"),
-    [(10**9, "slow", "ready, with limits: disk"), (0, "bad", "not ready: mend disk")],
+    [(10**9, "slow", "ready, with limits: disk"), (0, "bad", "not ready: fix disk")],
 )
-def test_a_full_disk_is_a_limit_and_without_any_room_nothing_goes(
+def test_a_full_disk_is_a_limit_and_without_any_space_nothing_works(
     tmp_path, monkeypatch, free, expected, sentence
 ):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
     runs, models = disks(tmp_path / "not yet there")
-    assert (runs.verdict, f"{free // 10**9} GB free" in runs.told) == (expected, True)
+    assert (runs.status, f"{free // 10**9} GB free" in runs.message) == (expected, True)
     assert verdict([runs]).startswith(sentence)
-    told = verdict([runs, models])
-    assert "constraints" not in told, "no other versions make room"
-    assert ("or set HF_HOME to a folder on another disk" in told) == (expected == "bad")
+    summary = verdict([runs, models])
+    assert "constraints" not in summary, "other versions free no space"
+    assert ("or set HF_HOME to a folder on another disk" in summary) == (expected == "bad")
 
 
-def test_each_way_out_is_said_once(installed):
+def test_each_fix_is_named_once(installed):
     installed(safetensors="0.3.0", pillow="1.0.0")
-    bad = [finding for finding in versions() if finding.verdict == "bad"]
-    full = Finding("disk for runs", "0 GB free", "bad", "make room")
-    told = verdict([*bad, full])
-    assert {"safetensors", "pillow"} <= {finding.what for finding in bad}
-    assert told.endswith("disk for runs; constraints/ has tested versions; make room")
+    bad = [finding for finding in versions() if finding.status == "bad"]
+    full = Finding("disk for runs", "0 GB free", "bad", "free disk space")
+    sentence = verdict([*bad, full])
+    assert {"safetensors", "pillow"} <= {finding.name for finding in bad}
+    assert sentence.endswith(
+        "disk for runs; use the tested versions in constraints/; free disk space"
+    )
 
 
 def test_attention_is_computed_and_its_kernel_is_torchs_choice(monkeypatch):
-    assert computes("cpu", "fp32").told == "computed in fp32, kernel flash attention"
+    assert check_attention("cpu", "fp32").message == "works in fp32, kernel flash attention"
     with sdpa_kernel(SDPBackend.MATH):
-        assert computes("cpu", "fp32") == Finding(
-            "attention on cpu", "computed in fp32, kernel math", "slow"
+        assert check_attention("cpu", "fp32") == Finding(
+            "attention on cpu", "works in fp32, kernel math", "slow"
         )
 
     def no_kernel(*args):
         raise RuntimeError("CUDA error: no kernel image is available\nfor execution")
 
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", no_kernel)
-    found = computes("cpu", "fp32")
-    assert (found.verdict, "no kernel image is available for" in found.told) == ("bad", True)
+    found = check_attention("cpu", "fp32")
+    assert (found.status, "no kernel image is available for" in found.message) == ("bad", True)
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16")])
