@@ -28,7 +28,7 @@ RENAMED = {"data.pictures": "images"}
 
 
 class SettingError(UserError):
-    """A setting that cannot be used; the message names it, its value and the way out."""
+    """A setting that cannot be used; the message names it, its value and the fix."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""The error that is the user's to mend: shown as one sentence, without a traceback."""
+"""Errors that the user can fix: shown as one sentence, without a traceback."""
 
 
 class UserError(ValueError):
-    """Something asked for cannot be done; the message names it, its value and the way out."""
+    """A request that cannot be met; the message names it, its value and the fix."""
 
 
 class Interrupted(BaseException):
     """A signal asked the run to stop, and its state has been saved.
 
-    No Exception, so that it gets through a library that takes those for failures of its own.
+    Not an Exception, so that libraries that catch exceptions let it through.
     """
 
     def __init__(self, signum: int, message: str) -> None:

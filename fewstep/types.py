@@ -1,4 +1,4 @@
-"""The shapes and the two protocols that every part of fewstep speaks in."""
+"""The shapes and the two protocols that every part of fewstep uses."""
 
 from collections.abc import Mapping
 from typing import Protocol, TypeVar, runtime_checkable
@@ -16,28 +16,28 @@ PerSample = Float[Tensor, "batch"]
 """One number a sample."""
 
 Conditioning = Mapping[str, Tensor]
-"""What the model is told (a prompt's embedding, a label); opaque outside its model family.
+"""What the model is conditioned on (a prompt's embedding, a label); opaque outside its family.
 
 Every tensor has the batch as its first dimension.
 """
 
 
 @runtime_checkable
-class Landing(Protocol):
-    """What a denoiser believes of a trajectory: it can be evaluated at any timestep."""
+class PredictedTrajectory(Protocol):
+    """A denoiser's prediction of the trajectory through x_t, at any timestep."""
 
     def at(self, s: Timesteps) -> Latents:
         """Return the trajectory's point at timestep `s`."""
         ...
 
 
-Belief = TypeVar("Belief", bound=Landing, covariant=True)
+Predicted = TypeVar("Predicted", bound=PredictedTrajectory, covariant=True)
 
 
 @runtime_checkable
-class Denoiser(Protocol[Belief]):
-    """Anything that looks at noisy latents and believes in a trajectory through them."""
+class Denoiser(Protocol[Predicted]):
+    """Anything that predicts, from noisy latents, the trajectory through them."""
 
-    def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Belief:
+    def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Predicted:
         """Predict from `x_t` at timestep `t`; the dtype of the result is that of `x_t`."""
         ...

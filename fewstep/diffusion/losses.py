@@ -78,7 +78,7 @@ WEIGHTINGS = {
 }
 
 IN_X_0 = {"min-snr", "snr-plus-one"}
-"""The weightings of an error in x_0; the others weigh the error where the jump lands."""
+"""The weightings of an error in x_0; the others weigh the error at the jump's target."""
 
 NEED_SIGNAL = {"inverse-gap", "min-snr"}
 """The weightings that are 0 in pure noise."""
@@ -98,10 +98,10 @@ def check_weighting(weighting: str, schedule: NoiseSchedule) -> None:
         )
 
 
-def x_0_per_landing(schedule: NoiseSchedule, t: Timesteps, end: Timesteps) -> PerSample:
-    """Return by how much x_0 changes when the landing point at `end` does, x_t at `t` being fixed.
+def x_0_per_jump(schedule: NoiseSchedule, t: Timesteps, end: Timesteps) -> PerSample:
+    """Return by how much x_0 changes when the jump target at `end` does, for a fixed x_t at `t`.
 
-    A DDIM step lands on (sigma_end / sigma_t) x_t + (alpha_end - sigma_end alpha_t / sigma_t) x_0.
+    A DDIM step ends at (sigma_end / sigma_t) x_t + (alpha_end - sigma_end alpha_t / sigma_t) x_0.
 
     Source: Heek et al. 2024 (Multistep CM), algorithm 1 ("invDDIM").
     """

@@ -1,4 +1,4 @@
-"""What a network believes about noisy latents, as the pair (x_0, eps) whatever it predicts."""
+"""A network's prediction from noisy latents, as the pair (x_0, eps) whatever its type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class Prediction:
     schedule: NoiseSchedule
 
     def at(self, s: Timesteps) -> Latents:
-        """Put the noise back at level `s`: the point of the believed trajectory there.
+        """Put the noise back at level `s`: the point of the predicted trajectory there.
 
         Source: Song et al. 2020 (DDIM), eq. 12 with sigma = 0.
         """
         return self.schedule.add_noise(self.x_0, self.eps, s)
 
 
-Reading = Callable[[Latents, Latents, Timesteps, NoiseSchedule], Prediction]
+OutputReader = Callable[[Latents, Latents, Timesteps, NoiseSchedule], Prediction]
 """(network output, x_t, t, schedule) to a Prediction."""
 
 
@@ -50,7 +50,7 @@ def from_sample(output: Latents, x_t: Latents, t: Timesteps, schedule: NoiseSche
     return Prediction(output, (x_t - alpha * output) / sigma, schedule)
 
 
-READINGS: dict[str, Reading] = {
+PREDICTION_TYPES: dict[str, OutputReader] = {
     "epsilon": from_epsilon,
     "v_prediction": from_v,
     "sample": from_sample,
@@ -58,16 +58,16 @@ READINGS: dict[str, Reading] = {
 """diffusers' names of what a network predicts."""
 
 
-def reading(prediction_type: str, schedule: NoiseSchedule) -> Reading:
+def output_reader(prediction_type: str, schedule: NoiseSchedule) -> OutputReader:
     """Return how to read the outputs of a network with this prediction type on this schedule.
 
     Raises:
         ValueError: if the type is unknown, or if it is "epsilon" and the schedule ends in pure
             noise, where x_0 would be divided by an alpha of 0.
     """
-    if prediction_type not in READINGS:
+    if prediction_type not in PREDICTION_TYPES:
         raise ValueError(
-            f"unknown prediction_type {prediction_type!r}; known: {', '.join(READINGS)}"
+            f"unknown prediction_type {prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}"
         )
     if prediction_type == "epsilon" and schedule.ends_in_pure_noise:
         raise ValueError(
@@ -75,4 +75,4 @@ def reading(prediction_type: str, schedule: NoiseSchedule) -> Reading:
             "timestep alpha is 0 and noise alone does not determine x_0; use a v_prediction model, "
             "or turn rescale_betas_zero_snr off"
         )
-    return READINGS[prediction_type]
+    return PREDICTION_TYPES[prediction_type]

@@ -39,7 +39,7 @@ class Draw:
     ) -> "Draw":
         """Key each generator by (seed, purpose, number of the sample in the whole run).
 
-        The purpose keeps the noise that images are judged by apart from that of training.
+        The purpose keeps the noise of sampling apart from that of training.
         """
         generators = tuple(generator(seed, purpose, int(sample)) for sample in samples)
         return cls(generators, device, progress)

@@ -6,13 +6,17 @@ import torch
 
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import Levels, NoiseSchedule, per_sample
-from fewstep.types import Conditioning, Denoiser, Landing, Latents, Timesteps
+from fewstep.types import Conditioning, Denoiser, Latents, PredictedTrajectory, Timesteps
 
 Solver = Callable[[Denoiser, Latents, Timesteps, Timesteps, Conditioning], Latents]
 
 
 def ddim(
-    denoiser: Denoiser[Landing], x_t: Latents, t: Timesteps, s: Timesteps, cond: Conditioning
+    denoiser: Denoiser[PredictedTrajectory],
+    x_t: Latents,
+    t: Timesteps,
+    s: Timesteps,
+    cond: Conditioning,
 ) -> Latents:
     """Move x_t from timestep t to s along the denoiser's ODE, in one Euler step.
 
@@ -34,7 +38,7 @@ def heun(
     (x_0, eps), not the velocity, is averaged over both ends, and with the velocity v that the mean
     pair has at t the rotation of x_t by phi_s - phi_t, in the plane of x_t and v, is exact. No
     division by alpha, so zero terminal SNR is fine. A step to CLEAN looks at timestep 0 instead,
-    where a network can be asked, and continues the straight line through both looks.
+    where a network can be asked, and continues the straight line through both predictions.
 
     Source: Karras et al. 2022 (EDM), algorithm 1; Lu & Song 2024 (sCM), section 3 for the angle.
     """

@@ -10,7 +10,7 @@ from fewstep.diffusion.losses import (
     IN_X_0,
     WEIGHTINGS,
     check_weighting,
-    x_0_per_landing,
+    x_0_per_jump,
 )
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule, per_sample
@@ -54,7 +54,7 @@ class Denoisers:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Each sample's loss, and the timestep at which it was asked."""
+    """Each sample's loss, and the timestep it was computed at."""
 
     loss: PerSample
     t: Timesteps
@@ -111,7 +111,7 @@ def measure(
     end: Timesteps,
     schedule: NoiseSchedule,
 ) -> PerSample:
-    """Return the weighted distance between two landing points at `end`, jumped to from `t`.
+    """Return the weighted distance between two jump targets at `end`, predicted from `t`.
 
     Raises:
         ValueError: if the weighting leaves out the schedule's last timestep.
@@ -119,7 +119,7 @@ def measure(
     check_weighting(method.weighting, schedule)
     weight = WEIGHTINGS[method.weighting](schedule, t, s)
     if method.weighting in IN_X_0:
-        difference = difference * per_sample(x_0_per_landing(schedule, t, end), difference)
+        difference = difference * per_sample(x_0_per_jump(schedule, t, end), difference)
     return weight * DISTANCES[method.distance](difference, huber_c(method, difference))
 
 

@@ -1,4 +1,4 @@
-"""Multi-boundary methods: the trajectory is cut into segments, each with its own landing point.
+"""Multi-boundary methods: the trajectory is cut into segments, each with its own jump target.
 
 A jump ends on the lower boundary of its segment instead of on clean data. Sampling is one jump a
 segment with no noise added in between, so that an image is a function of its starting noise, as
@@ -147,7 +147,7 @@ def segment_starts(grid: Grid, num_steps: int) -> tuple[int, ...]:
     """Return where the calls of a student start that is sampled in one call a segment.
 
     Raises:
-        ValueError: if another number of steps is asked for than there are segments.
+        ValueError: if `num_steps` is not the number of segments.
     """
     if num_steps != grid.num_segments:
         raise ValueError(

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fewstep.diffusion.prediction import Prediction, Reading, reading
+from fewstep.diffusion.prediction import OutputReader, Prediction, output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.stable_diffusion_parts import Parts
@@ -37,7 +37,7 @@ class StableDiffusion:
     tokenizer: CLIPTokenizer
     scheduler_config: Mapping[str, Any]
     schedule: NoiseSchedule
-    read: Reading
+    read: OutputReader
     dtype: torch.dtype = torch.float32
     revision: str | None = None
 
@@ -59,7 +59,7 @@ class StableDiffusion:
         config = parts.scheduler_config
         try:
             schedule = NoiseSchedule.from_config(config)
-            read = reading(config.get("prediction_type", "epsilon"), schedule)
+            read = output_reader(config.get("prediction_type", "epsilon"), schedule)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"cannot use the scheduler of {source}: {error}") from error
         networks = (parts.unet, parts.vae, parts.text_encoder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.diffusion.guidance import check_guidance
-from fewstep.diffusion.prediction import reading
+from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
@@ -77,7 +77,7 @@ class Contract:
         check_guidance(guidance_scale)
         schedule = NoiseSchedule.from_config(scheduler_config)
         prediction_type = scheduler_config.get("prediction_type", "epsilon")
-        reading(prediction_type, schedule)
+        output_reader(prediction_type, schedule)
         grid = method.grid(schedule.num_train_timesteps)
         settings = asdict(method)  # type: ignore[call-overload]
         return cls(

@@ -16,7 +16,7 @@ from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.student.contract import Contract
 from fewstep.student.samplers import SAMPLERS, last
-from fewstep.types import Denoiser, Landing, Latents
+from fewstep.types import Denoiser, Latents, PredictedTrajectory
 
 TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
 """The defaults for sampling a teacher."""
@@ -31,7 +31,7 @@ class ImageSampler:
     """
 
     family: ModelFamily
-    denoiser: Denoiser[Landing]
+    denoiser: Denoiser[PredictedTrajectory]
     timesteps: Sequence[int]
     sampler: str
     nfe: int

@@ -9,11 +9,11 @@ import torch
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
-from fewstep.types import Conditioning, Denoiser, Landing, Latents, Timesteps
+from fewstep.types import Conditioning, Denoiser, Latents, PredictedTrajectory, Timesteps
 
 
 def deterministic(
-    denoiser: Denoiser[Landing],
+    denoiser: Denoiser[PredictedTrajectory],
     x_t: Latents,
     timesteps: Sequence[int],
     cond: Conditioning,
@@ -32,7 +32,7 @@ def deterministic(
 
 
 def stochastic(
-    denoiser: Denoiser[Landing],
+    denoiser: Denoiser[PredictedTrajectory],
     x_t: Latents,
     timesteps: Sequence[int],
     cond: Conditioning,
@@ -47,7 +47,7 @@ def stochastic(
 
 
 def tcd(
-    denoiser: Denoiser[Landing],
+    denoiser: Denoiser[PredictedTrajectory],
     x_t: Latents,
     timesteps: Sequence[int],
     cond: Conditioning,

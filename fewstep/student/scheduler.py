@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from fewstep.diffusion.prediction import reading
+from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.student.contract import Contract
@@ -69,7 +69,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
                 "another scheduler's config: use FewStepScheduler.from_artefact(artefact)"
             )
         self.schedule = NoiseSchedule.from_config(self.config)
-        self.read = reading(prediction_type, self.schedule)
+        self.read = output_reader(prediction_type, self.schedule)
         self._begin_index: int | None = None
         self._asked = 0
         self.set_timesteps(int(next(iter(sampling_timesteps))))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.guidance import guided
-from fewstep.diffusion.prediction import READINGS
+from fewstep.diffusion.prediction import PREDICTION_TYPES
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
 
@@ -16,7 +16,7 @@ def conditional(schedule, network, kind="epsilon"):
 
     def denoise(x_t, t, cond):
         shift = cond["text"].mean((1, 2)) + cond["size"][:, 0]
-        return READINGS[kind](network(x_t + shift[:, None], t), x_t, t, schedule)
+        return PREDICTION_TYPES[kind](network(x_t + shift[:, None], t), x_t, t, schedule)
 
     return denoise
 
@@ -29,7 +29,7 @@ def nothing():
     return {"text": torch.full((1, 5, 2), 0.2), "size": torch.full((1, 1), -0.7)}
 
 
-@pytest.mark.parametrize("kind", READINGS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("scale", [1.5, 8.0])
 def test_guidance_equals_two_separate_calls_put_together(schedule, network, kind, scale):
     """The papers write (1 + w) eps_cond - w eps_uncond; ours is w + 1."""
@@ -55,7 +55,9 @@ def test_a_guided_step_equals_the_step_of_the_guided_noise(schedule, network):
     denoise, cond, x_t = conditional(schedule, network), conditions(), torch.randn(3, 4)
     uncond = {name: value.expand_as(cond[name]) for name, value in nothing().items()}
     no, yes = denoise(x_t, T, uncond).eps, denoise(x_t, T, cond).eps
-    by_hand = READINGS["epsilon"](no + 7.5 * (yes - no), x_t, T, schedule).at(T.clamp(max=200))
+    by_hand = PREDICTION_TYPES["epsilon"](no + 7.5 * (yes - no), x_t, T, schedule).at(
+        T.clamp(max=200)
+    )
     step = ddim(guided(denoise, nothing(), 7.5), x_t, T, T.clamp(max=200), cond)
     torch.testing.assert_close(
         step, torch.where((T <= 200)[:, None], x_t, by_hand), atol=1e-5, rtol=1e-5

@@ -17,9 +17,9 @@ from fewstep.diffusion.losses import (
     snr_plus_one,
     squared_error,
     uniform,
-    x_0_per_landing,
+    x_0_per_jump,
 )
-from fewstep.diffusion.prediction import READINGS
+from fewstep.diffusion.prediction import PREDICTION_TYPES
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import ddim
 
@@ -110,7 +110,8 @@ def test_min_snr_is_the_snr_up_to_5(schedule):
 def test_snr_plus_one_turns_the_squared_error_of_x_0_into_that_of_the_velocity(schedule):
     x_t, output, mistake = torch.randn(3, 40, 6, dtype=torch.float64)
     right, wrong = (
-        READINGS["v_prediction"](v, x_t, ABOVE, schedule).x_0 for v in (output, output + mistake)
+        PREDICTION_TYPES["v_prediction"](v, x_t, ABOVE, schedule).x_0
+        for v in (output, output + mistake)
     )
     weighted = snr_plus_one(schedule, ABOVE, BELOW) * squared_error(right - wrong)
     torch.testing.assert_close(weighted, squared_error(mistake), rtol=1e-6, atol=0)
@@ -127,7 +128,7 @@ def test_every_weight_is_finite_positive_and_fp32_between_knots(schedule, weight
 
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("end", [CLEAN, 0, 249, 749, 997])
-def test_x_0_per_landing_is_the_slope_that_ddim_has(config, end, rescale):
+def test_x_0_per_jump_is_the_slope_that_ddim_has(config, end, rescale):
     schedule = NoiseSchedule.from_config(config | {"rescale_betas_zero_snr": rescale})
     t = torch.arange(end + 1, 1000)
     ends = torch.full_like(t, end)
@@ -135,13 +136,15 @@ def test_x_0_per_landing_is_the_slope_that_ddim_has(config, end, rescale):
     nudge = torch.full_like(x_0, 0.5)
 
     def landing(x_0):
-        return ddim(lambda x, t, _: READINGS["sample"](x_0, x, t, schedule), x_t, t, ends, {})
+        return ddim(
+            lambda x, t, _: PREDICTION_TYPES["sample"](x_0, x, t, schedule), x_t, t, ends, {}
+        )
 
     moved = landing(x_0 + nudge) - landing(x_0)
-    slope = x_0_per_landing(schedule, t, ends)[:, None]
+    slope = x_0_per_jump(schedule, t, ends)[:, None]
     torch.testing.assert_close(moved * slope, nudge, rtol=1e-6, atol=0)
 
 
-def test_x_0_per_landing_is_1_on_clean_data(schedule):
+def test_x_0_per_jump_is_1_on_clean_data(schedule):
     clean = torch.full_like(ABOVE, CLEAN)
-    assert x_0_per_landing(schedule, ABOVE, clean).eq(1).all()
+    assert x_0_per_jump(schedule, ABOVE, clean).eq(1).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from fewstep.diffusion.prediction import READINGS, Prediction, reading
+from fewstep.diffusion.prediction import PREDICTION_TYPES, Prediction, output_reader
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.diffusion.solvers import SOLVERS, ddim, heun
 
@@ -33,7 +33,7 @@ def bell(schedule: NoiseSchedule, mean: float = 0.7, spread: float = 1.5):
 
 
 @pytest.mark.parametrize("set_alpha_to_one", [True, False])
-@pytest.mark.parametrize("kind", READINGS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "leading with offset 1"])
 @pytest.mark.parametrize("num_steps", [4, 40, 50])
 def test_ddim_equals_diffusers_from_noise_to_image(
@@ -63,7 +63,7 @@ def test_ddim_equals_diffusers_from_pure_noise(config, network, num_steps, kind)
 
 def follow_both(theirs, schedule, network, kind, num_steps, last):
     """Compare every single step, and the trajectories, in units of the latents' scale so far."""
-    read = reading(kind, schedule)
+    read = output_reader(kind, schedule)
 
     def denoise(x_t, t, cond):
         return read(network(x_t, t), x_t, t, schedule)

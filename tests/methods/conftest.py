@@ -32,9 +32,9 @@ def network_of() -> Callable[[int], TinyNetwork]:
 @pytest.fixture(scope="session")
 def denoiser_of(schedule):
     """Turn a network into a denoiser, with the border's two duties: fp32, and never at CLEAN."""
-    from fewstep.diffusion.prediction import reading
+    from fewstep.diffusion.prediction import output_reader
 
-    read = reading("v_prediction", schedule)
+    read = output_reader("v_prediction", schedule)
 
     def denoiser(network: nn.Module):
         def denoise(x_t, t, cond):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.grid import Grid
-from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_landing
+from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_jump
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import METHODS, Batch, ConsistencyDistillation, Method
 from fewstep.methods.base import check_curriculum, huber_c, measure, starts_on
@@ -155,7 +155,7 @@ def test_these_weightings_weigh_the_error_of_the_x_0_behind_the_jump(schedule, w
     t, s, end = ends_of_three_jumps()
     method = ConsistencyDistillation(distance="squared-error", weighting=weighting)
     mistake = torch.randn(3, 4)  # of x_0; of the landing it is smaller
-    difference = mistake / x_0_per_landing(schedule, t, end)[:, None]
+    difference = mistake / x_0_per_jump(schedule, t, end)[:, None]
     expected = WEIGHTINGS[weighting](schedule, t, s) * squared_error(mistake)
     torch.testing.assert_close(measure(method, difference, t, s, end, schedule), expected)
 

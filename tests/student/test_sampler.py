@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 
 from fewstep.diffusion.grid import Grid
-from fewstep.diffusion.prediction import READINGS, Prediction, reading
+from fewstep.diffusion.prediction import PREDICTION_TYPES, Prediction, output_reader
 from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
@@ -26,7 +26,7 @@ def draw(rows: int = 3, first: int = 0) -> Draw:
 
 def model(schedule, network, kind="epsilon"):
     """Return the toy network as a denoiser."""
-    read = reading(kind, schedule)
+    read = output_reader(kind, schedule)
     return lambda x_t, t, cond: read(network(x_t, t), x_t, t, schedule)
 
 
@@ -43,7 +43,7 @@ def follow(scheduler, network, x, timesteps, **options):
     return states
 
 
-@pytest.mark.parametrize("kind", READINGS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("m", DIVIDES_1000)
 def test_stock_ddim_is_the_deterministic_sampler_where_m_divides_1000(
     config, schedule, network, m, kind
@@ -72,7 +72,7 @@ def stock_ddim(config, network, m, kind):
     return follow(scheduler, network, noise(), scheduler.timesteps.tolist())[-1]
 
 
-@pytest.mark.parametrize("kind", READINGS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
 @pytest.mark.parametrize("num_solver_steps", [40, 200])
 def test_the_stochastic_sampler_equals_lcm_given_the_same_noise(
@@ -115,7 +115,7 @@ def both_lcm(config, schedule, network, num_steps, num_solver_steps, kind):
     ), theirs
 
 
-@pytest.mark.parametrize("kind", READINGS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("gamma", [0.0, 0.3])
 @pytest.mark.parametrize("num_steps", [2, 4, 8])
 def test_tcd_equals_diffusers_up_to_its_last_step(

@@ -18,7 +18,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from fewstep.diffusion.prediction import reading
+from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
@@ -65,7 +65,7 @@ def sampled(scheduler, network, num_steps=None, timesteps=None):
 def exact(contract, network, num_steps):
     """Return what the project's own sampler makes."""
     schedule = contract.noise_schedule()
-    read = reading(contract.schedule.prediction_type, schedule)
+    read = output_reader(contract.schedule.prediction_type, schedule)
     draw = Draw.keyed(3, range(2), purpose="paint")
     noise = draw.noise_like(torch.empty(2, 4, 8, 8))
 

@@ -13,13 +13,13 @@ from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
 from fewstep.evaluation.metrics.base import Metric
 from fewstep.evaluation.metrics.same_noise import rmse
-from fewstep.types import Conditioning, Denoiser, Landing, Latents, PerSample
+from fewstep.types import Conditioning, Denoiser, Latents, PerSample, PredictedTrajectory
 
 
 @torch.no_grad()
 def residuals(
-    student: Denoiser[Landing],
-    teacher: Denoiser[Landing],
+    student: Denoiser[PredictedTrajectory],
+    teacher: Denoiser[PredictedTrajectory],
     x_t: Latents,
     timesteps: Sequence[int],
     boundaries: Sequence[int],
