@@ -1,6 +1,7 @@
 """Who may import whom: a table, and the code's imports held against it."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_the_walk_finds_the_imports_that_are_there():
     assert "diffusion.schedule" in within(imports("methods.cd"))
     assert {"torch", "hashlib"} <= libraries(imports("diffusion.random"))
     assert {"methods", "diffusion.grid", "types", ""} <= loaded_with("student.contract")
+
+
+def test_the_architecture_page_shows_these_floors():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("<!-- floors -->\n```text\n")[1].split("```")[0]
+    shown = [re.split(r" {3,}", line)[0].split("  ") for line in table.splitlines()]
+    assert shown == [list(parts) for parts in reversed(FLOORS)]
 
 
 def test_every_part_is_on_a_floor():
