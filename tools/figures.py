@@ -223,7 +223,7 @@ def _trainings(results: Results) -> str:
 
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
-    head = ["", "network calls", *map(metric_title, names)]
+    head = ["", "NFE", *map(metric_title, names)]
     lines = []
     for row in rows:
         how = "quadratic " if "quadratic" in row.source else ""

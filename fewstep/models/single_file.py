@@ -104,7 +104,7 @@ def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
     channels, width = shapes[FIRST_CONV][1], shapes[PROMPT_KEY][1]
     if channels != 4:
         raise ModelError(
-            f"{path} takes {channels} channels, as ingenerating and depth models do; only "
+            f"{path} takes {channels} channels, as inpainting and depth models do; only "
             "text-to-image models (4 channels) can be distilled"
         )
     if width == 768:

@@ -122,7 +122,7 @@ def test_the_architecture_is_told_from_the_weights():
     assert recognise("a", shapes(1024), {"modelspec.prediction_type": "epsilon"}) == "sd21-base"
     with pytest.raises(ModelError, match=r"model.config = 'sd21' .*or 'sd21-base'"):
         recognise("a", shapes(1024), {})
-    with pytest.raises(ModelError, match="9 channels, as ingenerating"):
+    with pytest.raises(ModelError, match="9 channels, as inpainting"):
         recognise("a", shapes(768, channels=9), {})
     with pytest.raises(ModelError, match="no checkpoint of Stable Diffusion 1 or 2"):
         recognise("a", {"conditioner.embedders.0": (1,)}, {})
