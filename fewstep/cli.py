@@ -256,7 +256,7 @@ def push(
     dry_run: Annotated[bool, typer.Option(help="Only list what would go.")] = False,
 ) -> None:
     """Upload an artefact to the Hub; the token is that of `hf auth login` or of HF_TOKEN."""
-    from fewstep.export.export import push_artefact
+    from fewstep.export.hub import push_artefact
 
     done = push_artefact(
         artefact, repo, public=public, fused=fused, dry_run=dry_run, say=typer.echo

@@ -1,14 +1,15 @@
 """A student with everything that its files say about it, and what those files are called."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from fewstep.errors import UserError
+from fewstep.evaluation.results import Results
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE, Contract
 
 CARD_FILE, WORKFLOW_FILE = "README.md", "comfyui.json"
@@ -24,20 +25,13 @@ MISREAD = ("scheduler", "optimizer", "checkpoint", "lcm")
 """Words in a file's name that make diffusers skip it, or others choose another sampler."""
 
 
-class Measurement(NamedTuple):
-    """One row of the card's table: the model, its NFE, and each metric as text by its title."""
-
-    source: str
-    num_evaluations: int
-    metrics: Mapping[str, str]
-
-
 @dataclass(frozen=True)
 class Artefact:
     """A student and what its files say about it.
 
     `weights` are a folded LoRA by PEFT's names or, with `network_config`, a whole UNet.
-    `preview` is a PNG file's bytes, `settings` are the run's as TOML.
+    `preview` is a PNG file's bytes, `settings` are the run's as TOML, `results` have the rows that
+    the card shows.
 
     Raises:
         UserError: if files of this name would be skipped, misread, or replace another file.
@@ -50,8 +44,7 @@ class Artefact:
     preview: bytes | None = None
     license: str | None = None
     settings: str | None = None
-    measurements: Sequence[Measurement] = ()
-    measured_by: str = ""
+    results: Results | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)

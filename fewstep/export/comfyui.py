@@ -87,13 +87,6 @@ def _graph(nodes: Mapping[str, Node]) -> dict[str, Any]:
             origin["outputs"][output]["links"].append(link)
             links.append([link, origin["id"], output, i + 1, slot, kind])
             written[name]["inputs"].append({"name": socket, "type": kind, "link": link})
-    return {
-        "last_node_id": len(written),
-        "last_link_id": len(links),
-        "nodes": [*written.values()],
-        "links": links,
-        "groups": [],
-        "config": {},
-        "extra": {},
-        "version": 0.4,
-    }
+    graph = {"last_node_id": len(written), "last_link_id": len(links)}
+    graph |= {"nodes": [*written.values()], "links": links}
+    return graph | {"groups": [], "config": {}, "extra": {}, "version": 0.4}

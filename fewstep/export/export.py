@@ -1,30 +1,20 @@
-"""`fewstep export` and `fewstep push`: from a run to the files that are shared."""
+"""`fewstep export`: from a run to the files that are shared."""
 
 # of libraries without types
 # pyright: reportAttributeAccessIssue=false
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from huggingface_hub import ModelCard
 from torch import Tensor
 
 from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
-from fewstep.evaluation.labels import capital, metric_title, shown, shown_range
-from fewstep.evaluation.results import load
-from fewstep.export.artefact import (
-    CARD_FILE,
-    Artefact,
-    Measurement,
-    is_whole_network,
-    name_from,
-    name_of,
-)
-from fewstep.export.hub import check_repo, upload, upload_manifest
+from fewstep.evaluation.results import Results, load
+from fewstep.export.artefact import CARD_FILE, Artefact, is_whole_network, name_from, name_of
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.sampling_guides import usage_hint
 from fewstep.export.write import (
@@ -36,13 +26,11 @@ from fewstep.export.write import (
     write_whole_model,
 )
 from fewstep.files import check_writable, write_folder
+from fewstep.models.precision import DTYPES
 from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.integrity import check_files, checked
 from fewstep.student.load import load_base, read_artefact, read_contract, student_network
 from fewstep.student.locate import on_the_hub, open_folder, public_name
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BUNDLED_LICENSE = "apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -64,9 +52,9 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     Raises:
         UserError: if the source is no artefact, `out` holds other files, or an option is wrong.
     """
-    if options.precision not in PRECISIONS:
-        raise UserError(f"--precision is {options.precision!r}; use {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS[options.precision]
+    if options.precision not in DTYPES:
+        raise UserError(f"--precision is {options.precision!r}; use {', '.join(DTYPES)}")
+    dtype = DTYPES[options.precision]
     check_out(out)
     contract, weights = read_artefact(source)
     check_files(open_folder(source), contract)
@@ -93,22 +81,10 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     return f"wrote {out}: {usage_hint(contract)}"
 
 
-def push_artefact(
-    source: str, repo: str, *, public: bool, fused: bool, dry_run: bool, say: Callable[[str], None]
-) -> str:
-    """Print the files and their sizes with `say`, upload them and return what was done."""
-    check_repo(repo)
-    manifest = upload_manifest(source, fused)
-    say(manifest.listing())
-    if dry_run:
-        return f"dry run: nothing was uploaded to {repo}"
-    return f"uploaded to {upload(manifest, repo, public)} ({'public' if public else 'private'})"
-
-
 def base_license(base: str) -> str | None:
     """Return the license that the base model's own card names, if it can be read."""
     if base == "bundled":
-        return BUNDLED_LICENSE
+        return "apache-2.0"
     card = Path(base) / "README.md"
     if not card.is_file() and not on_the_hub(base):
         return None
@@ -145,24 +121,20 @@ def _artefact(
         path = checked(folder, FULL_CONFIG, contract)
         network_config = json.loads(path.read_text(encoding="utf-8"))
     config = run / "config.toml"
-    measurements, command = (
-        _measurements(options.results, contract) if options.results else ((), "")
-    )
     return Artefact(
         name=options.name or old_name or name_from(run),
         contract=without_paths(contract),
-        weights=cast_weights(weights, PRECISIONS[options.precision]),
+        weights=cast_weights(weights, DTYPES[options.precision]),
         network_config=network_config,
         preview=last_preview(run) or (preview.read_bytes() if preview.exists() else None),
         license=options.license or base_license(options.base or contract.base["id"]),
         settings=to_toml(without_own_paths(load_config(config))) if config.is_file() else None,
-        measurements=measurements,
-        measured_by=command,
+        results=_results_of(options.results, contract) if options.results else None,
     )
 
 
-def _measurements(path: Path, contract: Contract) -> tuple[tuple[Measurement, ...], str]:
-    """Return the rows of a results.json of this student and its teacher, and the command.
+def _results_of(path: Path, contract: Contract) -> Results:
+    """Return of a results.json the rows of this student and its teacher, without paths.
 
     Raises:
         UserError: if none is of this student.
@@ -171,16 +143,7 @@ def _measurements(path: Path, contract: Contract) -> tuple[tuple[Measurement, ..
     own = [row for row in results.rows if row.method == name and row.seed in (None, seed)]
     if not own:
         raise UserError(f"{path} has no row of a {name} student of seed {seed}; evaluate it first")
-    rows = [*(row for row in results.rows if row.method == "teacher"), *own]
-    texts = [
-        {
-            capital(metric_title(n)): f"{shown(n, m.value)} [{shown_range(n, m)}], n {m.n:,}"
-            for n, m in row.metrics.items()
-        }
-        for row in rows
-    ]
-    measurements = (
-        Measurement(public_name(row.source), row.calls, text)
-        for row, text in zip(rows, texts, strict=True)
-    )
-    return tuple(measurements), " ".join(map(public_name, results.command.split()))
+    teacher = [row for row in results.rows if row.method == "teacher"]
+    rows = tuple(replace(row, source=public_name(row.source)) for row in [*teacher, *own])
+    command = " ".join(map(public_name, results.command.split()))
+    return replace(results, command=command, rows=rows)

@@ -1,8 +1,10 @@
-"""Uploading an artefact: which files, the checks before, and the upload itself."""
+"""`fewstep push`: which files are uploaded, the checks before, and the upload itself."""
 
 # of libraries without types
 # pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,18 @@ from fewstep.student.locate import on_the_hub, open_folder
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 """What the Hub's client raises, with requests as with httpx."""
+
+
+def push_artefact(
+    source: str, repo: str, *, public: bool, fused: bool, dry_run: bool, say: Callable[[str], None]
+) -> str:
+    """Print the files and their sizes with `say`, upload them and return what was done."""
+    check_repo(repo)
+    manifest = upload_manifest(source, fused)
+    say(manifest.listing())
+    if dry_run:
+        return f"dry run: nothing was uploaded to {repo}"
+    return f"uploaded to {upload(manifest, repo, public)} ({'public' if public else 'private'})"
 
 
 class UploadManifest(NamedTuple):
@@ -71,16 +85,11 @@ def check_repo(repo: str) -> None:
     Raises:
         UserError: saying what such a name looks like.
     """
-    try:
+    with suppress(HFValidationError):
         validate_repo_id(repo)
-    except HFValidationError:
-        repo_is_valid = False
-    else:
-        repo_is_valid = repo.count("/") == 1
-    if not repo_is_valid:
-        raise UserError(
-            f"REPO is {repo!r}; it has to be you/name, of letters, digits and - _ . alone"
-        )
+        if repo.count("/") == 1:
+            return
+    raise UserError(f"REPO is {repo!r}; it has to be you/name, of letters, digits and - _ . alone")
 
 
 def upload(manifest: UploadManifest, repo: str, public: bool = False) -> str:
@@ -108,10 +117,8 @@ def upload(manifest: UploadManifest, repo: str, public: bool = False) -> str:
         )
     except HTTP_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the Hub did not take {repo} ({reason}); check the name, the token's rights and the "
-            "network"
-        ) from error
+        hint = "check the name, the token's rights and the network"
+        raise UserError(f"the Hub did not take {repo} ({reason}); {hint}") from error
     return str(address)
 
 

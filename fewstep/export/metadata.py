@@ -6,7 +6,6 @@ from fewstep.export.artefact import Artefact
 from fewstep.export.lora_formats import rank
 from fewstep.export.sampling_guides import usage_hint
 
-V_PREDICTION = "v_prediction"
 KNOWN_BASES = {
     768: ("sd_v1", "SD1", ("stable-diffusion-v1", "stable-diffusion-v1")),
     1024: ("sd_v2", "SD2", ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v")),
@@ -41,11 +40,11 @@ def modelspec(artefact: Artefact, kind: str = "") -> dict[str, str]:
 
     Source: Stability AI, ModelSpec 1.0.1.
     """
-    predicts = artefact.contract.schedule.prediction_type
+    predicts = "v" if _predicts_v(artefact) else artefact.contract.schedule.prediction_type
     header = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": artefact.name,
-        "modelspec.prediction_type": "v" if predicts == V_PREDICTION else predicts,
+        "modelspec.prediction_type": predicts,
         "modelspec.usage_hint": usage_hint(artefact.contract),
     }
     if base := _known_base(artefact):
@@ -64,7 +63,7 @@ def sidecar(artefact: Artefact) -> str:
 
 
 def _predicts_v(artefact: Artefact) -> bool:
-    return artefact.contract.schedule.prediction_type == V_PREDICTION
+    return artefact.contract.schedule.prediction_type == "v_prediction"
 
 
 def _known_base(artefact: Artefact) -> tuple[str, str, tuple[str, str]] | None:

@@ -9,16 +9,13 @@ from fewstep.student.locate import on_the_hub, public_name
 
 
 def last_preview(run: Path) -> bytes | None:
-    """Return the newest image of teacher and student, if any was drawn."""
-    drawn = sorted((run / "previews").glob("*.png"))
-    return drawn[-1].read_bytes() if drawn else None
+    """Return the newest image of teacher and student as PNG, if there is one."""
+    previews = sorted((run / "previews").glob("*.png"))
+    return previews[-1].read_bytes() if previews else None
 
 
 def without_paths(contract: Contract) -> Contract:
-    """Name the data by its last part alone: a path tells of somebody's machine.
-
-    That of the base stays where it is the only way to find it.
-    """
+    """Reduce paths of this machine to their last part, but those needed to find the base model."""
     path, base = contract.data.get("path"), dict(contract.base)
     if base["id"] == "bundled" or on_the_hub(base["id"]):
         base["config"] = None  # of a checkpoint file, which is not this one
@@ -26,18 +23,12 @@ def without_paths(contract: Contract) -> Contract:
 
 
 def without_own_paths(config: Config) -> Config:
-    """Return the settings for others to read: no cache, no prompts of one's own, no paths."""
+    """Return the settings for others to read: without cache, prompts and paths of this machine."""
     model, data = config.model, config.data
+    model_config, images = (name and public_name(name) for name in (model.config, data.images))
     return replace(
         config,
-        model=replace(
-            model, base=public_name(model.base), config=model.config and public_name(model.config)
-        ),
-        data=replace(
-            data,
-            path=public_name(data.path),
-            images=data.images and public_name(data.images),
-            cache=None,
-        ),
+        model=replace(model, base=public_name(model.base), config=model_config),
+        data=replace(data, path=public_name(data.path), images=images, cache=None),
         train=replace(config.train, preview_prompts=()),
     )

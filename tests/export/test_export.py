@@ -186,7 +186,7 @@ def test_the_guidance_free_recipe_trains_a_student_that_takes_guidance(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ExportOptions(precision="fp8"), "--precision is 'fp8'; use fp32, fp16, bf16"),
+        (ExportOptions(precision="fp8"), "--precision is 'fp8'; use fp32, bf16, fp16"),
         (ExportOptions(name="my-scheduler"), "--name is 'my-scheduler'"),
     ],
 )

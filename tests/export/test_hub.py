@@ -11,8 +11,8 @@ from huggingface_hub.utils import _http
 
 from fewstep.errors import UserError
 from fewstep.export.artefact import PEFT_FILE
-from fewstep.export.export import ExportOptions, export_artefact, push_artefact
-from fewstep.export.hub import upload, upload_manifest
+from fewstep.export.export import ExportOptions, export_artefact
+from fewstep.export.hub import push_artefact, upload, upload_manifest
 from fewstep.export.write import write_student
 from fewstep.models.adapters import merge_lora
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE

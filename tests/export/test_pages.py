@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from diffusers import EulerDiscreteScheduler
 from safetensors import safe_open
 
 from fewstep.errors import UserError
-from fewstep.export.artefact import Artefact, Measurement, check_name, name_from, name_of
+from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.results import Results, Row
+from fewstep.export.artefact import Artefact, check_name, name_from, name_of
 from fewstep.export.card import write_card
 from fewstep.export.comfyui import workflow
 from fewstep.export.metadata import kohya_header, modelspec, sidecar
-from fewstep.export.sampling_guides import sampling_guides
+from fewstep.export.sampling_guides import guide_table
 from fewstep.methods import METHODS
 from fewstep.student.contract import Contract
 from fewstep.student.other_programs import comfyui_starts
@@ -42,7 +45,11 @@ def test_comfyui_starts_where_its_code_says(method, settings, starts):
 
 
 def guide_of(contract, program):
-    return next(r for r in sampling_guides(contract, "a-student") if r.program == program)
+    """Return a program's row of the table."""
+    head, _, *rows = (
+        line[2:-2].split(" | ") for line in guide_table(contract, "a-student").splitlines()
+    )
+    return next(SimpleNamespace(**dict(zip(head, r, strict=True))) for r in rows if r[0] == program)
 
 
 def test_the_guides_follow_the_contract():
@@ -150,16 +157,19 @@ def front_matter(text):
 
 
 def test_the_card_says_what_the_student_is():
-    row = Measurement("multi-boundary-cd", 4, {"Fréchet distance": "1.2 [1.1 to 1.3], n 500"})
+    metrics = {"frechet": Interval(1.2, 1.1, 1.3, 500)}
+    row = Row("mine", "multi-boundary-cd", 4, 4, 0, metrics)
+    results = Results("bundled", "evaluate", "c", "m", (row,))
     student = Artefact("a", tiny_contract(base="me/model"), {}, preview=b"PNG", license="mit",
-                       settings="[method]\nname = 1", measurements=(row,))  # fmt: skip
+                       settings="[method]\nname = 1", results=results)  # fmt: skip
     text = write_card(student)
     front = front_matter(text)
     assert (front["base_model"], front["base_model_relation"]) == ("me/model", "adapter")
     assert (front["license"], front["library_name"]) == ("mit", "diffusers")
     assert {"lora", "consistency-distillation"} <= set(front["tags"])
-    for words in ("timesteps 999, 749, 499, 249", "guidance 4 is distilled", "[1.1 to 1.3], n 500",
-                  "clean data, 249, 499, 749", "name = 1", "![teacher and student](a.png)",
+    for words in ("timesteps 999, 749, 499, 249", "guidance 4 is distilled",
+                  "1.20 [1.10 to 1.30], n 500", "clean data, 249, 499, 749", "name = 1",
+                  "![teacher and student](a.png)",
                   "seed 0", "images"):  # fmt: skip
         assert words in text
 
