@@ -25,7 +25,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import mean
-from fewstep.evaluation.metrics.same_noise import rmse
+from fewstep.evaluation.metrics.pairs import rmse
 from fewstep.evaluation.models import Field
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file

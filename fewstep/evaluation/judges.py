@@ -18,7 +18,7 @@ from fewstep.evaluation.features import (
 )
 from fewstep.evaluation.generate import Made
 from fewstep.evaluation.metrics import METRICS
-from fewstep.evaluation.metrics.latents import pooled
+from fewstep.evaluation.metrics.pairs import pooled
 from fewstep.evaluation.metrics.prompt_accuracy import Verdict, verdicts
 from fewstep.evaluation.prompts import Task
 from fewstep.evaluation.weights import WeightsMissing

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.pairs import rmse, same_noise_rmse
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute, verdicts
-from fewstep.evaluation.metrics.same_noise import rmse, same_noise_rmse
 from fewstep.world.captions import describe
 from fewstep.world.scenes import Scene, Thing, render, sample_scene
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from fewstep.evaluation.metrics import METRICS
-from fewstep.evaluation.metrics.clip_score import clip_score
-from fewstep.evaluation.metrics.latents import mean_shift, pooled, std_ratio
-from fewstep.evaluation.metrics.manifold import precision, recall
-from fewstep.evaluation.metrics.mmd import CMMD_SCALE, CMMD_SIGMA, cmmd, kid
-from fewstep.evaluation.metrics.same_noise import psnr
+from fewstep.evaluation.metrics.pairs import clip_score, mean_shift, pooled, psnr, std_ratio
+from fewstep.evaluation.metrics.two_sets import (
+    CMMD_SCALE,
+    CMMD_SIGMA,
+    cmmd,
+    kid,
+    precision,
+    recall,
+)
 
 
 @pytest.fixture

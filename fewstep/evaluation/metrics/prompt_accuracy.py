@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep.evaluation.intervals import Values, proportion
-from fewstep.evaluation.metrics.base import Metric
+from fewstep.evaluation.intervals import Values
 from fewstep.world.captions import claims, judge
 from fewstep.world.parser import read
 
@@ -15,44 +14,28 @@ Verdict = dict[str, bool]
 
 
 def verdicts(images: Iterable[NDArray[np.uint8]], captions: Sequence[str]) -> list[Verdict]:
-    """Read every image and judge its caption by what is seen.
+    """Parse every image and compare it with its caption.
 
     Raises:
         ValueError: if there is not one caption an image, or one that this world cannot read.
     """
-    seen = list(images)
-    if len(seen) != len(captions):
-        raise ValueError(f"{len(seen)} images but {len(captions)} captions")
-    said = [claims(caption) for caption in captions]
-    return [judge(claim, read(image)) for claim, image in zip(said, seen, strict=True)]
+    images = list(images)
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images but {len(captions)} captions")
+    expected = [claims(caption) for caption in captions]
+    return [judge(claim, read(image)) for claim, image in zip(expected, images, strict=True)]
 
 
-def all_right(judged: Sequence[Verdict]) -> Values:
-    """Return one number an image: 1 where all that its caption says is right, else 0."""
-    return np.array([all(verdict.values()) for verdict in judged], np.float64)
+def all_right(checked: Sequence[Verdict]) -> Values:
+    """Return one number an image: 1 where every claim of its caption holds, else 0."""
+    return np.array([all(verdict.values()) for verdict in checked], np.float64)
 
 
-def by_attribute(judged: Sequence[Verdict]) -> dict[str, Values]:
+def by_attribute(checked: Sequence[Verdict]) -> dict[str, Values]:
     """Return for each kind of claim one number an image whose caption makes it: 1 where it holds.
 
     Kinds that fewer than two captions claim are left out.
     """
-    kinds = dict.fromkeys(kind for verdict in judged for kind in verdict)
-    told = {kind: [v[kind] for v in judged if kind in v] for kind in kinds}
-    return {kind: np.array(held, np.float64) for kind, held in told.items() if len(held) > 1}
-
-
-PROMPT_ACCURACY = Metric(
-    all_right,
-    "Prompt accuracy",
-    "share of images that show everything their caption says (all counts, shapes, colours, "
-    "sizes, relations, the background)",
-    "higher",
-    ".1f",
-    100,
-    "%",
-    interval=proportion,
-    of="verdicts",
-    whole_set=True,
-    parts=by_attribute,
-)
+    kinds = dict.fromkeys(kind for verdict in checked for kind in verdict)
+    held = {kind: [v[kind] for v in checked if kind in v] for kind in kinds}
+    return {kind: np.array(values, np.float64) for kind, values in held.items() if len(values) > 1}

@@ -1,7 +1,7 @@
-"""Does a student land on one point from all along a trajectory? Its promise, put to the test.
+"""Does a student jump to one point from all along the teacher's trajectory?
 
-The trajectory is the teacher's own, from the noise that images start from; at two neighbours of
-it the student is asked where its segment ends. No image is needed, and no other network.
+The trajectory starts from the noise that images start from. No image is needed, and no other
+network.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,6 @@ import torch
 
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
-from fewstep.evaluation.metrics.base import Metric
-from fewstep.evaluation.metrics.same_noise import rmse
 from fewstep.types import Conditioning, Denoiser, Latents, PerSample, PredictedTrajectory
 
 
@@ -41,32 +39,12 @@ def residuals(
     for t, s in pairwise([*sorted({*timesteps} - {CLEAN}, reverse=True), CLEAN]):
         end = max(boundary for boundary in boundaries if boundary < t)
         whole = torch.full((len(x_t),), t, device=x_t.device)
-        landed = ddim(student, x_t, whole, torch.full_like(whole, end), cond)
+        jump = ddim(student, x_t, whole, torch.full_like(whole, end), cond)
         if before is not None and before[0] == end:
-            squares += (landed - before[1]).float().square().flatten(1).mean(1)
+            squares += (jump - before[1]).float().square().flatten(1).mean(1)
             count += 1
-        before = end, landed
+        before = end, jump
         x_t = ddim(teacher, x_t, whole, torch.full_like(whole, s), cond)
     if not count:
         raise ValueError(f"no two of the timesteps {sorted(timesteps)} lie in one segment")
     return (squares / count).sqrt()
-
-
-SELF_CONSISTENCY = Metric(
-    rmse,
-    "Self-consistency residual",
-    "how far apart the student lands from neighbouring points of the teacher's trajectory, root "
-    "mean square in latents; 0 would be a perfect consistency model",
-    "lower",
-    ".4f",
-    of="trajectory",
-)
-STEP_AGREEMENT = Metric(
-    rmse,
-    "Distance to its most steps",
-    "distance of the latents to those that the same student makes in its largest number of steps "
-    "from the same noise",
-    "lower",
-    of="latents",
-    against="most steps",
-)
