@@ -1,4 +1,4 @@
-"""A student with everything that its files say about it, and what those files are called."""
+"""A student with the metadata of its files, and the names of those files."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ MISREAD = ("scheduler", "optimizer", "checkpoint", "lcm")
 
 @dataclass(frozen=True)
 class Artefact:
-    """A student and what its files say about it.
+    """A student with the metadata of its files.
 
     `weights` are a folded LoRA by PEFT's names or, with `network_config`, a whole UNet.
     `preview` is a PNG file's bytes, `settings` are the run's as TOML, `results` have the rows that

@@ -14,7 +14,7 @@ from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_re
 from fewstep.errors import UserError
 from fewstep.export.artefact import CARD_FILE, FUSED
 from fewstep.student.contract import CONTRACT_FILE
-from fewstep.student.integrity import check_files, missing
+from fewstep.student.integrity import checked
 from fewstep.student.load import read_artefact, read_contract
 from fewstep.student.locate import on_the_hub, open_folder
 
@@ -64,13 +64,12 @@ def upload_manifest(source: str | Path, fused: bool = False) -> UploadManifest:
             f"{folder} names its base model {base!r}, which is a place on this machine: export it "
             "with --base and the Hub id of the same model"
         )
-    check_files(folder, contract)
     if fused and not any(name.startswith(FUSED) for name in contract.files):
         raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
     names = [name for name in contract.files if fused or not name.startswith(FUSED)]
     names += [CONTRACT_FILE, CARD_FILE]
-    if lost := [name for name in names if not (folder / name).is_file()]:
-        raise missing(folder, lost[0])
+    for name in names:
+        checked(folder, name, contract)
     if not ModelCard.load(folder / CARD_FILE).data.license:
         raise UserError(
             "the card names no license: a student inherits that of its base model, which is not "

@@ -7,11 +7,13 @@ from fewstep.export.lora_formats import rank
 from fewstep.export.sampling_guides import usage_hint
 
 KNOWN_BASES = {
-    768: ("sd_v1", "SD1", ("stable-diffusion-v1", "stable-diffusion-v1")),
-    1024: ("sd_v2", "SD2", ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v")),
+    (768, False): ("sd_v1", "SD1", "stable-diffusion-v1"),
+    (768, True): ("sd_v1_v", "SD1", "stable-diffusion-v1"),
+    (1024, False): ("sd_v2", "SD2", "stable-diffusion-v2-512"),
+    (1024, True): ("sd_v2_v", "SD2", "stable-diffusion-v2-768-v"),
 }
-"""What kohya, A1111 and modelspec (with epsilon- and v-prediction) call the families of base
-models, by the width of the text encoder."""
+"""What kohya, A1111 and modelspec call a base model, by the width of its text encoder and whether
+it predicts v."""
 
 
 def kohya_header(artefact: Artefact) -> dict[str, str]:
@@ -30,8 +32,7 @@ def kohya_header(artefact: Artefact) -> dict[str, str]:
     if any(weight.dim() == 4 and weight.shape[-1] > 1 for weight in artefact.weights.values()):
         header["ss_network_args"] = json.dumps({"conv_dim": size, "conv_alpha": size})
     if base := _known_base(artefact):
-        header["ss_base_model_version"] = base[0] + ("_v" if _predicts_v(artefact) else "")
-        header["ss_v2"] = str(base is KNOWN_BASES[1024])
+        header |= {"ss_base_model_version": base[0], "ss_v2": str(base[1] == "SD2")}
     return header | modelspec(artefact, "/lora") | {"modelspec.implementation": "diffusers"}
 
 
@@ -40,15 +41,15 @@ def modelspec(artefact: Artefact, kind: str = "") -> dict[str, str]:
 
     Source: Stability AI, ModelSpec 1.0.1.
     """
-    predicts = "v" if _predicts_v(artefact) else artefact.contract.schedule.prediction_type
+    predicts = artefact.contract.schedule.prediction_type
     header = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": artefact.name,
-        "modelspec.prediction_type": predicts,
+        "modelspec.prediction_type": "v" if predicts == "v_prediction" else predicts,
         "modelspec.usage_hint": usage_hint(artefact.contract),
     }
     if base := _known_base(artefact):
-        header["modelspec.architecture"] = base[2][_predicts_v(artefact)] + kind
+        header["modelspec.architecture"] = base[2] + kind
     if artefact.license:
         header["modelspec.license"] = artefact.license
     return header
@@ -62,12 +63,9 @@ def sidecar(artefact: Artefact) -> str:
     return json.dumps(entries, indent=2) + "\n"
 
 
-def _predicts_v(artefact: Artefact) -> bool:
-    return artefact.contract.schedule.prediction_type == "v_prediction"
-
-
-def _known_base(artefact: Artefact) -> tuple[str, str, tuple[str, str]] | None:
+def _known_base(artefact: Artefact) -> tuple[str, str, str] | None:
     """Look the base model up by the width of the prompts that its attention reads."""
     ends = (".attn2.to_k.lora_A.weight", ".attn2.to_k.weight")
     widths = (weight.shape[1] for name, weight in artefact.weights.items() if name.endswith(ends))
-    return KNOWN_BASES.get(next(widths, 0))
+    predicts_v = artefact.contract.schedule.prediction_type == "v_prediction"
+    return KNOWN_BASES.get((next(widths, 0), predicts_v))

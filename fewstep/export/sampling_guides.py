@@ -38,6 +38,7 @@ def guide_table(contract: Contract, name: str) -> str:
     node = f"ModelSamplingDiscrete: `{sampling}`{', `zsnr` on' if zsnr else ''}; "
     table = TEMPLATES.get_template("sampling_guides.md.jinja").render(
         contract=contract,
+        uneven=contract.spacing != "uniform",
         deterministic=contract.grid.sampler == "deterministic",
         whole=whole,
         lora=FULL_FILE.partition("/")[0] + "/" if whole else LORA_FILE,

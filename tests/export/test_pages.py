@@ -186,6 +186,17 @@ def test_the_card_of_a_local_base_names_no_path_and_guesses_no_license():
     assert "imitates the base model *without* guidance" in trained_from_data
 
 
+def test_a_foreign_method_without_titles_is_exported_with_a_card(tmp_path, monkeypatch):
+    for title in ("title", "full_title"):
+        monkeypatch.delattr(METHODS["ct"], title)
+    monkeypatch.setitem(METHODS, "mine", METHODS["ct"])
+    folder = tiny_artefact(tmp_path, "mine", guidance_scale=1.0)
+    text = (folder / "README.md").read_text()
+    assert "made with fewstep by mine: no guidance" in text
+    assert "learnt from data alone" in text
+    assert "`LCMScheduler`" in text
+
+
 def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
     folder = tiny_artefact(tmp_path)
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
