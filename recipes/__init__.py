@@ -1,1 +1,1 @@
-"""Recipes that made what the package ships; they are not part of the package."""
+"""Recipes for the weights that the package ships; not part of the package."""

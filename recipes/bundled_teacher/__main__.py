@@ -10,7 +10,7 @@ from recipes.bundled_teacher.teacher import load_teacher_config, train_teacher
 
 
 def main(
-    config: Annotated[Path | None, typer.Argument(help="Default: teacher.toml beside.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Default: teacher.toml here.")] = None,
     *,
     run: RunFolder,
     set_: Override = None,

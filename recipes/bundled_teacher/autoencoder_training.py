@@ -44,14 +44,14 @@ def train_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def start_linear(network: AutoencoderKL) -> None:
-    """Begin as a nearly linear map with little noise on the latents.
+    """Initialise as a nearly linear map with little noise on the latents.
 
-    The branches beside the residual paths start at zero and the convolutions on them keep the
-    variance: else colours are lost between random branches for the first thousands of steps.
+    Residual branches start at zero and the convolutions on the main path keep the variance:
+    otherwise colours are lost between random branches for the first thousands of steps.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.weight.mul_(3**0.5)  # PyTorch's own start has a third of the variance
+            module.weight.mul_(3**0.5)  # PyTorch's default has a third of the variance
             nn.init.zeros_(cast(Tensor, module.bias))
     for module in network.modules():
         if isinstance(module, ResnetBlock2D):
@@ -63,7 +63,7 @@ def start_linear(network: AutoencoderKL) -> None:
 
 
 def losses_of(network: AutoencoderKL, config: TeacherConfig) -> LossAt:
-    """Return the losses of a step on scenes of its own, each drawn for the first time."""
+    """Return the losses of a step on its own scenes; none is used twice."""
     settings = config.autoencoder
     size = settings.batch_size
 
@@ -75,35 +75,35 @@ def losses_of(network: AutoencoderKL, config: TeacherConfig) -> LossAt:
             noise = generator(config.seed, "autoencoder", step)
             y = network.decode(posterior.sample(noise)).sample
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        wrong = y.float() - x
-        loss = settings.kl_weight * kl + penalty(wrong)
-        loss = loss + settings.hue_weight * penalty(hues(wrong))
-        loss = loss + settings.edge_weight * sum(penalty(wrong.diff(dim=dim)) for dim in (-1, -2))
-        return {"loss": loss, "error": wrong.abs().mean() / 2, "kl": kl}
+        error = y.float() - x
+        loss = settings.kl_weight * kl + penalty(error)
+        loss = loss + settings.hue_weight * penalty(hues(error))
+        loss = loss + settings.edge_weight * sum(penalty(error.diff(dim=dim)) for dim in (-1, -2))
+        return {"loss": loss, "error": error.abs().mean() / 2, "kl": kl}
 
     return loss_at
 
 
-def penalty(wrong: Tensor) -> Tensor:
-    """Return a mean of squares, for the few pixels that are far off, and a little of sizes.
+def penalty(error: Tensor) -> Tensor:
+    """Return the mean squared error, for the few pixels that are far off, plus a little L1.
 
-    A mean of sizes alone spends itself on the plain background, where nearly all pixels are.
+    L1 alone is dominated by the plain background, where nearly all pixels are.
     """
-    return wrong.square().mean() + 0.05 * wrong.abs().mean()
+    return error.square().mean() + 0.05 * error.abs().mean()
 
 
-def hues(wrong: Tensor) -> Tensor:
+def hues(error: Tensor) -> Tensor:
     """Return blue against yellow, and green against magenta twice.
 
-    Brightness alone explains most of an image: unasked, these are learnt last.
+    Brightness explains most of an image: without a loss of their own, hues are learned last.
     """
-    red, green, blue = wrong.unbind(1)
+    red, green, blue = error.unbind(1)
     return torch.stack([blue - (red + green) / 2, 2 * green - red - blue], dim=1)
 
 
 @torch.no_grad()
 def latent_scale(network: nn.Module, config: TeacherConfig, count: int = 512) -> float:
-    """Return what gives latents their wanted deviation, over scenes that training never saw."""
+    """Return the factor that gives latents of unseen scenes the deviation `latent_std`."""
     x = images(scene_at(config.seed, "check", number)[0] for number in range(count))
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in x.split(64)])
     return float(config.autoencoder.latent_std / latents.std())

@@ -15,8 +15,8 @@ SHIPPED = Path(__file__).with_name("teacher.toml")
 class PlanSettings:
     """How long and how fast a network is trained: warm-up, a plateau, a linear decay to zero.
 
-    AdamW has `learning_rate`; Muon, which takes the hidden matrices where `muon` is not 0, has
-    `muon` times that. bf16 is used where the processor multiplies in it.
+    AdamW uses `learning_rate`. If `muon` is not 0, Muon trains the hidden matrices at `muon` times
+    that. bf16 is used where the processor supports it natively.
     """
 
     table: ClassVar[str] = "plan"
@@ -47,9 +47,9 @@ class PlanSettings:
 class AutoencoderSettings(PlanSettings):
     """An AutoencoderKL; `kl_weight` is per latent number, the other losses are per colour value.
 
-    Its latents are scaled to a standard deviation of `latent_std`. The smaller it is, the later a
-    image is decided on the way from noise: these images are small and plain, and at 1 next to
-    nothing would be left to decide in the last of four steps (docs/experiments.md).
+    Its latents are scaled to a standard deviation of `latent_std`. The smaller it is, the later in
+    sampling an image is determined: these images are small and plain, and at 1 almost nothing would
+    be left to determine in the last of four steps (docs/experiments.md).
     """
 
     table: ClassVar[str] = "autoencoder"
@@ -87,7 +87,7 @@ class PoolSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(PlanSettings):
-    """A CLIPTextModel for `length` tokens; the last ones, behind any caption, answer questions."""
+    """A CLIPTextModel for `length` tokens; the last ones, after any caption, are query tokens."""
 
     table: ClassVar[str] = "text"
 
@@ -105,10 +105,10 @@ class TextSettings(PlanSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSettings(PlanSettings):
-    """A UNet2DConditionModel of which an average (EMA) is kept.
+    """A UNet2DConditionModel with an exponential moving average (EMA) of its weights.
 
-    `peers` is how many other scenes of the same caption share in the target of each sample,
-    `looking` the weight of the loss that teaches attention where to look.
+    `peers` is how many other scenes with the same caption are candidates in the target of each
+    sample, `looking` the weight of the loss on cross-attention.
     """
 
     table: ClassVar[str] = "denoiser"
@@ -137,7 +137,7 @@ class DenoiserSettings(PlanSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(PlanSettings):
-    """A small convolutional network that reads images; it has `width` features."""
+    """A small convolutional network that maps images to `width` features."""
 
     table: ClassVar[str] = "features"
 
@@ -147,11 +147,11 @@ class FeatureSettings(PlanSettings):
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Everything that decides the bundled teacher and its feature network.
+    """All settings of the bundled teacher and its feature network.
 
-    `start` is the folder of a teacher to train on, or "shipped": its tokenizer, autoencoder and
-    text encoder are kept, and its denoiser's weights are the first ones. Empty, all begins from
-    nothing.
+    `start` is the folder of a teacher to continue from, or "shipped": its tokenizer, autoencoder
+    and text encoder are kept, and its denoiser provides the initial weights. If empty, everything
+    is trained from scratch.
     """
 
     autoencoder: AutoencoderSettings

@@ -1,4 +1,4 @@
-"""Train the bundled denoiser: a UNet that listens to a frozen text encoder, by ε-prediction."""
+"""Train the bundled denoiser: a UNet conditioned on a frozen text encoder, by ε-prediction."""
 
 # diffusers hands out its configs, outputs and layers without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -12,12 +12,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from fewstep.diffusion.random import generator
 from fewstep.diffusion.schedule import NoiseSchedule
+from recipes.bundled_teacher.attention_supervision import attention_loss, record_cross_attention
 from recipes.bundled_teacher.config import TeacherConfig
-from recipes.bundled_teacher.looking import looking_loss, watch
 from recipes.bundled_teacher.optimising import LossAt, optimise, working_precision
-from recipes.bundled_teacher.peers import Peers
-from recipes.bundled_teacher.places import UNTOLD
 from recipes.bundled_teacher.pool import Pool, tokens
+from recipes.bundled_teacher.same_caption import SameCaption
+from recipes.bundled_teacher.slots import NO_SLOT
 
 SCHEDULER = {  # Stable Diffusion 1.5's
     "beta_schedule": "scaled_linear",
@@ -61,7 +61,7 @@ def train_denoiser(
 ) -> UNet2DConditionModel:
     """Train the UNet, or continue, and return its moving average.
 
-    The first weights are those of the teacher in the folder `start`, or drawn by lot.
+    The initial weights are those of the teacher in the folder `start`, or random.
     """
     torch.manual_seed(config.seed)  # initial weights
     unet = build_unet(config, pool.means.shape[1:])
@@ -86,25 +86,25 @@ def losses_of(
     """Return the weighted squared error of ε on a batch that is a function of the step.
 
     The weight, noise over signal, gives every noise level about the same share of the loss: where
-    there is much noise, errors of ε are small, yet it is there that the image is composed. The
-    empty prompt takes the caption's place now and then, for classifier-free guidance (Ho and
+    there is much noise, errors of ε are small, yet it is there that the image is composed. A
+    fraction of the captions is replaced by the empty prompt, for classifier-free guidance (Ho and
     Salimans 2022).
     """
     settings = config.denoiser
     size = settings.batch_size
     schedule = NoiseSchedule.from_config(SCHEDULER)
-    peers = Peers.of(pool.captions)
-    watched = watch(unet)
+    same_caption = SameCaption.of(pool.captions)
+    recorded = record_cross_attention(unet)
 
     def loss_at(step: int) -> dict[str, Tensor]:
         draw = generator(config.seed, "denoiser", step)
         scenes, which = (torch.randint(n, (size,), generator=draw) for n in pool.captions.shape[:2])
-        others = peers.draw(scenes, which, settings.peers, draw)
+        others = same_caption.draw(scenes, which, settings.peers, draw)
         captions = pool.captions[scenes, which].long()
         dropped = torch.rand(size, generator=draw) < settings.caption_dropout
         captions[dropped] = empty
-        places = pool.places[scenes, which].float()
-        places[dropped, :, 3:] = UNTOLD
+        slots = pool.slots[scenes, which].float()
+        slots[dropped, :, 3:] = NO_SLOT
         others[dropped] = torch.randint(len(pool.means), others[dropped].shape, generator=draw)
 
         candidates = scale * latents_of(pool, torch.cat([scenes[:, None], others], 1), draw)
@@ -117,9 +117,9 @@ def losses_of(
         with working_precision(settings):
             eps = unet(x_t, t, text, return_dict=False)[0]
         error = (eps.float() - target).square().mean(dim=(1, 2, 3))
-        looking = looking_loss(watched, places)
-        loss = (schedule.noise_to_signal(t) * error).mean() + settings.looking * looking
-        return {"loss": loss, "error": error.mean(), "looking": looking}
+        attention = attention_loss(recorded, slots)
+        loss = (schedule.noise_to_signal(t) * error).mean() + settings.looking * attention
+        return {"loss": loss, "error": error.mean(), "looking": attention}
 
     return loss_at
 
@@ -131,12 +131,12 @@ def latents_of(pool: Pool, scenes: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def expected_noise(x_t: Tensor, candidates: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """Return the noise in x_t, averaged over which of its candidates it was made of.
+    """Return the noise in x_t, averaged over the candidates for its x_0.
 
-    `candidates` is [batch, candidate, channel, height, width]: the first one is the x_0 that x_t
-    was made of, the others were drawn as it was. Each counts by its likelihood. On average over
-    the draws that is the noise that was added, but where many images could be behind the noise
-    it varies far less.
+    `candidates` is [batch, candidate, channel, height, width]: the first one is the true x_0, the
+    others were drawn from the same distribution. Each is weighted by its likelihood. The average
+    over the draws is the noise that was added, but where many images could be behind the noise
+    the variance is far smaller.
 
     Source: Xu et al. 2023, "Stable Target Field", arXiv:2302.00670, equation 6.
     """
@@ -148,5 +148,5 @@ def expected_noise(x_t: Tensor, candidates: Tensor, t: Tensor, schedule: NoiseSc
 
 
 def spread_timesteps(size: int, num_timesteps: int, draw: torch.Generator) -> Tensor:
-    """Draw one timestep in each of `size` equal parts: even batches make a steadier loss."""
+    """Draw one timestep in each of `size` equal parts, which reduces the variance of the loss."""
     return ((torch.arange(size) + torch.rand(size, generator=draw)) * num_timesteps / size).long()

@@ -1,4 +1,4 @@
-"""How the feature network learns to count what a scene holds, and how it is saved."""
+"""Train the feature network to count the contents of a scene, and save it."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def train_features(config: TeacherConfig, run: Path) -> Path:
 
 
 def losses_of(network: FeatureNetwork, config: TeacherConfig) -> LossAt:
-    """Return the losses of a step's own scenes: squares of counts and cross-entropy of grounds."""
+    """Return the losses on a step's own scenes: squared count errors, background cross-entropy."""
     settings = config.features
 
     def loss_at(step: int) -> dict[str, Tensor]:
@@ -47,18 +47,18 @@ def losses_of(network: FeatureNetwork, config: TeacherConfig) -> LossAt:
         scenes = [scene_at(config.seed, "features", number)[0] for number in numbers]
         counts, ground = labels_of(scenes)
         with working_precision(settings):
-            read = network.read(network((images(scenes) + 1) / 2)).float()
-        counted, logits = read.split([len(COUNTED), len(GROUNDS)], dim=1)
+            output = network.read(network((images(scenes) + 1) / 2)).float()
+        counted, logits = output.split([len(COUNTED), len(GROUNDS)], dim=1)
         count_error = (counted - counts).square().sum(dim=1).mean()
         ground_error = F.cross_entropy(logits, ground)
-        right = (counted.round() == counts).all(dim=1).float().mean()
-        return {"loss": count_error + ground_error, "ground": ground_error, "counts_right": right}
+        correct = (counted.round() == counts).all(dim=1).float().mean()
+        return {"loss": count_error + ground_error, "ground": ground_error, "counts_right": correct}
 
     return loss_at
 
 
 def labels_of(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Return the counts of all that is COUNTED, [batch, counted], and the grounds' numbers."""
+    """Return the counts of everything in COUNTED, [batch, counted], and the background classes."""
     counts = torch.zeros(len(scenes), len(COUNTED))
     for row, scene in zip(counts, scenes, strict=True):
         for thing in scene.things:

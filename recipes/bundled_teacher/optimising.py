@@ -1,4 +1,4 @@
-"""The one training loop of the bundled networks: resumable bit for bit, and extensible later."""
+"""The training loop of all bundled networks: resumable bit for bit, and extensible later."""
 
 import copy
 import json
@@ -23,26 +23,26 @@ from recipes.bundled_teacher.optimizers import Optimizer
 LossAt = Callable[[int], dict[str, Tensor]]
 """From the number of a step to its losses; `loss` is minimised, the others are logged.
 
-All its randomness has to be a function of the step: then no random state needs storing.
+All randomness has to be a function of the step, so that no random state needs to be stored.
 """
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What changes during training, in place: the checkpoint's content."""
+class TrainingState:
+    """What changes during training, in place: the content of a checkpoint."""
 
     network: nn.Module
     average: nn.Module
     optimizer: Optimizer
 
-    def state(self) -> dict:
+    def state_dict(self) -> dict:
         return {name: part.state_dict() for name, part in vars(self).items()}
 
-    def load(self, state: dict) -> None:
+    def load_state_dict(self, saved: dict) -> None:
         for name, part in vars(self).items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(saved[name])
 
 
 def learning_rate(plan: PlanSettings, step: int) -> float:
@@ -52,12 +52,12 @@ def learning_rate(plan: PlanSettings, step: int) -> float:
     >>> [learning_rate(plan, step) for step in (0, 9, 50, 80, 90)]
     [0.1, 1.0, 1.0, 1.0, 0.5]
     """
-    warmth = min(1.0, (step + 1) / max(1, plan.warmup))
-    return plan.learning_rate * warmth * min(1.0, (plan.steps - step) / max(1, plan.decay))
+    warmup = min(1.0, (step + 1) / max(1, plan.warmup))
+    return plan.learning_rate * warmup * min(1.0, (plan.steps - step) / max(1, plan.decay))
 
 
 def working_precision(plan: PlanSettings) -> torch.autocast:
-    """Return the context of a forward pass: bf16 where the plan and the processor have it."""
+    """Return the context of a forward pass: bf16 if the plan and the processor allow it."""
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16 and has_bf16)
 
@@ -68,85 +68,87 @@ def optimise(
     """Train a network, or continue from its checkpoint, and return its moving average."""
     torch.set_num_threads(plan.threads)
     average = copy.deepcopy(network).requires_grad_(False)
-    parts = Parts(network, average, Optimizer(network, plan))
-    first = restore(run, name, plan, parts)
+    state = TrainingState(network, average, Optimizer(network, plan))
+    first = restore(run, name, plan, state)
     recent: list[dict[str, float]] = []
     with Progress() as progress:
         bar = progress.add_task(name, total=plan.steps, completed=first)
         for step in range(first, plan.steps):
             started, done = time.perf_counter(), step + 1
-            figures = update(parts, loss_at, plan, step)
-            follow(parts, min(ema, done / (10 + done)))
+            figures = update(state, loss_at, plan, step)
+            update_average(state, min(ema, done / (10 + done)))
             recent.append(figures | {"seconds": time.perf_counter() - started})
             progress.update(bar, completed=done, description=f"{name} {figures['loss']:.4f}")
             if done % plan.log_every == 0:
                 log(run, name, done, recent)
                 recent.clear()
             if done == plan.steps - plan.decay:
-                save(plateau_path(run, name), done, plan, parts)
+                save(plateau_path(run, name), done, plan, state)
             if done % plan.save_every == 0 or done == plan.steps:
-                save(checkpoint_path(run, name), done, plan, parts)
+                save(checkpoint_path(run, name), done, plan, state)
     return average
 
 
-def update(parts: Parts, loss_at: LossAt, plan: PlanSettings, step: int) -> dict[str, float]:
+def update(
+    state: TrainingState, loss_at: LossAt, plan: PlanSettings, step: int
+) -> dict[str, float]:
     """Take one optimiser step and return its losses and other figures."""
     rate = learning_rate(plan, step)
     with sdpa_kernel(SDPBackend.MATH):  # on a CPU several times faster for sequences this short
         losses = loss_at(step)
         losses["loss"].backward()
-    norm = nn.utils.clip_grad_norm_(parts.network.parameters(), plan.max_grad_norm)
-    parts.optimizer.step(rate)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), plan.max_grad_norm)
+    state.optimizer.step(rate)
     figures = {key: float(value.detach()) for key, value in losses.items()}
     return figures | {"grad_norm": float(norm), "learning_rate": rate}
 
 
 @torch.no_grad()
-def follow(parts: Parts, decay: float) -> None:
+def update_average(state: TrainingState, decay: float) -> None:
     """Move the average towards the network: average = decay * average + (1 - decay) * network."""
     torch._foreach_lerp_(
-        list(parts.average.parameters()), list(parts.network.parameters()), 1 - decay
+        list(state.average.parameters()), list(state.network.parameters()), 1 - decay
     )
-    for ours, theirs in zip(parts.average.buffers(), parts.network.buffers(), strict=True):
+    for ours, theirs in zip(state.average.buffers(), state.network.buffers(), strict=True):
         ours.copy_(theirs)
 
 
 def checkpoint_path(run: Path, name: str) -> Path:
-    """Return where the latest checkpoint of a network lies."""
+    """Return the file of the latest checkpoint of a network."""
     return run / "checkpoints" / f"{name}.pt"
 
 
 def plateau_path(run: Path, name: str) -> Path:
-    """Return where the checkpoint from just before the decay lies."""
+    """Return the file of the checkpoint from just before the decay."""
     return run / "checkpoints" / f"{name}-before-decay.pt"
 
 
-def save(path: Path, step: int, plan: PlanSettings, parts: Parts) -> None:
-    """Write a checkpoint whole or not at all."""
+def save(path: Path, step: int, plan: PlanSettings, state: TrainingState) -> None:
+    """Write a checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    with beside.open("wb") as file:
-        torch.save({"step": step, "planned": plan.steps, **parts.state()}, file)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save({"step": step, "planned": plan.steps, **state.state_dict()}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(partial, path)
 
 
-def restore(run: Path, name: str, plan: PlanSettings, parts: Parts) -> int:
+def restore(run: Path, name: str, plan: PlanSettings, state: TrainingState) -> int:
     """Load the checkpoint to continue from, if there is one, and return the number of steps done.
 
-    The latest one, unless the plan has got longer since and its decay had begun: then the one from
-    before the decay, so that it is the plateau that gets longer.
+    The latest one, unless the plan was extended after its decay had begun: then the one from before
+    the decay, so that the plateau gets longer.
     """
     path = checkpoint_path(run, name)
     if not path.exists():
         return 0
-    state = read(path)
-    decayed = state["step"] > state["planned"] - plan.decay
-    if decayed and state["planned"] != plan.steps and plateau_path(run, name).exists():
-        state = read(plateau_path(run, name))
-    parts.load(state)
-    return state["step"]
+    saved = read(path)
+    decayed = saved["step"] > saved["planned"] - plan.decay
+    if decayed and saved["planned"] != plan.steps and plateau_path(run, name).exists():
+        saved = read(plateau_path(run, name))
+    state.load_state_dict(saved)
+    return saved["step"]
 
 
 def read(path: Path) -> dict:
@@ -159,7 +161,7 @@ def read(path: Path) -> dict:
         return torch.load(path, weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it to train this part from its beginning"
+            f"{path} is damaged ({error}); delete it to train this part from the beginning"
         ) from error
 
 
@@ -167,7 +169,7 @@ def load_average(run: Path, name: str, network: nn.Module) -> int:
     """Load the moving average of the latest checkpoint and return the number of steps done.
 
     Raises:
-        FileNotFoundError: nothing was saved yet.
+        FileNotFoundError: if nothing is saved yet.
     """
     path = checkpoint_path(run, name)
     if not path.exists():
@@ -178,7 +180,7 @@ def load_average(run: Path, name: str, network: nn.Module) -> int:
 
 
 def log(run: Path, name: str, step: int, recent: list[dict[str, float]]) -> None:
-    """Append one line to the run's metrics: the means over the steps since the last one."""
+    """Append one line to the run's metrics: the means over the steps since the last line."""
     means = {key: fmean(figures[key] for figures in recent) for key in recent[0]}
     line = {"stage": name, "step": step} | {key: float(f"{v:.5g}") for key, v in means.items()}
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The optimiser of the bundled networks: AdamW, and Muon for hidden matrices where asked for."""
+"""The optimiser of the bundled networks: AdamW, and optionally Muon for hidden matrices."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,12 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Optimizer:
-    """Muon steps orthogonal updates of the hidden matrices, AdamW steps all the other weights.
+    """Muon updates the hidden matrices, AdamW all the other weights.
 
-    A convolution counts as the matrix [out, in * height * width]. Muon's updates are given the size
-    that AdamW's have, so that one learning rate serves both, up to `plan.muon`. torch.optim.Muon
-    always iterates in bf16, which most processors only imitate, many times slower: ours does not.
+    A convolution counts as the matrix [out, in * height * width]. Muon's updates are scaled to the
+    size of AdamW's, so that one learning rate serves both, up to `plan.muon`. torch.optim.Muon
+    always iterates in bf16, which most processors only emulate, many times slower; this one does
+    not.
 
     Source: Jordan et al. 2024, "Muon"; Liu et al. 2025, arXiv:2502.16982, equation 4, for the size.
     """
@@ -35,7 +36,7 @@ class Optimizer:
         )
 
     def step(self, rate: float) -> None:
-        """Step at a learning rate, by the gradients at hand, and drop these."""
+        """Step at a learning rate with the present gradients, and clear them."""
         self.adamw.param_groups[0]["lr"] = rate
         self.adamw.step()
         for weight, momentum in zip(self.hidden, self.momenta, strict=True):
@@ -45,7 +46,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step_hidden(self, weight: Tensor, momentum: Tensor, grad: Tensor, rate: float) -> None:
-        """Take Muon's step of one weight, with Nesterov's momentum and decoupled decay."""
+        """Update one weight by Muon, with Nesterov momentum and decoupled weight decay."""
         momentum.lerp_(grad, 1 - MOMENTUM)
         update = orthogonal(grad.lerp(momentum, MOMENTUM).flatten(1))
         size = 0.2 * max(update.shape) ** 0.5
@@ -62,7 +63,7 @@ class Optimizer:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return nearly U V^T of a matrix U S V^T: its singular values, roughly 0.7 to 1.2.
+    """Return nearly U V^T of a matrix U S V^T; the singular values are roughly 0.7 to 1.2.
 
     Source: Jordan et al. 2024, "Muon": five Newton-Schulz steps of the quintic iteration.
     """
@@ -77,5 +78,5 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def is_hidden(name: str, weight: Tensor) -> bool:
-    """Tell whether a weight is a matrix from features to features."""
+    """Return whether a weight is a matrix from features to features."""
     return weight.ndim >= 2 and not any(part in name.split(".") for part in NOT_HIDDEN)

@@ -22,7 +22,7 @@ from fewstep.world.captions import describe
 from fewstep.world.scenes import Scene, render, sample_scene
 from recipes.bundled_teacher.config import TeacherConfig
 from recipes.bundled_teacher.optimising import working_precision
-from recipes.bundled_teacher.places import ASKED, told_places
+from recipes.bundled_teacher.slots import NUM_QUERY_TOKENS, slots_of_things
 
 STREAMS = {"autoencoder": 1, "pool": 2, "features": 3, "check": 4, "text": 5}
 
@@ -31,14 +31,14 @@ STREAMS = {"autoencoder": 1, "pool": 2, "features": 3, "check": 4, "text": 5}
 class Pool:
     """Encoded scenes: latents' means and spreads, [size, channel, height, width], and captions.
 
-    `captions` holds several captions a scene as tokens, [size, caption, length], and `places` what
-    they tell of each of its things, [size, caption, thing, 5], as `told_places` says.
+    `captions` holds several captions a scene as tokens, [size, caption, length], and `slots` their
+    positions and slots of its things, [size, caption, thing, 5], see `slots_of_things`.
     """
 
     means: Tensor
     spreads: Tensor
     captions: Tensor
-    places: Tensor
+    slots: Tensor
 
 
 def scene_at(seed: int, stream: str, number: int) -> tuple[Scene, np.random.Generator]:
@@ -66,11 +66,12 @@ def encode_pool(config: TeacherConfig, run: Path) -> Pool:
         for shard in track(missing, "pool"):
             encode_shard(config, run, shard)
     parts = [load_file(shard_path(run, shard)) for shard in shards]
-    return Pool(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Pool(whole["means"], whole["spreads"], whole["captions"], slots=whole["places"])
 
 
 def shard_path(run: Path, shard: int) -> Path:
-    """Return where a shard of the pool lies."""
+    """Return the file of a shard of the pool."""
     return run / "pool" / f"{shard:05}.safetensors"
 
 
@@ -81,7 +82,7 @@ def encode_shard(config: TeacherConfig, run: Path, shard: int) -> None:
     autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder").eval()
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     first = shard * config.pool.shard
-    means, spreads, captions, places = [], [], [], []
+    means, spreads, captions, slots = [], [], [], []
     for start in range(first, first + config.pool.shard, 50):
         numbers = range(start, min(start + 50, first + config.pool.shard))
         drawn = [scene_at(config.seed, "pool", number) for number in numbers]
@@ -89,16 +90,16 @@ def encode_shard(config: TeacherConfig, run: Path, shard: int) -> None:
             posterior = autoencoder.encode(images(scene for scene, _ in drawn)).latent_dist
         means.append(posterior.mean.half())
         spreads.append(posterior.std.half())
-        told = [
+        described = [
             (scene, describe(scene, rng))
             for scene, rng in drawn
             for _ in range(config.pool.captions)
         ]
-        texts = [text for _, text in told]
-        where = torch.tensor([told_places(scene, text) for scene, text in told])
-        places.append(where.unflatten(0, (len(drawn), -1)).half())
+        texts = [text for _, text in described]
+        of_things = torch.tensor([slots_of_things(scene, text) for scene, text in described])
+        slots.append(of_things.unflatten(0, (len(drawn), -1)).half())
         captions.append(tokens(tokenizer, texts).unflatten(0, (len(drawn), -1)).short())
-    parts = {"means": means, "spreads": spreads, "captions": captions, "places": places}
+    parts = {"means": means, "spreads": spreads, "captions": captions, "places": slots}
     content = {name: torch.cat(part).contiguous() for name, part in parts.items()}
     write_file(shard_path(run, shard), save(content))
 
@@ -107,11 +108,11 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Return the tokens of texts, padded to the tokenizer's length.
 
     Raises:
-        ValueError: a text reaches into the last tokens, which answer questions.
+        ValueError: a text is so long that it reaches the query tokens.
     """
-    told = tokenizer(texts, padding="max_length")
-    room = tokenizer.model_max_length - ASKED
-    for text, mask in zip(texts, told.attention_mask, strict=True):
-        if sum(mask) > room:
-            raise ValueError(f"{text!r} has more than {room - 2} tokens; raise text.length")
-    return torch.tensor(told.input_ids)
+    encoded = tokenizer(texts, padding="max_length")
+    longest = tokenizer.model_max_length - NUM_QUERY_TOKENS
+    for text, mask in zip(texts, encoded.attention_mask, strict=True):
+        if sum(mask) > longest:
+            raise ValueError(f"{text!r} has more than {longest - 2} tokens; raise text.length")
+    return torch.tensor(encoded.input_ids)

@@ -1,4 +1,4 @@
-"""The bundled teacher: where the shipped one lies, how it is trained, and how it is exported."""
+"""Train the bundled teacher stage by stage, and export it."""
 
 # diffusers hands out its configs, outputs and layers without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -26,28 +26,27 @@ from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 __all__ = ["export", "load_teacher_config", "train_teacher"]
 
-HARMLESS = {"threads", "save_every", "log_every"}
-"""Settings of a stage that decide nothing of what it makes."""
+WITHOUT_EFFECT = {"threads", "save_every", "log_every"}
+"""Settings of a stage that do not affect its result."""
 SHAPE = {
     "channels": "block_out_channels",
     "num_layers": "layers_per_block",
     "heads": "attention_head_dim",
     "groups": "norm_num_groups",
 }
-"""Settings of the denoiser's shape, and where its UNet's config has them."""
-BYTES_A_SCENE = 5_000
-"""What an encoded scene takes in the pool, rounded up."""
+"""Settings of the denoiser's shape, and their names in its UNet's config."""
+BYTES_PER_SCENE = 5_000
+"""The size of an encoded scene in the pool, rounded up."""
 
 
 def train_teacher(config: TeacherConfig, run: Path) -> Path:
     """Train the teacher, or continue, and return the exported folder.
 
-    Every stage is left out where it is done: tokenizer, autoencoder, text encoder, encoded pool,
-    denoiser. The feature network comes last, unless it is a teacher that is trained on: its
-    images are still the same.
+    Stages that are done already are skipped: tokenizer, autoencoder, text encoder, encoded pool,
+    denoiser. The feature network comes last, except with `start`: its images are the same.
 
     Raises:
-        SettingError: if the folder holds stages that other settings made.
+        SettingError: if the folder holds stages made with other settings.
         OSError: if it cannot be written to.
     """
     start = start_folder(config)
@@ -65,35 +64,36 @@ def train_teacher(config: TeacherConfig, run: Path) -> Path:
 
 
 def claim_run(config: TeacherConfig, run: Path) -> None:
-    """Keep in the folder which settings its stages are made with, or check that these are they.
+    """Store the settings of the stages in the folder, or check that they are the same.
 
     Raises:
         SettingError: naming the settings that differ.
         OSError: if the folder cannot be written to.
     """
-    pool = 0 if (run / "pool").exists() else config.pool.size * BYTES_A_SCENE
+    pool = 0 if (run / "pool").exists() else config.pool.size * BYTES_PER_SCENE
     check_writable(run, pool + 200_000_000)
-    path, mine = run / "settings.json", decisive(config)
+    path, mine = run / "settings.json", fixed_settings(config)
     if not path.exists():
         write_file(path, json.dumps(mine, indent=1) + "\n")
     theirs = json.loads(path.read_text(encoding="utf-8"))
     if differing := [key for key in mine if mine[key] != theirs.get(key)]:
-        told = "; ".join(f"{key} = {theirs.get(key)!r} there, {mine[key]!r} here"
-                         for key in differing)  # fmt: skip
+        differences = "; ".join(f"{key} = {theirs.get(key)!r} there, {mine[key]!r} here"
+                                for key in differing)  # fmt: skip
         raise SettingError(
-            f"{run} belongs to a teacher of other settings ({told}); choose another --run folder"
+            f"{run} belongs to a teacher with other settings ({differences}); "
+            "choose another --run folder"
         )
 
 
-def decisive(config: TeacherConfig) -> dict[str, Any]:
-    """Return the settings that have to stay as they were, by their dotted names.
+def fixed_settings(config: TeacherConfig) -> dict[str, Any]:
+    """Return the settings that cannot change during a run, by their dotted names.
 
-    Of the denoiser and the feature network it is their shape: how they learn may change on the way.
+    For the denoiser and the feature network that is their shape: how they learn may change.
     """
     plan = {field.name for field in fields(PlanSettings)}
     free = {
-        "autoencoder": HARMLESS,
-        "text": HARMLESS,
+        "autoencoder": WITHOUT_EFFECT,
+        "text": WITHOUT_EFFECT,
         "pool": {"workers"},
         "denoiser": plan | {"caption_dropout", "peers", "looking", "ema"},
         "features": plan,
@@ -108,10 +108,10 @@ def decisive(config: TeacherConfig) -> dict[str, Any]:
 
 
 def start_folder(config: TeacherConfig) -> Path | None:
-    """Return the folder of the teacher that is trained on, if there is one.
+    """Return the folder of the teacher to continue from, if there is one.
 
     Raises:
-        SettingError: if it is no teacher, or its UNet is not of the shape that settings give.
+        SettingError: if it is not a teacher, or its UNet has another shape than the settings.
     """
     if not config.start:
         return None
@@ -127,7 +127,7 @@ def start_folder(config: TeacherConfig) -> Path | None:
 
 
 def prepare_tokenizer(config: TeacherConfig, run: Path) -> CLIPTokenizer:
-    """Return the run's tokenizer, made where it is missing."""
+    """Return the run's tokenizer; create it if it is missing."""
     folder, start = run / "tokenizer", start_folder(config)
     if not folder.exists() and start:
         write_folder(folder, CLIPTokenizer.from_pretrained(start / "tokenizer").save_pretrained)
@@ -137,7 +137,7 @@ def prepare_tokenizer(config: TeacherConfig, run: Path) -> CLIPTokenizer:
 
 
 def prepare_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
-    """Return the run's autoencoder, trained where it is missing, with its latents' scale."""
+    """Return the run's autoencoder with its scaling factor; train it if it is missing."""
     folder, start = run / "autoencoder", start_folder(config)
     if not folder.exists():
         autoencoder = (
@@ -153,7 +153,7 @@ def prepare_autoencoder(config: TeacherConfig, run: Path) -> AutoencoderKL:
 def prepare_text_encoder(
     config: TeacherConfig, run: Path, tokenizer: CLIPTokenizer
 ) -> CLIPTextModel:
-    """Return the run's text encoder, trained where it is missing, frozen."""
+    """Return the run's frozen text encoder; train it if it is missing."""
     folder, start = run / "text_encoder", start_folder(config)
     if not folder.exists():
         text_encoder = (
@@ -169,7 +169,7 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
     """Write the pipeline of the latest checkpoint, during training or after it, in fp16.
 
     Raises:
-        FileNotFoundError: the denoiser has no checkpoint yet.
+        FileNotFoundError: if the denoiser has no checkpoint yet.
     """
     autoencoder = AutoencoderKL.from_pretrained(run / "autoencoder")
     shape = torch.Size([autoencoder.config["latent_channels"], *[latent_size(autoencoder)] * 2])
@@ -191,9 +191,9 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline that is loaded in fp32 unless asked otherwise, and that names no path.
+    """Write a pipeline that loads in fp32 by default, without paths of this machine in its configs.
 
-    fp32 is diffusers' way; transformers would load its part as it was stored, and they would clash.
+    fp32 is diffusers' default; transformers would load its part in the stored dtype instead.
     """
     pipeline.save_pretrained(folder)
     for path in folder.glob("*/config.json"):

@@ -1,9 +1,10 @@
-"""Train the bundled text encoder to understand captions, before the denoiser listens to it.
+"""Train the bundled text encoder to understand captions, before the denoiser is conditioned on it.
 
-Stable Diffusion's text encoder comes ready from CLIP and is frozen. This one is taught by
-questions: its last tokens, which have seen the whole caption, have to know what is mentioned first,
-second and third, what lies on which side, and which background there is, each token one of these.
-Learnt from images alone, who is above whom takes very long to notice (docs/experiments.md).
+Stable Diffusion's text encoder comes pretrained from CLIP and is frozen. This one is pretrained by
+classification: its last tokens, which attend to the whole caption, are query tokens, and each has
+to predict the content of one slot: what is mentioned first, second and third, what lies on which
+side, and which background there is. From images alone, spatial relations are learned very slowly
+(docs/experiments.md).
 """
 
 # transformers hands out its configs and outputs without types
@@ -21,35 +22,36 @@ from fewstep.world.captions import Claims, Mention, claims, describe
 from fewstep.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES
 from recipes.bundled_teacher.config import TeacherConfig, TextSettings
 from recipes.bundled_teacher.optimising import LossAt, optimise, working_precision
-from recipes.bundled_teacher.places import ASKED, PLACES, SIDES
 from recipes.bundled_teacher.pool import scene_at, tokens
+from recipes.bundled_teacher.slots import NUM_QUERY_TOKENS, SIDES, SLOTS
 
-UNSAID = None
-KINDS = {
-    "count": (UNSAID, 1, 2, 3),
-    "size": (UNSAID, *SIZES),
-    "colour": (UNSAID, *COLOURS),
-    "shape": (UNSAID, *SHAPES),
+NOT_MENTIONED = None
+ATTRIBUTES = {
+    "count": (NOT_MENTIONED, 1, 2, 3),
+    "size": (NOT_MENTIONED, *SIZES),
+    "colour": (NOT_MENTIONED, *COLOURS),
+    "shape": (NOT_MENTIONED, *SHAPES),
 }
-GROUNDS = (UNSAID, *BACKGROUNDS)
+BACKGROUND = (NOT_MENTIONED, *BACKGROUNDS)
 
 
-class Reader(nn.Module):
-    """A text encoder, and linear maps that answer all questions from its last tokens."""
+class CaptionClassifier(nn.Module):
+    """A text encoder, and linear heads that classify every slot from its query token."""
 
     def __init__(self, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         width = text_encoder.config.hidden_size
-        self.thing = nn.Linear(width, sum(map(len, KINDS.values())))
-        self.ground = nn.Linear(width, len(GROUNDS))
+        self.thing = nn.Linear(width, sum(map(len, ATTRIBUTES.values())))
+        self.ground = nn.Linear(width, len(BACKGROUND))
 
     def forward(self, captions: Tensor) -> list[Tensor]:
-        """Return the logits of every question's answers, each [batch, answers]."""
-        heard = self.text_encoder(captions).last_hidden_state[:, -ASKED:]
-        kinds = self.thing(heard[:, :-1]).split([len(known) for known in KINDS.values()], dim=2)
-        things = [kind[:, place] for place in range(len(PLACES)) for kind in kinds]
-        return [*things, self.ground(heard[:, -1])]
+        """Return logits [batch, class] of each attribute of each slot, and of the background."""
+        hidden = self.text_encoder(captions).last_hidden_state[:, -NUM_QUERY_TOKENS:]
+        sizes = [len(values) for values in ATTRIBUTES.values()]
+        attributes = self.thing(hidden[:, :-1]).split(sizes, dim=2)
+        things = [logits[:, slot] for slot in range(len(SLOTS)) for logits in attributes]
+        return [*things, self.ground(hidden[:, -1])]
 
 
 def build_text_encoder(settings: TextSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -75,13 +77,15 @@ def build_text_encoder(settings: TextSettings, tokenizer: CLIPTokenizer) -> CLIP
 def train_text_encoder(config: TeacherConfig, run: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Train the text encoder, or continue, and return its moving average."""
     torch.manual_seed(config.seed)  # initial weights
-    reader = Reader(build_text_encoder(config.text, tokenizer))
-    loss_at = losses_of(reader, config, tokenizer)
-    return optimise("text", reader, loss_at, config.text, run, ema=0.99).text_encoder.eval()
+    classifier = CaptionClassifier(build_text_encoder(config.text, tokenizer))
+    loss_at = losses_of(classifier, config, tokenizer)
+    return optimise("text", classifier, loss_at, config.text, run, ema=0.99).text_encoder.eval()
 
 
-def losses_of(reader: Reader, config: TeacherConfig, tokenizer: CLIPTokenizer) -> LossAt:
-    """Return the cross-entropy of all answers on a step's own captions, a few of them empty."""
+def losses_of(
+    classifier: CaptionClassifier, config: TeacherConfig, tokenizer: CLIPTokenizer
+) -> LossAt:
+    """Return the cross-entropy of all labels on a step's own captions, a few of them empty."""
     settings = config.text
 
     def loss_at(step: int) -> dict[str, Tensor]:
@@ -90,34 +94,33 @@ def losses_of(reader: Reader, config: TeacherConfig, tokenizer: CLIPTokenizer) -
             scene, rng = scene_at(config.seed, "text", number)
             caption = describe(scene, rng)
             texts.append("" if rng.random() < settings.caption_dropout else caption)
-        right = torch.tensor([answers(text) for text in texts]).unbind(1)
+        labels = torch.tensor([labels_of(text) for text in texts]).unbind(1)
         with working_precision(settings):
-            read = reader(tokens(tokenizer, texts))
+            predicted = classifier(tokens(tokenizer, texts))
+        pairs = list(zip(predicted, labels, strict=True))
         loss = sum(
-            (F.cross_entropy(said.float(), said_rightly)
-             for said, said_rightly in zip(read, right, strict=True)),
-            torch.zeros(()),
-        )  # fmt: skip
-        each = [said.argmax(1) == truth for said, truth in zip(read, right, strict=True)]
-        return {"loss": loss, "all_right": torch.stack(each).all(0).float().mean()}
+            (F.cross_entropy(logits.float(), label) for logits, label in pairs), torch.zeros(())
+        )
+        correct = [logits.argmax(1) == label for logits, label in pairs]
+        return {"loss": loss, "all_right": torch.stack(correct).all(0).float().mean()}
 
     return loss_at
 
 
-def answers(caption: str) -> list[int]:
-    """Return the number of the right answer to each question that is asked of a caption.
+def labels_of(caption: str) -> list[int]:
+    """Return the class of each attribute of each slot of a caption, and of the background.
 
-    >>> said = answers("a red heart above two stars on a mint background")
-    >>> [known[number] for known, number in zip(KINDS.values(), said, strict=False)]
+    >>> labels = labels_of("a red heart above two stars on a mint background")
+    >>> [values[label] for values, label in zip(ATTRIBUTES.values(), labels, strict=False)]
     [1, None, 'red', 'heart']
     """
-    told = claims(caption) if caption else Claims(())
-    mentioned: dict[str, Mention] = dict(zip(PLACES, told.mentions, strict=False))
-    if told.relation:
-        mentioned.update(zip(SIDES[told.relation], told.mentions[-2:], strict=True))
-    said = [
-        known.index(getattr(mentioned.get(place), kind, UNSAID))
-        for place in PLACES
-        for kind, known in KINDS.items()
+    parsed = claims(caption) if caption else Claims(())
+    mentions: dict[str, Mention] = dict(zip(SLOTS, parsed.mentions, strict=False))
+    if parsed.relation:
+        mentions.update(zip(SIDES[parsed.relation], parsed.mentions[-2:], strict=True))
+    labels = [
+        values.index(getattr(mentions.get(slot), name, NOT_MENTIONED))
+        for slot in SLOTS
+        for name, values in ATTRIBUTES.items()
     ]
-    return [*said, GROUNDS.index(told.background)]
+    return [*labels, BACKGROUND.index(parsed.background)]

@@ -20,7 +20,7 @@ def save_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges that make one token of each word: the most frequent pair first.
+    """Return byte-pair merges that turn each word into one token, the most frequent pair first.
 
     >>> learn_merges(["on", "son"])
     [('o', 'n</w>'), ('s', 'on</w>')]
@@ -34,7 +34,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """Return the parts of a word with each occurrence of a pair made one part."""
+    """Return the parts of a word with each occurrence of a pair merged."""
     done: list[str] = []
     for part in parts:
         if done and (done[-1], part) == pair:

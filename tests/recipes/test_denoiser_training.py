@@ -1,4 +1,4 @@
-"""The denoiser's target: on average the noise that was added, and less scattered."""
+"""The denoiser's target: on average the noise that was added, with less variance."""
 
 import pytest
 import torch
@@ -26,24 +26,30 @@ def sampled(timestep: int, peers: int, count: int = 200_000):
 @pytest.mark.parametrize("timestep", [200, 600, 950])
 def test_the_target_has_the_expectation_of_the_noise_whatever_x_t_is(timestep):
     x_t, noise, target = sampled(timestep, peers=3)
-    for seen in (torch.ones_like(x_t), x_t, x_t.square(), (x_t > 0.5).float(), torch.sin(3 * x_t)):
-        difference = (target - noise) * seen
+    for weight in (
+        torch.ones_like(x_t),
+        x_t,
+        x_t.square(),
+        (x_t > 0.5).float(),
+        torch.sin(3 * x_t),
+    ):
+        difference = (target - noise) * weight
         error = difference.std() / len(difference) ** 0.5
         assert difference.mean().abs() < 4 * error
 
 
-def test_peers_take_most_of_the_scatter_out_of_noisy_targets():
-    def scatter(peers: int) -> float:
+def test_candidates_remove_most_of_the_variance_of_noisy_targets():
+    def variance(peers: int) -> float:
         x_t, _, target = sampled(950, peers)
         alpha, sigma = SCHEDULE.alphas[951], SCHEDULE.sigmas[951]
         misfit = (x_t[:, None] - alpha * WORLD).square() / (2 * sigma**2)
         exact = (x_t - alpha * (torch.softmax(-misfit, 1) * WORLD).sum(1)) / sigma
         return float((target - exact).square().mean())
 
-    assert scatter(16) < scatter(0) / 10
+    assert variance(16) < variance(0) / 10
 
 
-def test_without_peers_or_with_little_noise_the_target_is_the_noise_itself():
+def test_without_other_candidates_or_with_little_noise_the_target_is_the_noise_itself():
     for timestep, peers in ((600, 0), (0, 16)):
         _, noise, target = sampled(timestep, peers, count=1000)
         torch.testing.assert_close(target, noise, atol=1e-3, rtol=0)

@@ -50,8 +50,8 @@ def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
 ):
     whole_update, killed = optimising.update, []
 
-    def update_until_killed(parts, loss_at, plan, step):
-        names = {name.split(".")[0] for name, _ in parts.network.named_parameters()}
+    def update_until_killed(state, loss_at, plan, step):
+        names = {name.split(".")[0] for name, _ in state.network.named_parameters()}
         here = {
             "encoder": "autoencoder",
             "thing": "text",
@@ -62,7 +62,7 @@ def test_a_killed_and_resumed_stage_equals_an_uninterrupted_one(
             killed.append(stage)
             torch.manual_seed(99)  # the global random state must not matter
             raise KeyboardInterrupt
-        return whole_update(parts, loss_at, plan, step)
+        return whole_update(state, loss_at, plan, step)
 
     monkeypatch.setattr(optimising, "update", update_until_killed)
     with pytest.raises(KeyboardInterrupt):
@@ -91,7 +91,7 @@ def test_a_folder_of_other_settings_is_refused_and_nothing_of_it_changed(finishe
     train_teacher(tiny_config("denoiser.learning_rate=1e-4", "text.save_every=9"), run)
 
 
-def test_a_damaged_checkpoint_is_named_with_the_way_out(finished, tmp_path):
+def test_a_damaged_checkpoint_is_named_with_the_fix(finished, tmp_path):
     run = copied(finished, tmp_path)
     (run / "checkpoints").mkdir()
     whole = (finished / "checkpoints" / "denoiser.pt").read_bytes()
@@ -146,4 +146,4 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
     deeper = tiny_config(f'start="{start}"', "denoiser.num_layers=2")
     with pytest.raises(SettingError, match=r"denoiser.num_layers is 2; it has to be 1, as `start`"):
         train_teacher(deeper, tmp_path / "deeper")
-    assert not (tmp_path / "deeper").exists(), "nothing is made before"
+    assert not (tmp_path / "deeper").exists(), "nothing is written before"

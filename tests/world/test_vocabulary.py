@@ -7,7 +7,7 @@ from fewstep.world.captions import MOST_WORDS, all_words, describe
 from fewstep.world.scenes import sample_scene
 from fewstep.world.vocabulary import unknown_words
 from recipes.bundled_teacher.config import load_teacher_config
-from recipes.bundled_teacher.places import ASKED
+from recipes.bundled_teacher.slots import NUM_QUERY_TOKENS
 from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 
@@ -23,15 +23,15 @@ def test_each_word_is_one_token_of_its_own(tokenizer):
     assert len({row[1] for row in numbers}) == len(all_words())
 
 
-def test_captions_are_as_long_as_their_words_and_keep_clear_of_the_tokens_that_are_asked(tokenizer):
+def test_captions_are_as_long_as_their_words_and_keep_clear_of_the_query_tokens(tokenizer):
     rng = np.random.default_rng(0)
     for caption in [describe(sample_scene(rng), rng) for _ in range(300)]:
         assert len(tokenizer(caption).input_ids) == len(caption.split()) + 2
         assert unknown_words(caption) == []
-    assert tokenizer.model_max_length - ASKED >= MOST_WORDS + 2
+    assert tokenizer.model_max_length - NUM_QUERY_TOKENS >= MOST_WORDS + 2
 
 
-def test_two_makings_are_alike(tokenizer, tmp_path):
+def test_the_tokenizer_is_reproducible(tokenizer, tmp_path):
     again = save_tokenizer(tmp_path, tokenizer.model_max_length)
     assert again.get_vocab() == tokenizer.get_vocab()
 

@@ -1,4 +1,4 @@
-"""Which scenes of a pool the same caption was said of."""
+"""Which scenes of a pool have the same caption."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Peers:
-    """The scenes behind each caption of a pool.
+class SameCaption:
+    """The scenes that have each caption of a pool.
 
-    `scenes` holds the pool's scenes caption by caption; `first` and `count` say for caption `which`
-    of a scene, [scene, which], where those of the same words begin and how many they are.
+    `scenes` lists the pool's scenes caption by caption; for caption `which` of a scene,
+    `first[scene, which]` and `count[scene, which]` are where those with the same words begin and
+    how many they are.
     """
 
     scenes: Tensor
@@ -22,9 +23,9 @@ class Peers:
 
     @classmethod
     def of(cls, captions: Tensor) -> Self:
-        """Sort captions [scene, which, length], as tokens, by what they say."""
-        said = captions.flatten(0, 1).numpy()
-        _, group, count = np.unique(said, axis=0, return_inverse=True, return_counts=True)
+        """Group captions, as tokens [scene, which, length], by their words."""
+        tokens = captions.flatten(0, 1).numpy()
+        _, group, count = np.unique(tokens, axis=0, return_inverse=True, return_counts=True)
         group = group.ravel()
         scenes = np.argsort(group, kind="stable") // captions.shape[1]
         first = (np.cumsum(count) - count)[group].reshape(captions.shape[:2])
@@ -33,6 +34,6 @@ class Peers:
 
     def draw(self, scenes: Tensor, which: Tensor, num: int, draw: torch.Generator) -> Tensor:
         """Draw `num` scenes, with replacement, for caption `which` of each scene: [batch, num]."""
-        place = torch.rand(len(scenes), num, generator=draw, dtype=torch.float64)
+        position = torch.rand(len(scenes), num, generator=draw, dtype=torch.float64)
         first, count = self.first[scenes, which][:, None], self.count[scenes, which][:, None]
-        return self.scenes[first + (place * count).long()]
+        return self.scenes[first + (position * count).long()]
