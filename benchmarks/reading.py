@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fewstep.config import load_config
-from fewstep.data.encoding import Encoded, fill_cache
-from fewstep.data.latent_cache import open_cache
+from fewstep.data.base import Captioned
+from fewstep.data.cache import open_cache
+from fewstep.data.encode import Encoded, fill_cache
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.training.distill import steps_of
@@ -40,7 +41,7 @@ LATENT, TEXT = (1, 4, 16, 16), (24, 96)
 
 
 @dataclass(frozen=True)
-class Invented:
+class Invented(Captioned):
     """Pairs with nothing behind them: each fourth caption is another."""
 
     count: int
@@ -48,10 +49,6 @@ class Invented:
     @property
     def identity(self) -> str:
         return f"invented {self.count}"
-
-    @property
-    def parts(self) -> Sequence[int]:
-        return (self.count,)
 
     def __len__(self) -> int:
         return self.count
@@ -75,9 +72,14 @@ def encode_prompts(prompts: Sequence[str]) -> dict[str, Tensor]:
 def reading(count: int) -> dict[str, Any]:
     """Write a cache of `count` pairs, and read batches of it in the order of a run."""
     with TemporaryDirectory() as folder:
-        apart(lambda: fill_cache(Path(folder), Invented(count), encode_pairs, encode_prompts, 0.0))
+        apart(lambda: write(Path(folder), count))
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         return {"pairs": count, "bytes_on_disk": size} | apart(lambda: read_batches(Path(folder)))
+
+
+def write(folder: Path, count: int) -> None:
+    for _ in fill_cache(folder, Invented(count), encode_pairs, encode_prompts, 0.0):
+        pass
 
 
 def read_batches(folder: Path) -> dict[str, Any]:

@@ -17,23 +17,20 @@ from torch import Tensor
 from benchmarks.speed_own import Fewstep
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting
-from fewstep.data.encoding import fill_cache
-from fewstep.data.latent_cache import open_cache
+from fewstep.data.base import Captioned
+from fewstep.data.cache import open_cache
+from fewstep.data.encode import fill_cache
 from fewstep.diffusion.random import generator
 
 DESIGNS = ("1,000 pairs", "10,000 pairs", "100,000 pairs")
 
 
 @dataclass(frozen=True)
-class NoisePairs:
+class NoisePairs(Captioned):
     """Captions of images that are not there."""
 
     num: int
     identity: str = "noise"
-
-    @property
-    def parts(self) -> Sequence[int]:
-        return (self.num,)
 
     def __len__(self) -> int:
         return self.num
@@ -64,7 +61,9 @@ def write_caches(setting: Setting) -> None:
             yield torch.randn(std.shape, generator=random), std
 
     for num in map(num_pairs, DESIGNS):
-        fill_cache(cache_of(setting, num), NoisePairs(num), encode, encode_prompts, 0.0)
+        pairs = NoisePairs(num)
+        for _ in fill_cache(cache_of(setting, num), pairs, encode, encode_prompts, 0.0):
+            pass
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:

@@ -19,7 +19,7 @@ from fewstep.config import (
     TeacherSettings,
     TrainSettings,
 )
-from fewstep.data.latent_cache import LatentCache
+from fewstep.data.cache import LatentCache
 from fewstep.diffusion.random import Draw, generator
 from fewstep.methods import Batch, Denoisers
 from fewstep.training.distill import steps_of

@@ -1,101 +1,96 @@
-"""What counts as a caption."""
+"""What counts as a caption, and text files that hold captions."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewstep.data.disk import one_spelling, read_file
-from fewstep.data.errors import DataError
+from fewstep.data.base import DataError
+from fewstep.data.files import one_spelling, read_file
 
-LONGEST = 4000
-"""Characters; a text encoder reads some 300, and what is far longer is another file."""
+MAX_LENGTH = 4000
+"""Characters. A text encoder reads about 300; anything far longer is the wrong file."""
 
 
 class CaptionErrors(DataError):
-    """All captions of a set that cannot be used; the message has the first of them."""
+    """All captions of a dataset that cannot be used; the message has the first five."""
 
-    def __init__(self, reasons: list[str], listed: int = 5) -> None:
+    def __init__(self, reasons: list[str]) -> None:
         self.reasons = reasons
         more = f"; {len(reasons)} captions in all: fewstep data check lists them"
-        super().__init__("; ".join(reasons[:listed]) + (more if len(reasons) > 1 else ""))
+        super().__init__("; ".join(reasons[:5]) + (more if len(reasons) > 1 else ""))
 
 
-class Faults:
-    """Collects what is wrong with the captions of a set, to say it of all of them at once."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
+class Faults(list[str]):
+    """Collects what is wrong with captions, so that all of it is reported at once."""
 
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Note an error about data and go on after the block."""
+    def collect(self) -> Iterator[None]:
+        """Note a DataError and go on after the block."""
         try:
             yield
         except DataError as error:
-            self.reasons.append(str(error))
+            self.append(str(error))
 
     def check(self) -> None:
         """Raise CaptionErrors if there were any."""
-        if self.reasons:
-            raise CaptionErrors(self.reasons)
+        if self:
+            raise CaptionErrors(self)
 
 
 def checked(caption: object, name: str) -> str:
-    """Return a caption without the white space around it, in Unicode's composed spelling.
+    """Return a caption without surrounding white space, in Unicode's composed form (NFC).
 
     Raises:
-        DataError: if it is missing, empty, or no caption at all; `name` says whose it is.
+        DataError: if it is missing, empty, too long or not text; `name` says whose it is.
     """
     if not isinstance(caption, str) or not caption.strip():
         what = "no caption" if caption is None else f"the caption {caption!r}"
         raise DataError(f"{name} has {what}; write one, or remove the image")
     caption = one_spelling(caption.strip())
-    if len(caption) > LONGEST:
+    if len(caption) > MAX_LENGTH:
         raise DataError(
-            f"the caption of {name} has {len(caption)} characters, more than {LONGEST}; is it the "
-            "right file? Shorten it"
+            f"the caption of {name} has {len(caption)} characters, more than {MAX_LENGTH}; is it "
+            "the right file? Shorten it"
         )
     try:
         caption.encode()
     except UnicodeEncodeError as error:
         half = caption[error.start]
         raise DataError(
-            f"the caption of {name} holds {half!r}, half a character; write it anew as UTF-8"
+            f"the caption of {name} holds {half!r}, half a character; save it as UTF-8"
         ) from error
     return caption
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        DataError: if it cannot be read, or is not UTF-8.
-    """
+def decoded(content: bytes, name: str) -> str:
+    """Return UTF-8 as text, or raise a DataError."""
     try:
-        return read_file(path).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text, or raise a DataError."""
+    try:
+        return decoded(read_file(path), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not empty with their numbers, from 1.
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield "path line n" and the line for each line that is not empty.
 
-    A line ends where an editor ends it: what else Python splits at, JSON and prompts may hold.
+    Lines end at "\\n" alone: JSON and prompts may hold the others that `splitlines` knows.
     """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
-            yield number, line
+            yield f"{path} line {number}", line
 
 
-def parsed(text: str, where: str) -> object:
-    """Return what JSON says.
-
-    Raises:
-        DataError: if it does not parse; `where` says what it is.
-    """
+def read_json(text: str, where: str) -> object:
+    """Return the value that JSON text holds, or raise a DataError."""
     try:
         return json.loads(text)
     except ValueError as error:  # of a number with thousands of digits too

@@ -1,16 +1,15 @@
-"""`fewstep data check`: look at every pair, and say what there is and what is wrong with it."""
+"""`fewstep data check`: look at every pair, and list what is there and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
 from PIL import Image
 
-from fewstep.data.errors import ImageError
-from fewstep.data.framing import Framing
-from fewstep.data.images import BROKEN, decode, open_image
-from fewstep.data.source import Source
+from fewstep.data.base import ImageError, Source
+from fewstep.data.images import BROKEN, Framing, decode, open_image
 
 EXIF_ORIENTATION = 0x0112
 
@@ -22,7 +21,7 @@ class Findings:
     Where there are `faults` of captions, no image was looked at.
     """
 
-    pairs: int
+    pairs: int = 0
     faults: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
@@ -38,9 +37,9 @@ class Findings:
         return not (self.faults or self.broken)
 
     def lines(self) -> list[str]:
-        """Return the findings in words, with every file that cannot be used."""
+        """Return the findings as text, with every file that cannot be used."""
         if self.faults:
-            what = f"{len(self.faults)} captions cannot be used; mend these first:"
+            what = f"{len(self.faults)} captions cannot be used; fix these first:"
             return [what, *(f"  {fault}" for fault in self.faults)]
         lines = [f"{self.pairs} images, {len(self.captions)} captions"]
         if self.sizes:
@@ -53,70 +52,58 @@ class Findings:
         if self.kinds:
             lines += [f"among them  {_counted(self.kinds)}"]
         lines += [f"captions    {_spread(self.captions)} characters"]
-        named = {"broken": self.broken, "too small": self.too_small,
-                 "beside them that belong to no pair": self.unused}  # fmt: skip
-        for what, files in named.items():
+        for what, files in (
+            ("broken", self.broken),
+            ("too small", self.too_small),
+            ("files that belong to no pair", self.unused),
+        ):
             if files:
                 lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files)]
         return lines
 
 
 def check_source(
-    source: Source,
-    framing: Framing | None = None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> Findings:
-    """Decode every image to its end; with a framing also say which are too small for it."""
-    found = Findings(len(source), unused=source.unused)
+    source: Source, findings: Findings, framing: Framing | None = None
+) -> Iterator[int]:
+    """Decode every image to its end into the findings; yield how many pairs are done.
+
+    With a framing also find which images are too small for it.
+    """
+    findings.pairs, findings.unused = len(source), source.unused
     for number in range(len(source)):
-        found.captions += [len(caption) for caption in source.captions(number)]
+        findings.captions += [len(caption) for caption in source.captions(number)]
         try:
             content = source.read(number)
-            header = open_image(content)
-            image = decode(content)
-            found.sizes.append(image.size)
-            found.formats[header.format or "unknown"] += 1
-            found.kinds.update(_kinds(header))
-            if framing is not None:
-                _check_size(framing, image.size, source.name(number), found)
+            header, image = open_image(content), decode(content)
         except ImageError as error:
-            found.broken.append(f"{source.name(number)}: {error}")
-        advance(1)
-    return found
-
-
-def _check_size(framing: Framing, size: tuple[int, int], name: str, found: Findings) -> None:
-    try:
-        framing.size_for(size)
-    except ImageError as error:
-        found.too_small.append(f"{name}: {error}")
+            findings.broken.append(f"{source.name(number)}: {error}")
+        else:
+            findings.sizes.append(image.size)
+            findings.formats[header.format or "unknown"] += 1
+            findings.kinds.update(_kinds(header))
+            try:
+                if framing:
+                    framing.size_for(image.size)
+            except ImageError as error:
+                findings.too_small.append(f"{source.name(number)}: {error}")
+        yield number + 1
 
 
 def _kinds(header: Image.Image) -> list[str]:
-    """Name what is done to an image before it is used."""
+    """Name what is done to an image before it is used; damaged headers count as ordinary."""
+    frames, orientation = 1, 1
+    with suppress(*BROKEN):
+        frames = getattr(header, "n_frames", 1)
+    with suppress(*BROKEN):
+        orientation = header.getexif().get(EXIF_ORIENTATION, 1)
     kinds = {
-        "animated (the first frame is used)": _is_animated(header),
-        "turned upright": _orientation(header) != 1,
+        "animated (the first frame is used)": frames > 1,
+        "turned upright": orientation != 1,
         "transparent (put on white)": header.has_transparency_data,
         "CMYK": header.mode == "CMYK",
         "16 bits": header.mode.startswith("I"),
     }
     return [kind for kind, holds in kinds.items() if holds]
-
-
-def _is_animated(header: Image.Image) -> bool:
-    """Return whether there are more frames; where those are damaged it is not known."""
-    try:
-        return getattr(header, "n_frames", 1) > 1
-    except BROKEN:
-        return False
-
-
-def _orientation(header: Image.Image) -> int:
-    try:
-        return header.getexif().get(EXIF_ORIENTATION, 1)
-    except BROKEN:
-        return 1
 
 
 def _counted(counter: Counter[str]) -> str:

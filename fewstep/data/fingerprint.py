@@ -1,4 +1,4 @@
-"""What a cache was made from: its folder's name, and the words that say what has changed since."""
+"""What a cache was made from: the name of its folder, and what has changed since."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.errors import DataError
-from fewstep.data.latent_cache import FINGERPRINT, INDEX
+from fewstep.data.base import DataError
+from fewstep.data.cache import FINGERPRINT, INDEX
 from fewstep.files import write_file
 
 
@@ -19,20 +19,20 @@ class Fingerprint:
     made_from: Mapping[str, Any]
     versions: Mapping[str, str]
     path: str = ""
-    """Where the data lay, however it was spelt: it decides nothing."""
+    """Where the data were; no part of the key."""
 
     @property
     def key(self) -> str:
-        """The name of the cache's folder: another for every setting, the same for every version."""
+        """The name of the cache's folder, which depends on all but the versions and the path."""
         text = json.dumps(dict(self.made_from), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
-    """Make the cache's folder below `root`, or check that the one there is it.
+    """Make the cache's folder below `root`, or check that the one there is of the same data.
 
-    Returns what a user should know: which setting of an earlier cache of the same data has changed,
-    or which library has.
+    Returns notes for the user: what differs from other caches of the same data, and which library
+    versions have changed.
 
     Raises:
         DataError: if the folder holds another cache, or half of one by other libraries.
@@ -40,16 +40,16 @@ def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
     folder = root / fingerprint.key
     path = folder / FINGERPRINT
     if not path.is_file():
-        notes = _neighbours(root, fingerprint)
+        notes = _differing(root, fingerprint)
         write_file(path, json.dumps(asdict(fingerprint), indent=2, sort_keys=True) + "\n")
         return notes
-    there = _read(path)
-    if changed := _changes(there.made_from, fingerprint.made_from):
+    found = _read(path)
+    if changed := _changes(found.made_from, fingerprint.made_from):
         raise DataError(
             f"{folder} holds another cache ({changed}); delete it, or set data.cache to another "
             "folder"
         )
-    if not (changed := _changes(there.versions, fingerprint.versions)):
+    if not (changed := _changes(found.versions, fingerprint.versions)):
         return []
     if not (folder / INDEX).is_file():
         raise DataError(
@@ -62,15 +62,15 @@ def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
     ]
 
 
-def _neighbours(root: Path, fingerprint: Fingerprint) -> list[str]:
-    """Say how the caches of the same data that lie beside differ."""
-    notes = []
-    for path in sorted(root.glob(f"*/{FINGERPRINT}")):
-        there = _read(path)
-        if there.path == fingerprint.path:
-            changed = _changes(there.made_from, fingerprint.made_from)
-            notes.append(f"encoding anew: the cache in {path.parent} is another ({changed})")
-    return notes
+def _differing(root: Path, fingerprint: Fingerprint) -> list[str]:
+    """Return how other caches of the same data differ."""
+    others = [(path.parent, _read(path)) for path in sorted(root.glob(f"*/{FINGERPRINT}"))]
+    return [
+        f"encoding anew: the cache in {folder} is another "
+        f"({_changes(other.made_from, fingerprint.made_from)})"
+        for folder, other in others
+        if other.path == fingerprint.path
+    ]
 
 
 def _read(path: Path) -> Fingerprint:
@@ -80,11 +80,11 @@ def _read(path: Path) -> Fingerprint:
         raise DataError(f"cannot read {path} ({error}); delete {path.parent}") from error
 
 
-def _changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(
-        f"{name} was {_short(there.get(name))} and is {_short(here.get(name))}"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
+        f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
     )
 
 

@@ -1,15 +1,19 @@
-"""An image's bytes, whatever its kind, become one upright RGB image, or a ImageError."""
+"""Image files of any kind become upright RGB, and then latents' size: resize, crop, buckets."""
 
 import struct
 import zlib
+from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from fewstep.data.errors import ImageError
+from fewstep.data.base import ImageError
+from fewstep.diffusion.random import generator
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """What is decoded."""
 
@@ -42,9 +46,9 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return the whole image, upright, in 8-bit RGB, on white where it is transparent.
+    """Return the whole image (of an animation the first frame), upright, in 8-bit RGB.
 
-    Of an animation it is the first frame.
+    Transparent parts become white.
 
     Raises:
         ImageError: if it cannot be decoded to its end.
@@ -61,9 +65,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -76,9 +79,88 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 
 
 WHITES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
-"""What may be white in numbers that do not say it: the first that none of them exceeds."""
+"""What white may be where the format does not say: the first that no value exceeds."""
 
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return "it is no image of a known format" if "cannot identify" in text else text[:200]
+
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+MAX_RATIO = 2.0
+"""Of a bucket's sides."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Squares of side `resolution`, or the buckets of at most as many pixels.
+
+    An image is scaled so that it just covers its frame, and the rest is cut off: evenly, or where
+    (seed, number of the pair) decides. Squares enlarge an image at most `max_upscale` times,
+    buckets never.
+    """
+
+    resolution: int
+    crop: Literal["centre", "random"] = "centre"
+    max_upscale: float = 2.0
+    buckets: tuple[Size, ...] = ()
+    seed: int = 0
+
+    def frame(self, image: Image.Image, number: int) -> Tensor:
+        """Return the image as [3, height, width] in [0, 1]; raise ImageError if too small."""
+        width, height = self.size_for(image.size)
+        scale = max(width / image.width, height / image.height)
+        spare = image.width - width / scale, image.height - height / scale
+        at_x, at_y = 0.5, 0.5
+        if self.crop == "random":
+            at_x, at_y = torch.rand(2, generator=generator(self.seed, "crop", number)).tolist()
+        left, top = max(0.0, spare[0] * at_x), max(0.0, spare[1] * at_y)
+        box = (left, top, min(left + width / scale, image.width),
+               min(top + height / scale, image.height))  # fmt: skip
+        return as_tensor(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+    def size_for(self, size: Size) -> Size:
+        """Return the frame of an image of this size; raise ImageError if it is too small."""
+        too_few = f"{size[0]} x {size[1]} pixels are too few: "
+        if not self.buckets:
+            if min(size) * self.max_upscale < self.resolution:
+                raise ImageError(
+                    f"{too_few}data.resolution {self.resolution} would enlarge it more than "
+                    f"data.max_upscale = {self.max_upscale:g} times"
+                )
+            return self.resolution, self.resolution
+        fitting = [b for b in self.buckets if b[0] <= size[0] and b[1] <= size[1]]
+        if not fitting:
+            raise ImageError(f"{too_few}no bucket is as small; lower data.resolution")
+        return max(fitting, key=lambda bucket: _score(size, bucket))
+
+
+def buckets_of(resolution: int, divisor: int) -> tuple[Size, ...]:
+    """Return every size of at most resolution^2 pixels whose sides the model can divide.
+
+    The short side is at least half of the resolution, the long one at most twice the short.
+
+    >>> buckets_of(128, 64)
+    ((64, 64), (64, 128), (128, 64), (128, 128))
+    """
+    sides = range(-(-resolution // 2 // divisor) * divisor, 2 * resolution + 1, divisor)
+    return tuple(
+        (width, height)
+        for width in sides
+        for height in sides
+        if width * height <= resolution**2 and max(width, height) <= MAX_RATIO * min(width, height)
+    )
+
+
+def _score(size: Size, bucket: Size) -> float:
+    """Weigh the pixels that a bucket has against the part of the image that it keeps."""
+    ratio, other = size[0] / size[1], bucket[0] / bucket[1]
+    return bucket[0] * bucket[1] * (min(ratio, other) / max(ratio, other)) ** 2
+
+
+def as_tensor(image: Image.Image | np.ndarray) -> Tensor:
+    """Return 8-bit RGB as [3, height, width] in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255

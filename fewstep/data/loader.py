@@ -20,17 +20,17 @@ from fewstep.methods.base import Batch
 from fewstep.types import Conditioning
 
 Reader = Callable[[Sequence[int]], Any]
-"""Reads samples by their numbers in the whole run; it can be sent to another process."""
+"""Reads samples by their numbers in the run; it can be sent to another process."""
 
 
 class Batches(Protocol):
-    """Where the batches of a run come from: a cache, or a stream that is encoded on the fly."""
+    """Where the batches of a run come from: a cache, or a stream that is encoded at each step."""
 
     def __len__(self) -> int: ...
 
     @property
     def reader(self) -> Reader:
-        """What loader processes may do ahead."""
+        """What loader processes may do ahead, without any network."""
         ...
 
     @property
@@ -51,7 +51,7 @@ def batches_at(
 ) -> Callable[[Sequence[int]], Batch]:
     """Return the function from samples to their batch on a device.
 
-    With workers it has to be asked for the `requests`, in their order.
+    With workers it has to be called with the `requests`, in their order.
     """
     read = read_ahead(batches.reader, requests, workers)
 
@@ -65,7 +65,7 @@ def batches_at(
 
 @dataclass(frozen=True)
 class _Reads(Dataset):
-    """What `read` gives; an error that is the user's comes back as a value, so in its own words."""
+    """What `read` returns; a UserError is returned too, as torch would change its message."""
 
     read: Reader
 
@@ -79,7 +79,7 @@ class _Reads(Dataset):
 def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) -> Reader:
     """Return `read`, done ahead by `workers` processes in the order of the requests.
 
-    With no workers it is `read` itself. What it gives is the same for any number of them.
+    With no workers it is `read` itself; the result is the same for any number.
     """
     if not workers:
         return read
@@ -88,15 +88,15 @@ def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) ->
         batch_size=None,
         sampler=requests,
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=partial(_leave_signals, _lifeline()),
+        collate_fn=_unchanged,
+        worker_init_fn=partial(_ignore_signals, _lifeline()),
     )
     results: Iterator[tuple[Sequence[int], Any]] = zip(requests, loader, strict=True)
 
     def next_read(samples: Sequence[int]) -> Any:
-        asked, result = next(results)
-        if list(asked) != list(samples):
-            raise RuntimeError(f"samples {samples} were asked for, and {asked} were read ahead")
+        requested, result = next(results)
+        if list(requested) != list(samples):
+            raise RuntimeError(f"samples {samples} were requested, and {requested} read ahead")
         try:
             if isinstance(result, UserError):
                 raise result
@@ -107,7 +107,7 @@ def read_ahead(read: Reader, requests: Iterable[Sequence[int]], workers: int) ->
     return next_read
 
 
-def _as_it_is(result: Any) -> Any:
+def _unchanged(result: Any) -> Any:
     return result
 
 
@@ -119,8 +119,8 @@ def _lifeline() -> tuple[Connection, Connection]:
     return reader, writer
 
 
-def _leave_signals(lifeline: tuple[Connection, Connection], worker: int) -> None:
-    """Leave what stops a run to the training process, which saves and then ends its workers.
+def _ignore_signals(lifeline: tuple[Connection, Connection], worker: int) -> None:
+    """Leave stopping to the training process, which saves and then ends its workers.
 
     Slurm and Ctrl-C signal all processes; a worker that died of it would take the step with it.
     """
@@ -128,10 +128,10 @@ def _leave_signals(lifeline: tuple[Connection, Connection], worker: int) -> None
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     reader, writer = lifeline
     writer.close()
-    Thread(target=_end_with, args=(reader,), daemon=True).start()
+    Thread(target=_exit_with_parent, args=(reader,), daemon=True).start()
 
 
-def _end_with(parent: Connection) -> None:
+def _exit_with_parent(parent: Connection) -> None:
     with suppress(EOFError, OSError):
         parent.recv_bytes()
     os._exit(0)

@@ -1,32 +1,51 @@
-"""Numbered pairs of an image, ready for the autoencoder, and its captions."""
+"""From `data.path` to numbered pairs of image and captions: its kind is found by looking."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from fewstep.data.errors import ImageError
-from fewstep.data.framing import Framing, as_tensor
-from fewstep.data.images import decode
-from fewstep.data.source import Captioned, Source, digest
+from fewstep.config import DataSettings
+from fewstep.data.base import Captioned, DataError, ImageError, Source, digest
+from fewstep.data.captions import Faults, checked, numbered_lines
+from fewstep.data.folders import TABLES, captions_files, read_coco, read_folder, read_metadata
+from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
+from fewstep.data.images import Framing, as_tensor, buckets_of, decode
+from fewstep.data.shards import find_shards, read_shards
+from fewstep.diffusion.random import generator
+from fewstep.world.captions import describe
+from fewstep.world.scenes import Scene, render, sample_scene
 
-STREAM = 1_000_081
-"""Keeps these scenes apart from those that the teacher learns from and students are judged by."""
+BUNDLED_PAIRS, COCO_PAIRS = 4096, 5000
+"""How many pairs are used of a larger set where data.num_pairs is not set."""
+
+BUNDLED_STREAM = 1_000_081
+"""Keeps these scenes apart from those of the teacher's training and of evaluation."""
+
+HF_SETTINGS = ("split", "image_column", "caption_column")
+IMAGE_SETTINGS = ("crop", "buckets", "max_upscale", "captions")
+"""Settings that only the `datasets` library uses, and those that only images in files use."""
+
+HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 
 
 class Pairs(Captioned, Protocol):
     """Captions with images."""
 
     def image(self, number: int) -> Tensor:
-        """Return the image as [3, height, width] in [0, 1], or raise a ImageError."""
+        """Return the image as [3, height, width] in [0, 1], or raise an ImageError naming it."""
         ...
 
 
 @dataclass(frozen=True)
-class BundledPairs:
-    """Scenes of the bundled world, drawn on the spot; pair i is a function of (seed, i)."""
+class BundledPairs(Pairs):
+    """Scenes of the bundled world, drawn when read; pair i is a function of (seed, i)."""
 
     num_pairs: int
     resolution: int
@@ -34,11 +53,7 @@ class BundledPairs:
 
     @property
     def identity(self) -> str:
-        return f"bundled scenes {STREAM} {self.num_pairs} {self.resolution} {self.seed}"
-
-    @property
-    def parts(self) -> Sequence[int]:
-        return (self.num_pairs,)
+        return f"bundled scenes {BUNDLED_STREAM} {self.num_pairs} {self.resolution} {self.seed}"
 
     def __len__(self) -> int:
         return self.num_pairs
@@ -47,35 +62,28 @@ class BundledPairs:
         return f"scene {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
-        from fewstep.world.captions import describe
-
-        scene, rng = self._scene(number)
-        return (describe(scene, rng),)
+        return (describe(*self._scene(number)),)
 
     def image(self, number: int) -> Tensor:
-        from fewstep.world.scenes import render
-
         return as_tensor(render(self._scene(number)[0], self.resolution))
 
-    def _scene(self, number: int):
-        from fewstep.world.scenes import sample_scene
-
-        rng = np.random.default_rng([STREAM, self.seed, number])
+    def _scene(self, number: int) -> tuple[Scene, np.random.Generator]:
+        rng = np.random.default_rng([BUNDLED_STREAM, self.seed, number])
         return sample_scene(rng), rng
 
 
 @dataclass(frozen=True)
-class ImagePairs:
-    """The images of a source, cut to their frames."""
+class ImagePairs(Pairs):
+    """The images of a source, cut to their frames, with the first or all of their captions."""
 
     source: Source
     framing: Framing
     all_captions: bool = False
-    identity: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def identity(self) -> str:
         frames = f"{astuple(self.framing)} all captions: {self.all_captions}"
-        object.__setattr__(self, "identity", digest([self.source.identity, frames]))
+        return digest([self.source.identity, frames])
 
     @property
     def parts(self) -> Sequence[int]:
@@ -92,12 +100,120 @@ class ImagePairs:
         return captions if self.all_captions else captions[:1]
 
     def image(self, number: int) -> Tensor:
-        """Return the image in its frame.
-
-        Raises:
-            ImageError: if it is broken or too small, naming it.
-        """
         try:
             return self.framing.frame(decode(self.source.read(number)), number)
         except ImageError as error:
             raise ImageError(f"{self.name(number)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Prompts(Captioned):
+    """Prompts without images, for which the teacher generates latents.
+
+    Pair i is prompt i with noise number i; after the last prompt the first comes again.
+    """
+
+    prompts: tuple[str, ...]
+    num_pairs: int
+    seed: int = 0
+
+    @property
+    def identity(self) -> str:
+        return digest([f"prompts {self.num_pairs} {self.seed}", *self.prompts])
+
+    def __len__(self) -> int:
+        return self.num_pairs
+
+    def name(self, number: int) -> str:
+        return f"prompt {number % len(self.prompts) + 1}"
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        return (self.prompts[number % len(self.prompts)],)
+
+
+def open_data(
+    data: DataSettings, resolution: int, divisor: int = 8, index: Path | None = None
+) -> Pairs | Prompts:
+    """Return the pairs, or the prompts without images, that the table [data] names.
+
+    The sides of a bucket are multiples of `divisor`; the folder `index` keeps what a scan of tar
+    shards found.
+
+    Raises:
+        DataError: if the path is of no known kind, or its content cannot be used.
+    """
+    if data.path == "bundled":
+        _check_unused(data, "images", "teacher_steps", *IMAGE_SETTINGS, *HF_SETTINGS)
+        return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
+    if data.path.endswith(".txt"):
+        _check_unused(data, "images", "flip", *IMAGE_SETTINGS, *HF_SETTINGS)
+        return read_prompts(Path(data.path), data.num_pairs, data.seed)
+    _check_unused(data, "teacher_steps")
+    source, usual = open_source(data, index)
+    source = subset(source, data.num_pairs or usual, data.seed)
+    buckets = buckets_of(resolution, divisor) if data.buckets else ()
+    framing = Framing(resolution, data.crop, data.max_upscale, buckets, data.seed)
+    return ImagePairs(source, framing, data.captions == "all")
+
+
+def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, int | None]:
+    """Return everything at `data.path`, and how many pairs of it are usually used.
+
+    Raises:
+        DataError: if the path is of no known kind, or its content cannot be used.
+    """
+    path = Path(data.path)
+    images = Path(data.images) if data.images else None
+    tables = [path / name for name in TABLES if (path / name).is_file()]
+    if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
+        _check_unused(data, *HF_SETTINGS)
+        return read_coco(path, images), COCO_PAIRS
+    if path.suffix in (".jsonl", ".csv") or tables:
+        _check_unused(data, *HF_SETTINGS)
+        return read_metadata(tables[0] if tables else path, images), None
+    _check_unused(data, "images")
+    is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
+    if shards := find_shards(data.path) if is_shards or path.is_dir() else ():
+        _check_unused(data, *HF_SETTINGS)
+        return read_shards(shards, index), None
+    is_hub_id = not path.parent.is_dir() and HUB_ID.fullmatch(data.path)
+    if is_hub_id or (path.is_dir() and is_hf_dataset(path)):
+        return read_hf_dataset(data.path, data.split, data.image_column, data.caption_column), None
+    if path.is_dir():
+        _check_unused(data, *HF_SETTINGS)
+        return read_folder(path), None
+    raise DataError(
+        f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
+        ".csv, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no folder "
+        "'owner' is here); give one of these, or 'bundled'"
+    )
+
+
+def subset(source: Source, count: int | None, seed: int) -> Source:
+    """Return `count` pairs of a source, chosen by the seed, in the source's own order."""
+    if count is None or count >= len(source):
+        return source
+    chosen = torch.randperm(len(source), generator=generator(seed, "subset"))[:count]
+    return source.pick(chosen.sort().values.tolist())
+
+
+def read_prompts(path: Path, num_pairs: int | None, seed: int) -> Prompts:
+    """Read a text file with one prompt a line; raise a DataError if it holds none."""
+    prompts, faults = [], Faults()
+    for where, line in numbered_lines(path):
+        with faults.collect():
+            prompts.append(checked(line, where))
+    faults.check()
+    if not prompts:
+        raise DataError(f"{path} holds no prompt; write one a line")
+    return Prompts(tuple(prompts), num_pairs or len(prompts), seed)
+
+
+def _check_unused(data: DataSettings, *names: str) -> None:
+    """Raise a DataError for the first of these settings that is set and would do nothing."""
+    for name in names:
+        if (value := getattr(data, name)) != getattr(DataSettings, name):
+            raise DataError(
+                f"data.{name} is {value!r}, which does nothing for what data.path = {data.path!r} "
+                "is read as; leave it out"
+            )

@@ -1,40 +1,40 @@
-"""Webdataset shards: plain tar files of `key.jpg` with `key.txt`, read where they lie.
+"""Webdataset shards: uncompressed tar files of `key.jpg` with `key.txt`, read in place.
 
-A shard is never unpacked and nothing in it is run or unpickled: one look through its headers finds
+A shard is never unpacked, and nothing in it is run or unpickled: one pass over its headers finds
 where each image and caption begins, and reading one is one read at that place.
 """
-
-# of libraries without types
-# pyright: reportArgumentType=false
 
 import hashlib
 import os
 import re
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from tarfile import BLOCKSIZE, TarInfo
 from typing import IO
 
 import numpy as np
 
-from fewstep.data.captions import Faults, checked
-from fewstep.data.disk import one_spelling
-from fewstep.data.errors import DataError
-from fewstep.data.folder import CAPTION_SUFFIXES, check_all_read
-from fewstep.data.images import SUFFIXES
-from fewstep.data.source import digest
-from fewstep.data.tar import files_in
+from fewstep.data.base import DataError, Source, digest
+from fewstep.data.captions import Faults, checked, decoded
+from fewstep.data.files import (
+    CAPTION_SUFFIXES,
+    check_all_read,
+    is_image,
+    one_spelling,
+    size_and_time,
+)
 from fewstep.files import write_file
 
+PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(Source):
     """Images in tar files. A row of `places` is one pair: its shard, then offset and size of the
     image and of the caption, in bytes."""
 
@@ -43,8 +43,7 @@ class Shards:
 
     @property
     def identity(self) -> str:
-        stats = ((file.name, file.stat()) for file in self.files)
-        lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+        lines = [f"{file.name} {size_and_time(file)}" for file in self.files]
         return digest([*lines, hashlib.sha256(np.ascontiguousarray(self.places)).hexdigest()])
 
     @property
@@ -55,9 +54,10 @@ class Shards:
         return len(self.places)
 
     def name(self, number: int) -> str:
-        shard, offset, *_ = self.places[number]
-        header = _read(self.files[shard], offset - BLOCKSIZE, BLOCKSIZE)
-        return f"{self.files[shard]}: {TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}"
+        shard, offset, *_ = self.places[number].tolist()
+        header = _read(self.files[shard], offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        return f"{self.files[shard]}: {member.name}"
 
     def captions(self, number: int) -> tuple[str, ...]:
         shard, _, _, offset, size = self.places[number].tolist()
@@ -67,10 +67,6 @@ class Shards:
         shard, offset, size, *_ = self.places[number].tolist()
         return _read(self.files[shard], offset, size)
 
-    @property
-    def unused(self) -> Sequence[str]:
-        return ()
-
     def pick(self, numbers: Sequence[int]) -> "Shards":
         return Shards(self.files, self.places[np.asarray(numbers, dtype=np.int64)])
 
@@ -79,7 +75,7 @@ def find_shards(path: str) -> tuple[Path, ...]:
     """Return the tar files of a folder, a file, or a pattern such as `shards/{0000..0041}.tar`.
 
     Raises:
-        DataError: if it is a command or an address rather than a file, or one is missing.
+        DataError: if it is a command or an address instead of a file, or a file is missing.
     """
     if path.startswith("pipe:") or "://" in path:
         raise DataError(
@@ -97,19 +93,17 @@ def find_shards(path: str) -> tuple[Path, ...]:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    match = BRACES.search(pattern)
-    if match is None:
+    if (match := BRACES.search(pattern)) is None:
         yield pattern
         return
     first, last = match.groups()
     for number in range(int(first), int(last) + 1):
-        yield from _expanded(
-            f"{pattern[: match.start()]}{number:0{len(first)}}{pattern[match.end() :]}"
-        )
+        digits = f"{number:0{len(first)}}"
+        yield from _expanded(pattern[: match.start()] + digits + pattern[match.end() :])
 
 
 def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
-    """Look through the headers of every shard, or read in the folder `index` what they hold.
+    """Scan the headers of every shard, or read in the folder `index` what an earlier scan found.
 
     Raises:
         DataError: if one is damaged or unsafe, or an image has no caption.
@@ -126,39 +120,39 @@ def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
 
 def _indexed(file: Path, index: Path | None) -> np.ndarray:
     """Return offset and size of each image and caption, [pairs, 4]."""
-    stat = file.stat()
-    key = digest([f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"])[:16]
-    if index is not None and (path := index / f"{key}.npy").is_file():
-        with suppress(ValueError, EOFError):  # of a damaged file, which is made anew
-            return np.load(path, allow_pickle=False)
-    rows = np.array(_rows(file), dtype=np.int64).reshape(-1, 4)
+    path = None
     if index is not None:
+        path = index / f"{digest([f'{file.resolve()} {size_and_time(file)}'])[:16]}.npy"
+        with suppress(ValueError, EOFError, FileNotFoundError):  # a damaged file is made anew
+            return np.load(path, allow_pickle=False)
+    rows = np.array(_scan(file), dtype=np.int64).reshape(-1, 4)
+    if path is not None:
         content = BytesIO()
         np.save(content, rows)
-        write_file(index / f"{key}.npy", content.getvalue())
+        write_file(path, content.getvalue())
     return rows
 
 
-def _rows(file: Path) -> list[tuple[int, int, int, int]]:
+def _scan(file: Path) -> list[tuple[int, int, int, int]]:
     images: dict[str, tuple[int, int]] = {}
     texts: dict[str, tuple[int, int]] = {}
     names, faults = [], Faults()
-    for member in files_in(file):
+    for member in _members(file):
         name = PurePosixPath(member.name)
         if name.name.startswith("."):
             continue
         names.append(name)
         key, place = one_spelling(str(name.with_suffix(""))), (member.offset_data, member.size)
-        if name.suffix.lower() in SUFFIXES:
+        if is_image(name):
             if key in images:
                 raise DataError(f"{file} holds two images called {key}; give each its own name")
             images[key] = place
         elif name.suffix.lower() in CAPTION_SUFFIXES:
-            with faults.collected():
+            with faults.collect():
                 _caption(_read(file, *place), f"{file}: {name}")
             texts[key] = place
     check_all_read(names, file)
-    faults.reasons += [
+    faults += [
         f"{file}: {key} has no caption; add {key}.txt to the shard"
         for key in images
         if key not in texts
@@ -167,13 +161,54 @@ def _rows(file: Path) -> list[tuple[int, int, int, int]]:
     return [(*place, *texts[key]) for key, place in images.items()]
 
 
-def _caption(content: bytes, name: str) -> str:
+def _members(file: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of the files in a tar.
+
+    Raises:
+        DataError: if it is damaged or cut off, or holds what could do harm if it were unpacked.
+    """
     try:
-        return checked(content.decode("utf-8-sig"), name)
-    except UnicodeDecodeError as error:
+        with tarfile.open(file, "r:") as tar:
+            end = file.stat().st_size
+            for member in tar:
+                _check_safe(member, file)
+                if member.offset_data + member.size > end:
+                    raise DataError(f"{file} is cut off inside {member.name}; copy it again")
+                if member.isfile():
+                    yield member
+            _check_end(file, tar.offset)
+    except tarfile.TarError as error:
         raise DataError(
-            f"the caption of {name} is not UTF-8 ({error.reason}); save it as UTF-8"
+            f"cannot read {file}: {error}; shards are uncompressed tar files, copied to their end"
         ) from error
+
+
+def _check_end(file: Path, last: int) -> None:
+    """Refuse a tar that does not end in zeros: tarfile takes a damaged header for its end."""
+    with open(file, "rb") as content:
+        content.seek(last)
+        size, is_zero = 0, True
+        while is_zero and (rest := content.read(2**20)):
+            size, is_zero = size + len(rest), not any(rest)
+    if not is_zero or size < tarfile.BLOCKSIZE:
+        raise DataError(
+            f"{file} is damaged or cut off at byte {last}, or more than one tar; copy it again, or "
+            "make it anew"
+        )
+
+
+def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{file} holds {member.name!r}, which leads out of it; make it anew")
+    if not (member.isfile() or member.isdir()):
+        raise DataError(f"{file} holds {member.name!r}, a link or device; put the file itself in")
+    if name.suffix.lower() in PICKLES:
+        raise DataError(f"{file} holds {member.name!r}, a pickle, which can run code; leave it out")
+
+
+def _caption(content: bytes, name: str) -> str:
+    return checked(decoded(content, f"the caption of {name}"), name)
 
 
 def _read(file: Path, offset: int, size: int) -> bytes:

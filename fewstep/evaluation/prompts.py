@@ -111,7 +111,7 @@ def coco(
     Raises:
         UserError: if the folder is not there or holds too few captions.
     """
-    from fewstep.data.coco import captions_files, read_coco
+    from fewstep.data.folders import captions_files, read_coco
     from fewstep.data.images import decode
 
     if data is None:

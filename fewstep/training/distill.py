@@ -60,7 +60,7 @@ def distill_run(
             check_writable(shop.dataset.root, needed_bytes + shop.dataset.cache_bytes)
         claim_run_folder(shop.resolved, run)
         claim_data(run, shop.pairs.identity)
-        claim_base(run, shop.family, shop.dataset.codec)
+        claim_base(run, shop.family, shop.dataset.encoders)
     processes.wait()
     listener = listener or Listener()
     batches = shop.batches(listener.on_encoded)

@@ -6,13 +6,11 @@ from pathlib import Path
 from fewstep.config import Config, DataSettings
 from fewstep.data.captions import CaptionErrors
 from fewstep.data.check import Findings, check_source
-from fewstep.data.encoding import Start
-from fewstep.data.framing import Framing
-from fewstep.data.opening import open_data, open_source, subset
-from fewstep.data.prompts import Prompts
+from fewstep.data.images import Framing
+from fewstep.data.pairs import Prompts, open_data, open_source, subset
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
-from fewstep.training.setup import Workshop
+from fewstep.training.setup import Start, Workshop
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,10 @@ def check_data(
     except CaptionErrors as error:
         return Findings(0, error.reasons)
     framing = Framing(data.resolution, max_upscale=data.max_upscale) if data.resolution else None
-    return check_source(source, framing, start(len(source)))
+    advance, findings = start(len(source)), Findings()
+    for _ in check_source(source, findings, framing):
+        advance(1)
+    return findings
 
 
 def _check_words(data: DataSettings) -> Findings:

@@ -1,7 +1,7 @@
 """From settings to the parts of one run, each built when it is first asked for."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,11 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from fewstep.config import AdapterSettings, Config, Precision, SettingError, from_tables
 from fewstep.data.dataset import Dataset
-from fewstep.data.encoding import Share, Start
 from fewstep.data.loader import Batches
-from fewstep.data.pairs import Pairs
-from fewstep.data.prompts import Prompts
-from fewstep.data.skipped import Skipped
+from fewstep.data.pairs import Pairs, Prompts
+from fewstep.data.stream import Skipped
 from fewstep.diffusion.guidance import guided
 from fewstep.distributed import Processes
 from fewstep.methods import METHODS, Denoisers, Method
@@ -30,6 +28,9 @@ from fewstep.student.generate import TEACHER_GUIDANCE
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.divergence import Watch
 from fewstep.training.loop import Weights
+
+Start = Callable[[int], Callable[[int], None]]
+"""Shows progress: it gets the total, and returns what gets the number of each part done."""
 
 
 def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
@@ -122,15 +123,14 @@ class Workshop:
         The first process looks through shards, and the others read what it found.
         """
         data, scale = self.config.data, self.config.teacher.guidance_scale
-        dataset = Dataset(
-            settings=data,
-            family=self.family,
-            resolution=self.resolution,
-            root=Path(data.cache or self.run.parent / "cache"),
-            teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
-        )
         with self.processes.main_process_first():
-            dataset.pairs  # noqa: B018
+            dataset = Dataset(
+                settings=data,
+                family=self.family,
+                resolution=self.resolution,
+                root=Path(data.cache or self.run.parent / "cache"),
+                teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
+            )
         self._check_same(dataset)
         return dataset
 
@@ -157,8 +157,10 @@ class Workshop:
         processes, dataset = self.processes, self.dataset  # all meet there, the first too
         notes = dataset.claim() if processes.is_main else []
         processes.wait()
-        share = Share(processes.rank, processes.count, processes.wait)
-        dataset.fill(share, start)
+        advance, before = start(dataset.num_own(processes)), 0
+        for done in dataset.fill(processes):
+            advance(done - before)
+            before = done
         return notes
 
     def batches(self, start: Start) -> Batches:
@@ -166,7 +168,7 @@ class Workshop:
         if not self.config.data.streaming:
             for note in self.prepare(start):
                 print(f"fewstep: {note}", file=sys.stderr)
-        batches = self.dataset.batches(self.config.train.seed, self.global_batch, self.skipped.tell)
+        batches = self.dataset.batches(self.config.train.seed, self.global_batch, self.skipped.add)
         self.check_batch(len(batches))
         return batches
 

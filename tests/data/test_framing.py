@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewstep.data.errors import ImageError
-from fewstep.data.framing import Framing, buckets_of
+from fewstep.data.base import ImageError
+from fewstep.data.images import Framing, buckets_of
 from tests.data.samples import noise
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.data.errors import ImageError
+from fewstep.data.base import ImageError
 from fewstep.data.images import MAX_PIXELS, decode, open_image
 from tests.data.samples import RED, SIZE, bomb, content, noise, truncated
 

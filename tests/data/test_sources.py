@@ -10,14 +10,12 @@ from dataclasses import replace
 import pytest
 
 from fewstep.config import DataSettings
+from fewstep.data.base import DataError, ImageError
 from fewstep.data.captions import CaptionErrors
-from fewstep.data.coco import read_coco
-from fewstep.data.errors import DataError, ImageError
-from fewstep.data.hub import Rows
+from fewstep.data.folders import read_coco
+from fewstep.data.hf_datasets import Rows
 from fewstep.data.images import decode
-from fewstep.data.opening import open_data, open_source, subset
-from fewstep.data.pairs import ImagePairs
-from fewstep.data.prompts import Prompts
+from fewstep.data.pairs import ImagePairs, Prompts, open_data, open_source, subset
 from fewstep.data.shards import Shards, find_shards, read_shards
 from tests.data.samples import (
     bomb,
@@ -203,7 +201,7 @@ def test_coco_that_cannot_be_used_is_an_error(tmp_path):
             opened(path)
 
     refused("no COCO captions file", lambda t: t.pop("annotations"))
-    refused("annotation 1 is of image 5, which is not there",
+    refused("annotation 1 is of image 5, which is missing",
             lambda t: t["annotations"][0].update(image_id=5))  # fmt: skip
     refused(
         "names 3 images, and 1 of them are not in",

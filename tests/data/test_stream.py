@@ -2,8 +2,8 @@
 
 import pytest
 
-from fewstep.data.errors import DataError
-from fewstep.data.skipped import Skipped
+from fewstep.data.base import DataError
+from fewstep.data.stream import Skipped
 from fewstep.distributed import Processes
 from tests.together import run_together
 
@@ -16,14 +16,14 @@ def test_a_run_that_goes_on_lists_no_image_twice_and_counts_all(tmp_path):
     path = tmp_path / "skipped.txt"
     skipped = Skipped(path, limit=2)
     for reason in ("a.jpg:\nbroken", "b.jpg: broken", "a.jpg: broken"):
-        skipped.tell(reason)
+        skipped.add(reason)
         skipped.settle()
     assert listed(path) == ["a.jpg: broken", "b.jpg: broken"]
     again = Skipped(path, limit=2)
-    again.tell("b.jpg: broken")
+    again.add("b.jpg: broken")
     again.settle()
     assert listed(path) == ["a.jpg: broken", "b.jpg: broken"]
-    again.tell("c.jpg: broken")
+    again.add("c.jpg: broken")
     with pytest.raises(DataError, match=r"3 images cannot be used, .*max_skipped allows 2"):
         again.settle()
 
@@ -37,8 +37,8 @@ def test_the_first_of_several_processes_lists_what_all_leave_out(tmp_path):
 def leaving_out(rank: int, path) -> None:
     skipped = Skipped(path, 2, Processes.started("cpu"))
     skipped.settle()
-    skipped.tell("both.jpg")
+    skipped.add("both.jpg")
     skipped.settle()
-    skipped.tell(f"{rank}.jpg")
+    skipped.add(f"{rank}.jpg")
     with pytest.raises(DataError, match="3 images cannot be used"):
         skipped.settle()

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.config import DataSettings
+from fewstep.data import cache as cache_module
 from fewstep.data import dataset as dataset_module
-from fewstep.data import encoding, latent_cache
+from fewstep.data import encode
+from fewstep.data.base import DataError
+from fewstep.data.cache import open_cache, tensor_file
 from fewstep.data.dataset import Dataset
-from fewstep.data.encoding import WHOLE, Share
-from fewstep.data.errors import DataError
 from fewstep.data.fingerprint import Fingerprint, claim_cache
-from fewstep.data.latent_cache import open_cache
 from fewstep.data.loader import batches_at, read_ahead
-from fewstep.data.tensor_file import tensor_file
 from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.distributed import ALONE, Processes
 from fewstep.models.loading import load_model
 from tests.data.samples import coco, folder_of, noise
 from tests.tiny import tiny_pipeline
@@ -39,7 +39,7 @@ def family():
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    for module in (latent_cache, encoding):
+    for module in (cache_module, encode, dataset_module):
         monkeypatch.setattr(module, "SHARD", 3)
 
 
@@ -57,10 +57,14 @@ def dataset(images, family, tmp_path):
     return make
 
 
-def filled(dataset: Dataset, share: Share = WHOLE) -> Path:
+def filled(dataset: Dataset) -> Path:
     dataset.claim()
-    dataset.fill(share)
+    fill(dataset)
     return dataset.cache_folder
+
+
+def fill(dataset: Dataset, processes: Processes = ALONE) -> list[int]:
+    return list(dataset.fill(processes))
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -201,9 +205,9 @@ def test_interrupted_anywhere_it_continues_to_the_same_cache(dataset, tmp_path):
         (folder / "index.safetensors").unlink(missing_ok=True)
         for path in sorted(folder.glob("*-*.safetensors"))[kept:]:
             path.unlink()
-        told = []
-        dataset().fill(start=lambda total, told=told: told.append)
-        assert sum(told) == COUNT
+        done = fill(dataset())
+        assert done == sorted(done)
+        assert done[-1] == COUNT
         assert same(whole, tensors(folder))
 
 
@@ -211,19 +215,21 @@ def test_several_processes_make_the_same_cache(dataset):
     whole = tensors(filled(dataset()))
     made, barrier = replace(dataset(), root=dataset().root / "other"), Barrier(3)
     made.claim()
-    counts = [[], [], []]
-    shares = [
-        Thread(
-            target=made.fill,
-            args=(Share(rank, 3, barrier.wait), lambda total, rank=rank: counts[rank].append),
-        )
-        for rank in range(3)
+
+    class Waiting(Processes):
+        def wait(self) -> None:
+            barrier.wait()
+
+    together, done = [Waiting(rank, 3) for rank in range(3)], [[], [], []]
+    threads = [
+        Thread(target=lambda own=own: done[own.rank].extend(fill(made, own))) for own in together
     ]
-    for share in shares:
-        share.start()
-    for share in shares:
-        share.join()
-    assert [sum(count) for count in counts] == [3, 3, 1]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [count[-1] for count in done] == [3, 3, 1]
+    assert [made.num_own(own) for own in together] == [3, 3, 1]
     assert same(whole, tensors(made.cache_folder))
 
 
@@ -240,7 +246,7 @@ def test_a_broken_image_is_skipped_counted_and_listed(dataset, tmp_path, workers
     shutil.rmtree(folder)
     few.claim()
     with pytest.raises(DataError, match=r"2 images cannot be used, .*max_skipped allows 1"):
-        few.fill()
+        fill(few)
 
 
 def test_a_stream_replaces_a_broken_image_and_tells_it(dataset, tmp_path):
@@ -257,7 +263,7 @@ def test_no_usable_image_at_all_is_an_error(dataset, tmp_path):
     made = dataset(path=str(folder), max_skipped=0.99)
     made.claim()
     with pytest.raises(DataError, match=r"too few: data.resolution 64 would enlarge it"):
-        made.fill()
+        fill(made)
 
 
 def test_buckets_keep_sizes_apart_and_a_step_sees_one(dataset, tmp_path):
@@ -278,7 +284,7 @@ def test_buckets_keep_sizes_apart_and_a_step_sees_one(dataset, tmp_path):
 def test_a_setting_that_has_changed_is_said_and_encoded_anew(dataset, images):
     first = dataset()
     assert first.claim() == []
-    first.fill()
+    fill(first)
     assert first.claim() == []
     other = dataset(flip=True)
     (note,) = other.claim()
@@ -365,7 +371,7 @@ def test_prompts_alone_are_generated_by_the_teacher(dataset, family, tmp_path, m
     assert mean.shape == (4, *family.latent_shape(64))
     assert std.abs().max() == 0
     assert len(torch.unique(mean, dim=0)) == 4, "the same prompt twice is two images"
-    with pytest.raises(ValueError, match="holds prompts alone"):
+    with pytest.raises(ValueError, match="holds prompts without images"):
         made.stream(0, print)
     assert made.fingerprint.key != replace(made, teacher_guidance=2.0).fingerprint.key
 
@@ -378,10 +384,10 @@ def test_a_shard_that_is_not_whole_is_noticed(dataset):
     with pytest.raises(DataError, match=r"latents-000001.* is not whole; delete it and run"):
         dataset().cache(0, 1).read(range(COUNT))
     path.unlink()
-    dataset().fill()
+    fill(dataset())
     assert same(whole, tensors(folder)), "only what is missing is made again"
     (folder / "index.safetensors").unlink()
-    with pytest.raises(DataError, match="not filled to its end; run fewstep prepare"):
+    with pytest.raises(DataError, match="is not complete; run fewstep prepare"):
         open_cache(folder, 0)
 
 
@@ -394,9 +400,9 @@ def test_a_damaged_file_of_the_cache_says_to_delete_it(dataset, name, kept):
     if name != "index":
         (folder / "index.safetensors").unlink()
     with pytest.raises(DataError, match=rf"cannot read .*{name}.*; delete it and run fewstep prep"):
-        dataset().fill()
+        fill(dataset())
     path.unlink()
-    dataset().fill()
+    fill(dataset())
     assert same(whole, tensors(folder))
 
 
@@ -407,16 +413,16 @@ def test_no_space_is_said_before_any_work_and_leaves_nothing_half_written(datase
     with pytest.raises(OSError, match=r"has 0 MB left and .* MB are needed"):
         made.claim()
     monkeypatch.undo()
-    for module in (latent_cache, encoding):
+    for module in (cache_module, encode, dataset_module):
         monkeypatch.setattr(module, "SHARD", 3)
     made.claim()
 
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(encoding, "write_file", full)
+    monkeypatch.setattr(encode, "write_file", full)
     with pytest.raises(OSError, match="No space left"):
-        made.fill()
+        fill(made)
     assert [path.name for path in made.cache_folder.iterdir()] == ["cache.json"]
 
 

@@ -1,4 +1,4 @@
-"""Datasets of the `datasets` library: from the Hub, saved to disk, or a folder of parquet files."""
+"""What the `datasets` library reads: the Hub, `save_to_disk` folders, folders of parquet files."""
 
 # of libraries without types
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fewstep.data.base import DataError, ImageError, Source
 from fewstep.data.captions import Faults, checked
-from fewstep.data.errors import DataError, ImageError
-from fewstep.data.folder import CAPTION_COLUMNS
-from fewstep.data.source import read_image
+from fewstep.data.files import read_image
+from fewstep.data.folders import CAPTION_COLUMNS
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a dataset that has an image column and a column of captions."""
+class Rows(Source):
+    """The rows of a table with an image column and a column of captions."""
 
     table: Any
     image: str
@@ -28,10 +28,6 @@ class Rows:
     @property
     def identity(self) -> str:
         return f"{self.table._fingerprint} {self.image} {self.caption}"
-
-    @property
-    def parts(self) -> Sequence[int]:
-        return (len(self.table),)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -44,7 +40,8 @@ class Rows:
             value = self._texts[number][self.caption]
         except UnicodeDecodeError as error:
             raise DataError(
-                f"the caption of {self.name(number)} is not UTF-8 ({error.reason}); make it anew"
+                f"the caption of {self.name(number)} is not UTF-8 ({error.reason}); save it as "
+                "UTF-8"
             ) from error
         values = value if isinstance(value, list) else [value]
         return tuple(checked(text, self.name(number)) for text in values or [None])
@@ -60,10 +57,6 @@ class Rows:
             raise ImageError("the row has no image")
         return read_image(Path(image["path"]))
 
-    @property
-    def unused(self) -> Sequence[str]:
-        return ()
-
     @cached_property
     def _texts(self) -> Any:
         """The captions without the images, which would be read from the disk with them."""
@@ -73,19 +66,19 @@ class Rows:
         return Rows(self.table.select(list(numbers)), self.image, self.caption, self.where)
 
 
-def is_saved_dataset(folder: Path) -> bool:
+def is_hf_dataset(folder: Path) -> bool:
     """Return whether a folder was written by `save_to_disk`, or holds parquet files."""
     saved = ("state.json", "dataset_dict.json")
-    return any((folder / name).is_file() for name in saved) or bool(_parquet(folder))
+    return any((folder / name).is_file() for name in saved) or bool(_parquet_files(folder))
 
 
-def read_dataset(
+def read_hf_dataset(
     path: str, split: str, image_column: str | None = None, caption_column: str | None = None
 ) -> Rows:
     """Open a folder or a Hub id; columns that are not named are found by their type and name.
 
     Raises:
-        DataError: if it cannot be had, or its columns cannot be told.
+        DataError: if it cannot be loaded, a column cannot be found, or a caption cannot be used.
     """
     table = _loaded(path, split)
     from datasets import Image
@@ -105,7 +98,7 @@ def read_dataset(
     rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
     faults = Faults()
     for number in range(len(rows)):
-        with faults.collected():  # now, and not after hours
+        with faults.collect():  # now, and not after hours
             rows.captions(number)
     faults.check()
     return rows
@@ -116,15 +109,15 @@ def _loaded(path: str, split: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data.path is {path!r}: no such folder of images is here; to read it as a dataset "
-            "install what it takes: pip install 'fewstep[data]'"
+            f"data.path is {path!r}: there is no such folder of images; to read it as a dataset, "
+            "pip install 'fewstep[data]'"
         ) from error
     datasets.disable_progress_bars()
     folder = Path(path)
     try:
         if not folder.is_dir():
             return datasets.load_dataset(path, split=split)
-        if found := _parquet(folder):
+        if found := _parquet_files(folder):
             return datasets.load_dataset("parquet", data_files=found, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -140,5 +133,5 @@ def _loaded(path: str, split: str) -> Any:
     return loaded[split]
 
 
-def _parquet(folder: Path) -> list[str]:
+def _parquet_files(folder: Path) -> list[str]:
     return sorted(str(file) for file in [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])

@@ -1,0 +1,62 @@
+"""What all readers of data share: two errors, and what a source of captioned images offers."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
+
+from fewstep.errors import UserError
+
+
+class DataError(UserError):
+    """Data that cannot be used; the message names the file and a fix."""
+
+
+class ImageError(DataError):
+    """One image that cannot be used: it is left out, counted and listed."""
+
+
+class Captioned(Protocol):
+    """Numbered captions."""
+
+    @property
+    def identity(self) -> str:
+        """A digest of everything that a cache of these depends on."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[int]:
+        """How many are stored together, in order: samples are read part by part."""
+        return (len(self),)
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """Return what messages call it."""
+        ...
+
+    def captions(self, number: int) -> tuple[str, ...]: ...
+
+
+class Source(Captioned, Protocol):
+    """Captions with images as they are stored."""
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """The files beside them that belong to no pair."""
+        return ()
+
+    def read(self, number: int) -> bytes:
+        """Return the image file's content, or raise an ImageError."""
+        ...
+
+    def pick(self, numbers: Sequence[int]) -> Self:
+        """Return a source of these pairs alone, in this order."""
+        ...
+
+
+def digest(lines: Iterable[str]) -> str:
+    """Return the sha256 of lines of text."""
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(line.encode(errors="surrogateescape") + b"\n")  # a name may not be UTF-8
+    return sha.hexdigest()
