@@ -1,13 +1,14 @@
 """`fewstep data check`: look at every pair, and list what is there and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
 from PIL import Image
 
+from fewstep.console import Steps, TaskProgress
 from fewstep.data.base import ImageError, Source
 from fewstep.data.images import BROKEN, Framing, decode, open_image
 
@@ -21,7 +22,7 @@ class Findings:
     Where there are `faults` of captions, no image was looked at.
     """
 
-    pairs: int = 0
+    pairs: int
     faults: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
@@ -62,14 +63,9 @@ class Findings:
         return lines
 
 
-def check_source(
-    source: Source, findings: Findings, framing: Framing | None = None
-) -> Iterator[int]:
-    """Decode every image to its end into the findings; yield how many pairs are done.
-
-    With a framing also find which images are too small for it.
-    """
-    findings.pairs, findings.unused = len(source), source.unused
+def check_source(source: Source, framing: Framing | None = None) -> Steps[Findings]:
+    """Decode every image to its end; with a framing also find which are too small for it."""
+    findings = Findings(len(source), unused=source.unused)
     for number in range(len(source)):
         findings.captions += [len(caption) for caption in source.captions(number)]
         try:
@@ -86,7 +82,8 @@ def check_source(
                     framing.size_for(image.size)
             except ImageError as error:
                 findings.too_small.append(f"{source.name(number)}: {error}")
-        yield number + 1
+        yield TaskProgress("looking at images", number + 1, len(source))
+    return findings
 
 
 def _kinds(header: Image.Image) -> list[str]:

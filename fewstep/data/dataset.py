@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fewstep.config import DataSettings, SettingError
+from fewstep.console import Steps
 from fewstep.data.base import ImageError, digest
-from fewstep.data.cache import SHARD, LatentCache, open_cache
-from fewstep.data.encode import Encoded, encode_views, fill_cache, own_shards, views_of
+from fewstep.data.cache import LatentCache, open_cache
+from fewstep.data.encode import Encoded, encode_views, fill_cache, views_of
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.order import ordered
@@ -95,21 +96,17 @@ class Dataset:
             notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
         return notes
 
-    def num_own(self, processes: Processes = ALONE) -> int:
-        """Return how many pairs this process encodes."""
-        shards = own_shards(len(self.pairs), self._shard_size, processes)
-        return sum(map(len, shards.values()))
-
-    def fill(self, processes: Processes = ALONE) -> Iterator[int]:
-        """Encode what is not encoded yet, while iterated; yield how many own pairs are done."""
+    def fill(self, processes: Processes = ALONE) -> Steps[None]:
+        """Encode what is not encoded yet, this process its part."""
+        is_prompts = isinstance(self.pairs, Prompts)
         return fill_cache(
             self.cache_folder,
             self.pairs,
-            self._generated if isinstance(self.pairs, Prompts) else self._encoded,
+            self._generated if is_prompts else self._encoded,
             self.family.encode_prompts,
             self.settings.max_skipped,
             processes=processes,
-            shard_size=self._shard_size,
+            shard_size=GENERATED_SHARD if is_prompts else None,
         )
 
     def cache(self, seed: int, group: int) -> LatentCache:
@@ -146,10 +143,6 @@ class Dataset:
         is_streaming = self.settings.streaming
         found = self.stream(seed, on_skipped) if is_streaming else self.cache(seed, group)
         return cast(Batches, found)  # their cached properties are no properties to pyright
-
-    @property
-    def _shard_size(self) -> int:
-        return GENERATED_SHARD if isinstance(self.pairs, Prompts) else SHARD
 
     def _made_from(self) -> dict[str, Any]:
         data, family = self.settings, self.family

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from fewstep.console import Steps, TaskProgress
 from fewstep.data.base import Captioned, DataError, ImageError
 from fewstep.data.cache import INDEX, SHARD, open_tensors, read_about, shard_file
 from fewstep.distributed import ALONE, Processes
@@ -53,11 +55,11 @@ def fill_cache(
     *,
     processes: Processes = ALONE,
     shard_size: int | None = None,
-) -> Iterator[int]:
-    """Encode every pair and every distinct caption that the folder lacks, while iterated.
+) -> Steps[None]:
+    """Encode every pair and every distinct caption that the folder lacks.
 
-    Yields how many of this process's pairs are done. `shard_size` pairs, or SHARD, make a file,
-    and are lost where it is interrupted.
+    Each process writes every `count`-th file of `shard_size` pairs; a file that is interrupted is
+    lost.
 
     Raises:
         DataError: if more than the fraction `max_skipped` of the images cannot be used, or latents
@@ -65,17 +67,19 @@ def fill_cache(
     """
     shard_size, limit = shard_size or SHARD, max_skipped * len(pairs)
     own, num_shards = own_shards(len(pairs), shard_size, processes), -(-len(pairs) // shard_size)
+    total = sum(map(len, own.values()))
+    progress = partial(TaskProgress, "encoding images", total=total)
     if _is_filled(folder, num_shards):
-        yield sum(map(len, own.values()))
+        yield progress(total)
         return
     done, skipped = 0, []
     for number, numbers in own.items():
         path = shard_file(folder, "latents", number)
         if not path.exists():
             written = _write_latents(path, numbers, pairs, encode_pairs(numbers), skipped, limit)
-            yield from (done + count for count in written)
+            yield from (progress(done + count) for count in written)
         done += len(numbers)
-        yield done
+        yield progress(done)
         skipped += read_about(path)["skipped"]
     processes.wait()
     shards = [read_about(shard_file(folder, "latents", number)) for number in range(num_shards)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.config import Config, DataSettings
+from fewstep.console import finish
 from fewstep.data.captions import CaptionErrors
 from fewstep.data.check import Findings, check_source
 from fewstep.data.images import Framing
@@ -69,10 +70,8 @@ def check_data(
     except CaptionErrors as error:
         return Findings(0, error.reasons)
     framing = Framing(data.resolution, max_upscale=data.max_upscale) if data.resolution else None
-    advance, findings = start(len(source)), Findings()
-    for _ in check_source(source, findings, framing):
-        advance(1)
-    return findings
+    advance = start(len(source))
+    return finish(check_source(source, framing), lambda step: advance(1))
 
 
 def _check_words(data: DataSettings) -> Findings:

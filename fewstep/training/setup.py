@@ -157,10 +157,11 @@ class Workshop:
         processes, dataset = self.processes, self.dataset  # all meet there, the first too
         notes = dataset.claim() if processes.is_main else []
         processes.wait()
-        advance, before = start(dataset.num_own(processes)), 0
-        for done in dataset.fill(processes):
-            advance(done - before)
-            before = done
+        advance, before = None, 0
+        for step in dataset.fill(processes):
+            advance = advance or start(step.total)
+            advance(step.done - before)
+            before = step.done
         return notes
 
     def batches(self, start: Start) -> Batches:

@@ -173,7 +173,7 @@ def test_what_belongs_to_no_pair_is_said(tmp_path):
     (folder / "lost.txt").write_text("its image is gone")
     told = checked(folder)
     assert told.exit_code == 0
-    assert "1 beside them that belong to no pair:\n  lost.txt" in told.stdout
+    assert "1 files that belong to no pair:\n  lost.txt" in told.stdout
     (note,) = prepare_data(config_for(folder), tmp_path / "run").notes
     assert "1 files belong to no pair, such as lost.txt" in note
 
@@ -201,7 +201,9 @@ def test_prompts_alone_train_a_student(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart\ntwo stars\n")
     config = config_for(tmp_path / "prompts.txt", {"steps": 2}, num_pairs=4, teacher_steps=2)
     assert distill_run(config, tmp_path / "run") == 2
-    with pytest.raises(SettingError, match=r"data.streaming is true, and .* holds prompts alone"):
+    with pytest.raises(
+        SettingError, match=r"data.streaming is true, and .* holds prompts without images"
+    ):
         distill_run(replace(config, data=replace(config.data, streaming=True)), tmp_path / "no")
 
 
