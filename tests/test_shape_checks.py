@@ -4,11 +4,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.solvers import ddim
-from fewstep.methods import Batch
-from fewstep.methods.base import starts_on
+from fewstep.methods import Batch, ConsistencyDistillation
+from fewstep.methods.base import sampling_timesteps
 from fewstep.student.samplers import deterministic, last
 
 
@@ -51,4 +50,4 @@ def test_a_denoiser_that_is_no_denoiser_is_refused_in_solvers_and_samplers():
 
 def test_methods_are_checked_too():
     with pytest.raises(TypeCheckError):
-        starts_on(Grid(40), "four")
+        sampling_timesteps(ConsistencyDistillation(), "four")

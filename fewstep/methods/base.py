@@ -85,21 +85,10 @@ class Method(Measured, Protocol):
         """Return the solver's timesteps and segments at `progress` in [0, 1] of training."""
         ...
 
-    @property
-    def known_num_steps(self) -> tuple[int, ...]:
-        """The numbers of steps that the student can be sampled in."""
-        ...
-
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the loss of one batch, differentiable in the student's weights."""
-        ...
-
-    def sampling_timesteps(
-        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-    ) -> tuple[int, ...]:
-        """Return where the student's `num_steps` calls start, noisiest first, or raise."""
         ...
 
 
@@ -176,25 +165,36 @@ def check_curriculum(
         )
 
 
-def divisors(number: int) -> tuple[int, ...]:
-    """Return the numbers that divide `number`, rising.
+def known_num_steps(method: Method) -> tuple[int, ...]:
+    """Return the numbers of steps that the method's student can be sampled in, rising.
 
-    >>> divisors(40)
-    (1, 2, 4, 5, 8, 10, 20, 40)
+    A deterministic student jumps once a segment; any other may jump from every so many of the
+    solver's timesteps.
     """
-    return tuple(n for n in range(1, number + 1) if number % n == 0)
+    grid = method.grid()
+    if method.sampler == "deterministic":
+        return (grid.num_segments,)
+    return tuple(n for n in range(1, grid.num_steps + 1) if grid.num_steps % n == 0)
 
 
-def starts_on(grid: Grid, num_steps: int) -> tuple[int, ...]:
-    """Return where `num_steps` calls start, evenly many solver steps apart, noisiest first.
+def sampling_timesteps(
+    method: Method, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
+) -> tuple[int, ...]:
+    """Return where the student's `num_steps` jumps start, noisiest first.
 
     Raises:
-        ValueError: if they would not be timesteps of the solver, naming the numbers that work.
+        ValueError: if it cannot be sampled in that many, naming the numbers that work.
     """
-    known = divisors(grid.num_steps)
-    if num_steps not in known:
+    grid, known = method.grid(num_train_timesteps), known_num_steps(method)
+    if num_steps in known:
+        return replace(grid, num_segments=num_steps).starts
+    if method.sampler == "deterministic":
         raise ValueError(
-            f"{num_steps} sampling steps do not start on the {grid.num_steps} grid timesteps that "
-            f"the student was trained on: use {', '.join(map(str, known))}"
+            f"the student was trained on {grid.num_segments} segments and is sampled in "
+            f"{grid.num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
+            f"method.num_segments = {num_steps}"
         )
-    return replace(grid, num_segments=num_steps).starts
+    raise ValueError(
+        f"{num_steps} sampling steps do not start on the {grid.num_steps} grid timesteps that the "
+        f"student was trained on: use {', '.join(map(str, known))}"
+    )

@@ -15,9 +15,7 @@ from fewstep.methods.base import (
     LossOutput,
     Sampler,
     check_settings,
-    divisors,
     measure,
-    starts_on,
 )
 
 
@@ -64,14 +62,3 @@ class ConsistencyDistillation:
             target = ddim(nets.target, x_s, s, end, batch.cond)
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
-
-    @property
-    def known_num_steps(self) -> tuple[int, ...]:
-        """Every divisor of the number of solver steps."""
-        return divisors(self.num_solver_steps)
-
-    def sampling_timesteps(
-        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-    ) -> tuple[int, ...]:
-        """Return every so many of the solver's timesteps, `num_steps` in all, noisiest first."""
-        return starts_on(self.grid(num_train_timesteps), num_steps)

@@ -16,9 +16,7 @@ from fewstep.methods.base import (
     Sampler,
     check_curriculum,
     check_settings,
-    divisors,
     measure,
-    starts_on,
 )
 
 
@@ -73,14 +71,3 @@ class ConsistencyTraining:
             target = ddim(nets.target, x_s, s, end, batch.cond)
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
-
-    @property
-    def known_num_steps(self) -> tuple[int, ...]:
-        """Every divisor of the last number of solver steps."""
-        return divisors(self.grid().num_steps)
-
-    def sampling_timesteps(
-        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-    ) -> tuple[int, ...]:
-        """Return every so many of the solver's timesteps, `num_steps` in all, noisiest first."""
-        return starts_on(self.grid(num_train_timesteps), num_steps)

@@ -71,17 +71,6 @@ class MultiBoundaryDistillation:
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
 
-    @property
-    def known_num_steps(self) -> tuple[int, ...]:
-        """The number of segments, and no other."""
-        return (self.num_segments,)
-
-    def sampling_timesteps(
-        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-    ) -> tuple[int, ...]:
-        """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(self.grid(num_train_timesteps), num_steps)
-
 
 @dataclass(frozen=True)
 class MultiBoundaryTraining:
@@ -130,29 +119,3 @@ class MultiBoundaryTraining:
             target = ddim(nets.target, x_s, s, end, batch.cond)
         pred = ddim(nets.student, x_t, t, end, batch.cond)
         return LossOutput(measure(self, pred - target, t, s, end, schedule), t)
-
-    @property
-    def known_num_steps(self) -> tuple[int, ...]:
-        """The number of segments, and no other."""
-        return (self.num_segments,)
-
-    def sampling_timesteps(
-        self, num_steps: int, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS
-    ) -> tuple[int, ...]:
-        """Return the top of each segment, noisiest first; `num_steps` is the number of segments."""
-        return segment_starts(self.grid(num_train_timesteps), num_steps)
-
-
-def segment_starts(grid: Grid, num_steps: int) -> tuple[int, ...]:
-    """Return where the calls of a student start that is sampled in one call a segment.
-
-    Raises:
-        ValueError: if `num_steps` is not the number of segments.
-    """
-    if num_steps != grid.num_segments:
-        raise ValueError(
-            f"the student was trained on {grid.num_segments} segments and is sampled in "
-            f"{grid.num_segments} steps, not {num_steps}; for {num_steps} steps train one with "
-            f"method.num_segments = {num_steps}"
-        )
-    return grid.starts

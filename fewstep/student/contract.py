@@ -15,6 +15,7 @@ from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
+from fewstep.methods.base import known_num_steps, sampling_timesteps
 
 FORMAT_VERSION = 1
 CONTRACT_FILE = "fewstep.json"
@@ -88,8 +89,8 @@ class Contract:
                 knots=grid.timesteps,
                 boundaries=grid.boundaries,
                 sampling_timesteps={
-                    str(num_steps): method.sampling_timesteps(num_steps, grid.num_train_timesteps)
-                    for num_steps in method.known_num_steps
+                    str(n): sampling_timesteps(method, n, grid.num_train_timesteps)
+                    for n in known_num_steps(method)
                 },
                 sampler=method.sampler,
             ),

@@ -12,6 +12,7 @@ from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
 from fewstep.evaluation.intervals import Interval
 from fewstep.methods import METHODS, Method
+from fewstep.methods.base import sampling_timesteps
 from fewstep.student.samplers import SAMPLERS, deterministic, last
 from fewstep.types import Conditioning, Latents
 from fewstep.verify.distances import energy_distance, over_seeds, same_noise
@@ -127,7 +128,7 @@ def student_row(name: str, nfe: int, held_out: HeldOut, student: StudentDenoiser
     """Sample the students of one training; split their error where the fixed point is known."""
     method = METHODS[name]()
     sampler = "deterministic" if nfe == 1 else method.sampler
-    samples = held_out.sample(student, method.sampling_timesteps(nfe), sampler)
+    samples = held_out.sample(student, sampling_timesteps(method, nfe), sampler)
     found = row(name, nfe, sampler, held_out, samples)
     goal = fixed_point_samples(method, held_out) if sampler == "deterministic" else None
     if goal is not None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fewstep.diffusion.grid import Grid, doubling, largest_not_above
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.methods import MultiBoundaryDistillation, MultiBoundaryTraining
+from fewstep.methods.base import sampling_timesteps
 
 SEGMENTS = range(1, 17)
 SOLVER_STEPS = range(10, 201)
@@ -36,7 +37,7 @@ def test_solver_segments_and_sampler_meet_wherever_m_divides_n(m):
         assert Grid(n, m).starts == Grid(m).trailing == (999, *ends[:0:-1]) == starts
         for method in (MultiBoundaryDistillation, MultiBoundaryTraining):
             student = method(num_solver_steps=n, num_segments=m)
-            assert student.sampling_timesteps(m) == starts
+            assert sampling_timesteps(student, m) == starts
 
 
 @pytest.mark.parametrize("m", SEGMENTS)

@@ -4,11 +4,16 @@ import re
 import pytest
 import torch
 
-from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.losses import WEIGHTINGS, squared_error, x_0_per_jump
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import METHODS, Batch, ConsistencyDistillation, Method
-from fewstep.methods.base import check_curriculum, huber_c, measure, starts_on
+from fewstep.methods.base import (
+    check_curriculum,
+    huber_c,
+    known_num_steps,
+    measure,
+    sampling_timesteps,
+)
 
 HAVE_CURRICULUM = ("ct", "multi-boundary-ct")
 HAVE_SOLVER = ("cd", "multi-boundary-cd")
@@ -107,30 +112,30 @@ def test_a_curriculum_that_doubling_reaches_is_accepted(final):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 8, 10, 20, 40])
 def test_a_student_of_one_segment_is_sampled_at_any_even_share_of_its_grid(num_steps):
-    starts = ConsistencyDistillation().sampling_timesteps(num_steps)
+    starts = sampling_timesteps(ConsistencyDistillation(), num_steps)
     assert starts == tuple(999 - i * 1000 // num_steps for i in range(num_steps))
 
 
 @pytest.mark.parametrize("num_steps", [0, 3, 6, 50, -1])
 def test_other_numbers_of_steps_are_refused_with_those_that_work(num_steps):
     with pytest.raises(ValueError, match=r"use 1, 2, 4, 5, 8, 10, 20, 40$"):
-        starts_on(Grid(40), num_steps)
+        sampling_timesteps(ConsistencyDistillation(), num_steps)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_student_can_be_sampled_in_the_numbers_of_steps_it_knows_and_no_other(name):
     method = METHODS[name]()
     for num_steps in range(-1, 1002):
-        if num_steps in method.known_num_steps:
-            assert len(method.sampling_timesteps(num_steps)) == num_steps
+        if num_steps in known_num_steps(method):
+            assert len(sampling_timesteps(method, num_steps)) == num_steps
         else:
             with pytest.raises(ValueError, match=f"{num_steps}"):
-                method.sampling_timesteps(num_steps)
+                sampling_timesteps(method, num_steps)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_sampling_timesteps_follow_the_length_of_the_schedule(name):
-    assert METHODS[name]().sampling_timesteps(4, 500) == (499, 374, 249, 124)
+    assert sampling_timesteps(METHODS[name](), 4, 500) == (499, 374, 249, 124)
 
 
 def ends_of_three_jumps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

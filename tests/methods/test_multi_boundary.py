@@ -12,6 +12,7 @@ from fewstep.methods import (
     MultiBoundaryDistillation,
     MultiBoundaryTraining,
 )
+from fewstep.methods.base import sampling_timesteps
 
 
 def loss_and_gradients(method, schedule, network_of, denoiser_of, batch):
@@ -100,4 +101,4 @@ def test_another_number_of_steps_than_segments_is_refused_with_the_way_out(metho
     with pytest.raises(
         ValueError, match=f"in 4 steps, not {num_steps}.*num_segments = {num_steps}"
     ):
-        method(num_segments=4).sampling_timesteps(num_steps)
+        sampling_timesteps(method(num_segments=4), num_steps)
