@@ -16,7 +16,7 @@ import numpy as np
 
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.world.captions import claims, judge
+from fewstep.world.claims import check_claims
 from fewstep.world.scenes import (
     COUNT_SHARES,
     FRAME,
@@ -26,6 +26,7 @@ from fewstep.world.scenes import (
     sample_pairs,
     sample_scene,
 )
+from fewstep.world.sentences import claims
 
 CAPTIONS = {
     "full": "a big red heart above a small blue star on a white background",
@@ -53,7 +54,7 @@ def scenes_of(caption: str, rng: np.random.Generator) -> Iterator[Scene]:
         if things is not None:
             unsaid = sample_scene(rng)
             scene = replace(unsaid, things=things, background=said.background or unsaid.background)
-            if all(judge(said, scene).values()):
+            if all(check_claims(said, scene).values()):
                 yield scene
 
 

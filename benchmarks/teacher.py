@@ -33,8 +33,9 @@ from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_nfe, teacher_sampler
-from fewstep.world.captions import claims, describe
+from fewstep.world.captions import describe
 from fewstep.world.scenes import HELD_BACK, render, sample_scene
+from fewstep.world.sentences import claims
 
 STEPS, SCALES = (50, 20, 8, 4, 2), (1.0, 2.0, 3.0, 5.0, 7.0)
 IMAGES = Path("runs/teacher-images")

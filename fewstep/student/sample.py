@@ -170,8 +170,7 @@ def check_words(base: str, prompts: Sequence[str]) -> None:
     """
     if base != "bundled":
         return
-    from fewstep.world.captions import all_words
-    from fewstep.world.vocabulary import unknown_words
+    from fewstep.world.sentences import all_words, unknown_words
 
     if unknown := sorted({word for prompt in prompts for word in unknown_words(prompt)}):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Find the things of an image: what differs in hue from the ground, cut into connected blobs."""
+"""Segment an image: the connected blobs that differ in hue from the ground."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ MARGIN = 3  # pixels around a blob that belong to its soft edge
 
 @dataclass(frozen=True)
 class Segment:
-    """How much one thing covers each pixel of the image (0 to 1), and the thing's colour."""
+    """How much a thing covers each pixel of [size, size] (0 to 1), and its RGB in 0 to 255."""
 
     cover: Floats
     colour: Floats
@@ -39,7 +39,7 @@ def ground_colour(image: Floats) -> Floats:
 
 
 def hue_difference(image: Floats, ground: Floats) -> Floats:
-    """Return what is left of each pixel without its part along the ground's colour.
+    """Return each pixel without its component along the ground's colour.
 
     Shadows, light and corners only scale the ground, so they leave nothing.
     """
@@ -56,17 +56,17 @@ def segments(image: Floats, ground: Floats) -> list[Segment]:
 
 
 def segment(image: Floats, difference: Floats, blob: NDArray[np.bool_]) -> Segment:
-    """Measure how much of each pixel near a blob is of the blob's typical hue."""
+    """Measure how much each pixel near a blob has of the blob's typical hue."""
     strength = (difference[blob] ** 2).sum(-1)
     core = np.argsort(strength)[len(strength) * 2 // 5 :]  # without the edge and the highlights
     typical = difference[blob][core].mean(0)
     share = difference @ typical / (typical @ typical)
-    cover = np.clip(2 * share - 0.5, 0, 1) * grown(blob, MARGIN)
+    cover = np.clip(2 * share - 0.5, 0, 1) * dilated(blob, MARGIN)
     return Segment(cover, image[blob][core].mean(0))
 
 
-def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """Let a mask grow by a number of pixels in the four directions."""
+def dilated(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Dilate a mask by a number of pixels in the four directions."""
     for _ in range(pixels):
         wider = mask.copy()
         wider[1:] |= mask[:-1]
@@ -78,7 +78,7 @@ def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 
 def blobs(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Cut a mask into its parts that hang together along the four directions."""
+    """Return the connected components of a mask, with four neighbours a pixel."""
     width = mask.shape[1] + 2
     framed = np.pad(mask, 1)
     todo = set(np.flatnonzero(framed).tolist())

@@ -1,26 +1,23 @@
-"""Captions of scenes: a random part of what is there, in plain words."""
+"""Random captions of scenes."""
 
 import numpy as np
 
-from fewstep.world.claims import judge
 from fewstep.world.scenes import Scene, Thing
-from fewstep.world.sentences import Claims, Mention, all_words, claims
+from fewstep.world.sentences import Claims, Mention
 
-__all__ = ["Claims", "Mention", "all_words", "claims", "describe", "judge"]
-
-CLEAR = 12.0  # pixels apart before a relation is said
+CLEAR = 12.0  # least pixels between two things whose relation is named
 MOST_WORDS = 15  # in a caption
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """Say something true of a scene: a random part of what there is, in at most MOST_WORDS."""
-    while len((caption := say(scene, rng)).split()) > MOST_WORDS:
+    """Return a true caption of a random part of a scene, of at most MOST_WORDS."""
+    while len((caption := caption_of(scene, rng)).split()) > MOST_WORDS:
         pass
     return caption
 
 
-def say(scene: Scene, rng: np.random.Generator) -> str:
-    """Say something true of a scene, of any length."""
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
+    """Return a true caption of a random part of a scene, of any length."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
     if rng.random() < 0.14:
         return str(Mention(shape=things[0].shape))
@@ -33,7 +30,7 @@ def say(scene: Scene, rng: np.random.Generator) -> str:
         mentions = [mention(thing, rng) for thing in things]
         if len(things) > 1 and rng.random() < 0.9:
             relation = relation_between(things[-2], things[-1], rng)
-        if len(set(mentions)) < len(mentions):  # nobody says "a star and a star"
+        if len(set(mentions)) < len(mentions):  # not "a star and a star"
             mentions, relation = mentions[:1], None
     if relation and len(mentions) > 2:  # long enough
         background = None
@@ -41,7 +38,7 @@ def say(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def mention_group(things: list[Thing], rng: np.random.Generator) -> list[Mention]:
-    """Mention several like things by their number and perhaps one more, or return nothing."""
+    """Mention several like things by their number and perhaps others, or return nothing."""
     first = mention(things[0], rng)
     if rng.random() < 0.15:
         first = Mention(colour=first.colour if rng.random() < 0.5 else None)
@@ -54,7 +51,7 @@ def mention_group(things: list[Thing], rng: np.random.Generator) -> list[Mention
 
 
 def mention(thing: Thing, rng: np.random.Generator) -> Mention:
-    """Mention a thing by a random part of its looks."""
+    """Mention a thing by some of its attributes."""
     colour = thing.colour if rng.random() < 0.82 else None
     size = thing.size if rng.random() < 0.2 else None
     shape = None if colour and rng.random() < 0.04 else thing.shape

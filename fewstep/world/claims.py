@@ -1,4 +1,4 @@
-"""Judge what a caption claims against a scene, a true one or one read from an image."""
+"""Compare a caption's claims with a scene, a true one or one read from an image."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -10,25 +10,25 @@ ENOUGH = 4.0  # pixels apart for a relation to hold
 Match = Sequence[tuple[Mention, Thing | None]]
 
 
-def judge(claims: Claims, scene: Scene) -> dict[str, bool]:
-    """Tell for each kind of claim that was made whether it holds in a scene.
+def check_claims(claims: Claims, scene: Scene) -> dict[str, bool]:
+    """Return for each kind of claim in a caption whether it holds in a scene.
 
-    The kinds are "shape", "colour", "size", "count", "relation" and "background". Mentions are
-    matched with different things, in the way that makes most kinds hold; the caption is right if
-    and only if all of them do. Things of unknown shape count for nothing.
+    The kinds are "shape", "colour", "size", "count", "relation" and "background". Each mention is
+    matched with another thing, in the way that makes most kinds hold; the caption is right if and
+    only if all of them do. Things of unknown shape are ignored.
     """
     slots = [mention for mention in claims.mentions for _ in range(mention.count)]
     things: list[Thing | None] = [thing for thing in scene.things if thing.shape in SHAPES]
     things += [None] * (len(slots) - len(things))
     verdicts = (
-        judge_match(claims, list(zip(slots, match, strict=True)), scene)
+        check_match(claims, list(zip(slots, match, strict=True)), scene)
         for match in permutations(things, len(slots))
     )
     return max(verdicts, key=lambda verdict: sum(verdict.values()))
 
 
-def judge_match(claims: Claims, match: Match, scene: Scene) -> dict[str, bool]:
-    """Judge the claims where each mention is taken to be of its matched thing (None: no thing)."""
+def check_match(claims: Claims, match: Match, scene: Scene) -> dict[str, bool]:
+    """Return which kinds of claims hold with each mention's matched thing (None: no thing)."""
     verdict = {
         kind: all(thing is not None and mention.fits(thing, (kind,)) for mention, thing in match)
         for kind in ("shape", "colour", "size")
@@ -50,6 +50,6 @@ def judge_match(claims: Claims, match: Match, scene: Scene) -> dict[str, bool]:
 
 
 def holds(relation: str, a: Thing, b: Thing) -> bool:
-    """Tell whether thing a stands in a relation to thing b."""
+    """Return whether thing a is in this relation to thing b."""
     axis, sign = RELATIONS[relation]
     return sign * (getattr(a, axis) - getattr(b, axis)) > ENOUGH

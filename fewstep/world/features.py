@@ -1,4 +1,4 @@
-"""A small network that reads a scene's attributes; its features are for Fréchet distances."""
+"""A small network that predicts a scene's attributes; its features are for Fréchet distances."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ class FeatureNetwork(nn.Module):
         return self.features(self.body(2 * x - 1).mean(dim=(2, 3))).float()
 
     def read(self, features: Tensor) -> Tensor:
-        """Return how many things there are of all that is COUNTED, then logits of the GROUNDS."""
+        """Return how many things there are of each kind in COUNTED, then logits of the GROUNDS."""
         return self.labels(features)
 
 

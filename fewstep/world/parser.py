@@ -12,7 +12,7 @@ from fewstep.world.scenes import BACKGROUNDS, COLOURS, FRAME, SHAPES, SIZES, Sce
 from fewstep.world.shapes import CELLS, REACH, field
 
 UNKNOWN = "unknown"
-ALIKE = 0.93  # least likeness of a thing with its shape; 1 is the same
+ALIKE = 0.93  # least similarity of a thing to its shape; 1 is the same
 PLAIN = 30.0  # most difference of a ground from its background, in grey levels of 255
 EDGES = (0.05, 0.11)  # half width of the soft edge of big and of small things, in radii
 RINGS = (np.arange(20) + 0.5) * 0.1  # radii at which a thing is sampled
@@ -20,7 +20,7 @@ TURNS = np.arange(96) / 96 * 2 * np.pi
 
 
 def read(image: NDArray[np.uint8]) -> Scene:
-    """Read an RGB image of [height, width, 3]; what makes no sense is "unknown" or left out."""
+    """Read an RGB image of [height, width, 3]; what is not recognised is "unknown" or left out."""
     if image.shape[:2] != (FRAME, FRAME):
         small = Image.fromarray(image).resize((FRAME, FRAME), Image.Resampling.BOX)
         image = np.asarray(small)
@@ -42,10 +42,10 @@ def read_background(ground: Floats) -> str:
 def read_thing(segment: Segment) -> Thing:
     """Name a segment's shape, colour and size, and measure its place."""
     radius = float(np.sqrt(segment.area / np.pi))
-    shape, angle, likeness = match(segment, radius)
+    shape, angle, similarity = match(segment, radius)
     size = "small" if radius < np.sqrt(SIZES["small"][1] * SIZES["big"][0]) else "big"
-    sensible = likeness >= ALIKE and 0.75 * SIZES["small"][0] < radius < 1.25 * SIZES["big"][1]
-    name = shape if sensible else UNKNOWN
+    is_known = similarity >= ALIKE and 0.75 * SIZES["small"][0] < radius < 1.25 * SIZES["big"][1]
+    name = shape if is_known else UNKNOWN
     return Thing(name, read_colour(segment.colour), size, *segment.centre, radius, angle)
 
 
@@ -65,17 +65,17 @@ def hues() -> dict[str, float]:
 
 
 def match(segment: Segment, radius: float) -> tuple[str, float, float]:
-    """Return the most similar shape, its angle, and the likeness (1 is the same).
+    """Return the most similar shape, its angle, and their similarity (1 is the same).
 
-    The likeness is 2 <a, b> / (<a, a> + <b, b>) for covers a and b, over all angles at once by FFT.
+    The similarity is 2 <a, b> / (<a, a> + <b, b>) for covers a, b, over all angles at once by FFT.
     """
     spectra, energies = templates()
     seen = polar(segment.cover, *segment.centre, radius)
     products = np.fft.irfft(np.einsum("tra,ra->ta", spectra, np.fft.rfft(seen)), len(TURNS))
     energy = float((RINGS[:, None] * seen**2).sum())
-    likeness = 2 * products / (energies[:, None] + energy)
-    best, turn = np.unravel_index(likeness.argmax(), likeness.shape)
-    return SHAPES[best // len(EDGES)], float(TURNS[turn]), float(likeness[best, turn])
+    similarity = 2 * products / (energies[:, None] + energy)
+    best, turn = np.unravel_index(similarity.argmax(), similarity.shape)
+    return SHAPES[best // len(EDGES)], float(TURNS[turn]), float(similarity[best, turn])
 
 
 def polar(cover: Floats, x: float, y: float, radius: float) -> Floats:

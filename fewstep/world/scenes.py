@@ -1,4 +1,4 @@
-"""Scenes of one to three glossy things on a plain ground: drawn by lot, and rendered."""
+"""Scenes of one to three glossy things on a plain ground: sampled at random, and rendered."""
 
 from dataclasses import dataclass
 
@@ -28,15 +28,9 @@ BACKGROUNDS = {
 }
 SIZES = {"small": (6.5, 8.0), "big": (10.4, 12.8)}  # radius of the circle of the same area
 HELD_BACK = frozenset(
-    {
-        ("triangle", "red"),
-        ("cross", "orange"),
-        ("ring", "yellow"),
-        ("star", "green"),
-        ("heart", "blue"),
-        ("moon", "purple"),
-    }
-)
+    [("triangle", "red"), ("cross", "orange"), ("ring", "yellow"), ("star", "green"),
+     ("heart", "blue"), ("moon", "purple")]
+)  # fmt: skip
 COUNT_SHARES = (0.27, 0.43, 0.3)  # of scenes with one, two and three things
 GAP = 3.0  # least distance between two things, and between a thing and the frame
 
@@ -65,7 +59,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, *, held_back: bool = False) -> Scene:
-    """Draw a scene by lot; one thing or more is of a held-back pair if and only if asked for."""
+    """Sample a scene; it has things of held-back pairs if and only if `held_back`."""
     pairs = sample_pairs(rng, int(rng.choice([1, 2, 3], p=COUNT_SHARES)), held_back)
     while (things := place(rng, pairs)) is None:
         pass
@@ -74,9 +68,9 @@ def sample_scene(rng: np.random.Generator, *, held_back: bool = False) -> Scene:
 
 
 def sample_pairs(rng: np.random.Generator, count: int, held_back: bool) -> list[tuple[str, str]]:
-    """Draw the (shape, colour) of each thing, often repeating those of the one before."""
-    lot = sorted(HELD_BACK)
-    pairs = [lot[rng.integers(len(lot))]] if held_back else []
+    """Sample the (shape, colour) of each thing, often repeating those of the one before."""
+    withheld = sorted(HELD_BACK)
+    pairs = [withheld[rng.integers(len(withheld))]] if held_back else []
     while len(pairs) < count:
         shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
         if pairs:
@@ -89,7 +83,7 @@ def sample_pairs(rng: np.random.Generator, count: int, held_back: bool) -> list[
 
 
 def place(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
-    """Give every pair a size, an angle and a free place, or return None where one finds no room."""
+    """Give every pair a size, an angle and a free place, or return None if there is no room."""
     things: list[Thing] = []
     for shape, colour in pairs:
         size = "small" if rng.random() < 0.5 else "big"
@@ -112,7 +106,7 @@ def gap(a: Thing, b: Thing) -> float:
 
 
 def render(scene: Scene, size: int = FRAME) -> NDArray[np.uint8]:
-    """Draw a scene as an antialiased RGB image of [size, size, 3]."""
+    """Render a scene as an antialiased RGB image of [size, size, 3]."""
     light = np.array([np.cos(scene.light), -np.sin(scene.light)])  # y downwards, as in the image
     axis = ((np.arange(size) + 0.5) * FRAME / size).astype(np.float32)
     image = ground(scene, axis, light)
@@ -122,7 +116,7 @@ def render(scene: Scene, size: int = FRAME) -> NDArray[np.uint8]:
 
 
 def ground(scene: Scene, axis: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Generate the background: brighter towards the light, darker in the corners."""
+    """Render the background: brighter towards the light, darker in the corners."""
     u = axis / (FRAME / 2) - 1
     slope = light[0] * u[None, :] + light[1] * u[:, None]
     corners = (u**2)[None, :] + (u**2)[:, None]
@@ -133,7 +127,7 @@ def ground(scene: Scene, axis: np.ndarray, light: np.ndarray) -> np.ndarray:
 def draw(
     image: np.ndarray, thing: Thing, scene: Scene, axis: np.ndarray, light: np.ndarray
 ) -> None:
-    """Generate a thing's soft shadow and then its shaded surface over the image, in place."""
+    """Render a thing's soft shadow and then its shaded surface over the image, in place."""
     reach = thing.radius * shapes.extent(thing.shape) + 6
     rows = slice(*np.searchsorted(axis, (thing.y - reach, thing.y + reach)))
     columns = slice(*np.searchsorted(axis, (thing.x - reach, thing.x + reach)))

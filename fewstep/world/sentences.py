@@ -1,4 +1,4 @@
-"""The language of captions: what can be said of a scene, in words and as claims."""
+"""The language of captions: their words, and what they claim about a scene."""
 
 import re
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ RELATIONS = {  # name: (axis, sign) of the way from the second thing to the firs
 
 @dataclass(frozen=True)
 class Mention:
-    """What is said of one thing, or of exactly `count` alike; None where nothing is said."""
+    """A phrase for one thing, or for exactly `count` alike; None is an attribute left out."""
 
     count: int = 1
     size: str | None = None
@@ -24,10 +24,9 @@ class Mention:
     shape: str | None = None
 
     def fits(self, thing: Thing, kinds: tuple[str, ...] = ("shape", "colour", "size")) -> bool:
-        """Tell whether what is said under the given kinds holds of a thing of known shape."""
-        said = {kind: getattr(self, kind) for kind in kinds}
+        """Return whether a thing has a known shape and the mentioned attributes of these kinds."""
         return thing.shape in SHAPES and all(
-            value is None or value == getattr(thing, kind) for kind, value in said.items()
+            getattr(self, kind) in (None, getattr(thing, kind)) for kind in kinds
         )
 
     def __str__(self) -> str:
@@ -39,7 +38,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Claims:
-    """All that a caption says; a relation holds between the last two mentions."""
+    """Everything that a caption claims; a relation is between the last two mentions."""
 
     mentions: tuple[Mention, ...]
     relation: str | None = None
@@ -54,10 +53,10 @@ class Claims:
 
 
 def claims(caption: str) -> Claims:
-    """Read a caption back into what it claims.
+    """Parse a caption into its claims.
 
     Raises:
-        ValueError: a word or phrase is not one that captions of this world use.
+        ValueError: if a word or phrase is not one of this world's captions.
     """
     body, on, ground = " ".join(caption.lower().split()).partition(" on a ")
     background = ground.removesuffix(" background")
@@ -88,7 +87,7 @@ def read_mention(phrase: str) -> Mention:
 
 
 def noun(name: str, count: int) -> str:
-    """Return a noun in the number that a count asks for."""
+    """Return a noun, in the plural for a count above 1."""
     return name if count == 1 else name + ("es" if name.endswith("s") else "s")
 
 
@@ -98,3 +97,16 @@ def all_words() -> list[str]:
     joints = [word for phrase in RELATIONS for word in phrase.split()]
     words = [*COUNTS, *SIZES, *COLOURS, *nouns, *joints, "and", "with", "on", *BACKGROUNDS]
     return list(dict.fromkeys([*words, "background"]))
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """Return the words of a prompt that the bundled teacher was not trained on, each once.
+
+    The tokenizer would split them into letters, which the teacher has not learnt.
+
+    >>> unknown_words("A red elephant on a white background, please")
+    ['elephant', 'please']
+    """
+    known = set(all_words())
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    return [word for word in dict.fromkeys(words) if word not in known]

@@ -64,14 +64,7 @@ def moon(x: Array, y: Array) -> Array:
 
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": circle,
-    "square": square,
-    "triangle": triangle,
-    "star": star,
-    "heart": heart,
-    "ring": ring,
-    "cross": cross,
-    "moon": moon,
+    shape.__name__: shape for shape in (circle, square, triangle, star, heart, ring, cross, moon)
 }
 
 

@@ -6,9 +6,9 @@ for the background.
 
 from itertools import permutations
 
-from fewstep.world.captions import claims
-from fewstep.world.claims import judge_match
+from fewstep.world.claims import check_match
 from fewstep.world.scenes import COUNT_SHARES, FRAME, Scene
+from fewstep.world.sentences import claims
 
 MAX_THINGS = len(COUNT_SHARES)
 SLOTS = ("first", "second", "third", "top", "bottom", "left", "right")
@@ -34,7 +34,7 @@ def slots_of_things(scene: Scene, caption: str) -> list[list[float]]:
         things
         for things in permutations(range(len(scene.things)), len(mentions))
         if all(
-            judge_match(
+            check_match(
                 parsed,
                 [
                     (parsed.mentions[m], scene.things[i])

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from fewstep.world.captions import Claims, Mention, claims, describe
+from fewstep.world.captions import describe
 from fewstep.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from fewstep.world.sentences import Claims, Mention, claims
 from recipes.bundled_teacher.config import TeacherConfig, TextSettings
 from recipes.bundled_teacher.optimising import LossAt, optimise, working_precision
 from recipes.bundled_teacher.pool import scene_at, tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from fewstep.models.tokenizer import LAST, write_tokenizer
-from fewstep.world.captions import all_words
+from fewstep.world.sentences import all_words
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fewstep.world.captions import claims, describe
+from fewstep.world.captions import describe
 from fewstep.world.scenes import Scene, Thing, sample_scene
+from fewstep.world.sentences import claims
 from recipes.bundled_teacher.slots import MAX_THINGS, NO_SLOT, SLOTS, slots_of_things
 
 HEART = Thing("heart", "red", "big", 20.0, 16.0, 12.0, 0.0)

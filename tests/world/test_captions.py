@@ -7,16 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.world.captions import (
-    MOST_WORDS,
-    Claims,
-    Mention,
-    all_words,
-    claims,
-    describe,
-    judge,
-)
+from fewstep.world.captions import MOST_WORDS, describe
+from fewstep.world.claims import check_claims
 from fewstep.world.scenes import Scene, Thing, sample_scene
+from fewstep.world.sentences import Claims, Mention, all_words, claims
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -36,7 +30,7 @@ THREE = Scene((thing("star", "red"), thing("star", "red", "small"), thing("moon"
 def test_a_caption_is_true_of_its_scene(seed, held_back):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, held_back=held_back)
-    assert all(judge(claims(describe(scene, rng)), scene).values())
+    assert all(check_claims(claims(describe(scene, rng)), scene).values())
 
 
 @settings(deadline=None, max_examples=200)
@@ -129,29 +123,29 @@ def test_what_cannot_be_read_is_named(caption, named):
     ],
 )
 def test_a_wrong_claim_is_found_and_only_that(caption, scene, wrong):
-    verdict = judge(claims(caption), scene)
+    verdict = check_claims(claims(caption), scene)
     assert {kind for kind, holds in verdict.items() if not holds} == wrong
 
 
 def test_only_what_was_said_is_judged():
-    verdict = judge(claims("a red heart on a white background"), HEART_ABOVE_STAR)
+    verdict = check_claims(claims("a red heart on a white background"), HEART_ABOVE_STAR)
     assert verdict == {"shape": True, "colour": True, "background": True}
 
 
 def test_mentions_are_of_different_things_whatever_their_order():
     both = Scene((thing("star", "blue"), thing("star", "red")), "grey")
-    assert all(judge(claims("a star and a blue star"), both).values())
-    assert not all(judge(claims("a blue star and a blue star"), both).values())
+    assert all(check_claims(claims("a star and a blue star"), both).values())
+    assert not all(check_claims(claims("a blue star and a blue star"), both).values())
 
 
 def test_things_of_unknown_shape_count_for_nothing():
     blob = replace(HEART_ABOVE_STAR, things=(*HEART_ABOVE_STAR.things, thing("unknown", "red")))
-    assert all(judge(claims("two things"), blob).values())
-    assert not all(judge(claims("three things"), blob).values())
+    assert all(check_claims(claims("two things"), blob).values())
+    assert not all(check_claims(claims("three things"), blob).values())
 
 
 def test_an_empty_image_makes_every_claim_about_things_false():
-    verdict = judge(
+    verdict = check_claims(
         claims("two red stars above a big moon on a mint background"), Scene((), "mint")
     )
     assert {kind for kind, holds in verdict.items() if holds} == {"background"}

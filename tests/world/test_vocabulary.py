@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fewstep.world.captions import MOST_WORDS, all_words, describe
+from fewstep.world.captions import MOST_WORDS, describe
 from fewstep.world.scenes import sample_scene
-from fewstep.world.vocabulary import unknown_words
+from fewstep.world.sentences import all_words, unknown_words
 from recipes.bundled_teacher.config import load_teacher_config
 from recipes.bundled_teacher.slots import NUM_QUERY_TOKENS
 from recipes.bundled_teacher.tokenizer import save_tokenizer

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.evaluation.intervals import Values
-from fewstep.world.captions import claims, judge
+from fewstep.world.claims import check_claims
 from fewstep.world.parser import read
+from fewstep.world.sentences import claims
 
 Verdict = dict[str, bool]
 """For each kind of claim that a caption makes (shape, colour, count, …) whether it holds."""
@@ -23,7 +24,7 @@ def verdicts(images: Iterable[NDArray[np.uint8]], captions: Sequence[str]) -> li
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
     expected = [claims(caption) for caption in captions]
-    return [judge(claim, read(image)) for claim, image in zip(expected, images, strict=True)]
+    return [check_claims(claim, read(image)) for claim, image in zip(expected, images, strict=True)]
 
 
 def all_right(checked: Sequence[Verdict]) -> Values:
