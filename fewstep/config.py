@@ -217,7 +217,8 @@ def from_tables(
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as refused:
         first = refused.errors()[0]
-        if cause := first.get("ctx", {}).get("error"):  # a check of the dataclass itself
+        cause = first.get("ctx", {}).get("error")  # of a check of the dataclass itself
+        if isinstance(cause, UserError):
             raise cause from None
         raise error(explained(first, where, what)) from None
 
@@ -232,22 +233,29 @@ def renamed(values: object, where: str) -> object:
     }
 
 
-def check_keys(kind: Any, values: object, where: str, what: str, error: type[UserError]) -> None:
-    """Refuse keys that are no field of the dataclass, in inner dataclasses too."""
-    if not isinstance(values, Mapping):
-        return
-    hints = typing.get_type_hints(kind)
-    known = [entry.name for entry in dataclasses.fields(kind)]
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise error(f"unknown {what} {where}{key}; {hint}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise error(f"{where}{key} is {value}; it has to be a finite number")
-        for option in (hints[key], *typing.get_args(hints[key])):
-            if dataclasses.is_dataclass(option):
-                check_keys(option, value, f"{where}{key}.", what, error)
+def check_keys(kind: Any, value: object, where: str, what: str, error: type[UserError]) -> None:
+    """Refuse keys that are no field of a dataclass, in inner tables and lists too."""
+    options = typing.get_args(kind)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where.rstrip('.')} is {value}; it has to be a finite number")
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        known = [entry.name for entry in dataclasses.fields(kind)]
+        for key, inner in value.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise error(f"unknown {what} {where}{key}; {hint}")
+            check_keys(hints[key], inner, f"{where}{key}.", what, error)
+    elif isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
+        for key, inner in value.items():
+            check_keys(options[-1], inner, f"{where}{key}.", what, error)
+    elif isinstance(value, list | tuple) and typing.get_origin(kind) is tuple:
+        for i, inner in enumerate(value):
+            check_keys(options[0], inner, f"{where.rstrip('.')}[{i}].", what, error)
+    else:  # of a union the one that is a table
+        for option in options:
+            check_keys(option, value, where, what, error)
 
 
 BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
@@ -264,6 +272,8 @@ def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
             return f"{name} is {value!r}; it has to be a table, [{name}]"
         case "literal":
             return f"{name} is {value!r}; it has to be {refusal['ctx']['expected']}"
+        case "value":
+            return f"{name} is {refusal['ctx']['error']}"
         case "tuple" | "list":
             return f"{name} is {value!r}; it has to be a list"
         case "greater" | "less":

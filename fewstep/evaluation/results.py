@@ -4,40 +4,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from fewstep.config import from_tables
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.files import write_file
 
-RESULTS = {
-    "protocol": str,
-    "command": str,
-    "commit": str,
-    "machine": str,
-    "unavailable": dict,
-    "cost": str,
-    "rows": list,
-}
-ROW = {
-    "source": str,
-    "method": str,
-    "steps": int,
-    "calls": int,
-    "seed": int | None,
-    "metrics": dict,
-}
 SEVERAL = ", "
 """What stands between the sources of a pooled row."""
-INTERVAL = {"value": int | float, "low": int | float, "high": int | float, "n": int}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of making images, and its measured metrics by name.
+    """An evaluated model in so many steps, and its measured metrics by name.
 
-    `calls` are the network calls an image; `seed` is the training seed, None for the teacher and
-    for a row that is pooled over training seeds, whose `source` names them all.
+    `calls` is its NFE, the network evaluations an image; `seed` is the training seed, None for the
+    teacher and for a row that is pooled over training seeds, whose `source` names them all.
     """
 
     source: str
@@ -60,7 +43,7 @@ class Results:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Metrics of the protocol that could not be measured, and why."""
     cost: str = ""
-    """What measuring took itself, in words."""
+    """What measuring took itself, in words; older files have none."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -76,10 +59,7 @@ class Results:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{source} is not JSON ({error}); evaluate again") from error
-        if isinstance(entries, dict):
-            entries.setdefault("cost", "")  # an entry that older files have not
-        top = strict(entries, RESULTS, str(source))
-        return cls(**{**top, "rows": tuple(read_row(r, f"{source}: row") for r in top["rows"])})
+        return from_tables(cls, entries, f"{source}: ", what="entry", error=UserError)
 
 
 def save(results: Results, path: Path) -> None:
@@ -108,12 +88,12 @@ def joined(parts: Sequence[Results]) -> Results:
     for row in (row for part in parts for row in part.rows):
         if row not in rows:
             rows.append(row)
-    told = {
+    texts = {
         name: "; ".join(filter(None, dict.fromkeys(getattr(part, name) for part in parts)))
         for name in ("command", "commit", "machine", "cost")
     }
     unavailable = {name: why for part in parts for name, why in part.unavailable.items()}
-    return Results(protocols[0], **told, rows=tuple(rows), unavailable=unavailable)
+    return Results(protocols[0], **texts, rows=tuple(rows), unavailable=unavailable)
 
 
 def overview(rows: Sequence[Row]) -> list[Row]:
@@ -132,28 +112,3 @@ def overview(rows: Sequence[Row]) -> list[Row]:
 def metric_names(rows: Sequence[Row]) -> list[str]:
     """Return the names of all metrics that a row has, in the order of their first mention."""
     return list(dict.fromkeys(name for row in rows for name in row.metrics))
-
-
-def read_row(entries: Any, where: str) -> Row:
-    """Read one row and its intervals."""
-    row = strict(entries, ROW, where)
-    metrics = {}
-    for name, metric in row["metrics"].items():
-        ends = strict(metric, INTERVAL, f"{where}: {name}")
-        try:
-            metrics[name] = Interval(**ends)
-        except ValueError as error:
-            raise UserError(f"{where}: {name} is {error}") from error
-    return Row(**{**row, "metrics": metrics})
-
-
-def strict(entries: Any, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return entries if they are exactly those of the schema, each of its type."""
-    if not isinstance(entries, dict):
-        raise UserError(f"{where} is {entries!r}; expected an object of {', '.join(schema)}")
-    if odd := set(entries) ^ set(schema):
-        raise UserError(f"{where}: missing or unknown: {', '.join(sorted(odd))}")
-    for name, value in entries.items():
-        if not isinstance(value, schema[name]) or isinstance(value, bool):
-            raise UserError(f"{where}: {name} is {value!r}, which is of the wrong type")
-    return entries

@@ -44,16 +44,24 @@ def test_the_file_has_the_schema_of_the_contract():
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda top: top.pop("protocol"), "missing or unknown: protocol"),
-        (lambda top: top.update(extra=1), "missing or unknown: extra"),
-        (lambda top: top.update(machine=3), "machine is 3, which is of the wrong type"),
-        (lambda top: top["rows"][0].update(steps="4"), "steps is '4'"),
+        (lambda top: top.pop("protocol"), "the entry results.json: protocol is missing"),
+        (lambda top: top.update(extra=1), "unknown entry results.json: extra; known: protocol, "),
+        (lambda top: top.update(machine=3), "machine is 3, a int; it has to be a str"),
+        (
+            lambda top: top["rows"][1].update(stepz=4),
+            r"unknown entry results.json: rows\[1\]\.stepz; did you mean steps?",
+        ),
+        (
+            lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(m=4),
+            r"accuracy\.m; known: value, low",
+        ),
+        (lambda top: top["rows"][0].update(steps="4"), r"rows\[0\]\.steps is '4'"),
         (lambda top: top["rows"][0].update(calls=True), "calls is True"),
-        (lambda top: top["rows"][0]["metrics"].update(fid=3.0), "fid is 3.0; expected an object"),
-        (lambda top: top["rows"].append(None), "row is None; expected an object"),
+        (lambda top: top["rows"][0]["metrics"].update(fid=3.0), "fid is 3.0; it has to be a table"),
+        (lambda top: top["rows"].append(None), r"rows\[5\] is None; it has to be a table"),
         (
             lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(low=0.9),
-            "results.json: row: prompt_accuracy is not an interval: ",
+            r"results.json: rows\[0\]\.metrics\.prompt_accuracy is not an interval: ",
         ),
     ],
 )
