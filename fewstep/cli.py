@@ -1,4 +1,4 @@
-"""The commands: each reads its settings, calls one function and says what comes next."""
+"""The commands: each reads its settings, calls one function and prints what comes next."""
 
 import os
 import signal
@@ -31,9 +31,9 @@ Override = Annotated[
 
 
 def named(run: Path) -> Path:
-    """Refuse the folder one is in, which an empty word is as well: that of a variable not set."""
+    """Refuse the current folder, which an empty string means too, as from an unset variable."""
     if run == Path():
-        raise UserError("--run is empty, or the folder you are in; name another, such as runs/mine")
+        raise UserError("--run is empty or the current folder; name another one, such as runs/mine")
     return run
 
 
@@ -76,11 +76,11 @@ def prepare(
     config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
     *,
     run: Annotated[
-        Path, typer.Option(help="The run to come: without data.cache the cache lies beside it.")
+        Path, typer.Option(help="The run to prepare: without data.cache the cache is beside it.")
     ] = Path("runs/run"),
     set_: Override = None,
 ) -> None:
-    """Encode the data of CONFIG once, for all runs to come. Run it again to continue."""
+    """Encode the data of CONFIG once, for all runs. Run the same command again to resume."""
     settings = load_config(config, set_ or [])
     from fewstep.training.prepare import prepare_data
     from fewstep.training.progress import TerminalListener
@@ -90,7 +90,7 @@ def prepare(
     listener.say(prepared.said())
 
 
-data = typer.Typer(help="Look at data before they are used.", no_args_is_help=True)
+data = typer.Typer(help="Check data before training.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -98,8 +98,10 @@ app.add_typer(data, name="data")
 def check(
     path: Annotated[str, typer.Argument(help="What data.path would be.")],
     *,
-    resolution: Annotated[int | None, typer.Option(help="Also say which are too small.")] = None,
-    num_pairs: Annotated[int | None, typer.Option(help="Look at so many; default: all.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Also list images that are too small.")
+    ] = None,
+    num_pairs: Annotated[int | None, typer.Option(help="How many to check; default: all.")] = None,
     images: Annotated[
         str | None, typer.Option("--images", "--pictures", help="What data.images would be.")
     ] = None,
@@ -107,7 +109,7 @@ def check(
     image_column: Annotated[str | None, typer.Option(help="As data.image_column.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
 ) -> None:
-    """Say what PATH holds: images, sizes, captions, and each file that cannot be used."""
+    """Count images, sizes and captions in PATH, and list each file that cannot be used."""
     given = {
         "path": path,
         "images": images,
@@ -131,7 +133,7 @@ def check(
 @app.command()
 def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
-    prompt: Annotated[list[str] | None, typer.Argument(help="One or several.")] = None,
+    prompt: Annotated[list[str] | None, typer.Argument(help="One or more.")] = None,
     *,
     prompts: Annotated[Path | None, typer.Option(help="A file, one prompt a line.")] = None,
     seed: Annotated[int, typer.Option(help="Images are a function of prompt and seed.")] = 0,
@@ -142,16 +144,18 @@ def sample(
     negative_prompt: Annotated[str, typer.Option(help="With --guidance-scale above 1.")] = "",
     image: Annotated[Path | None, typer.Option(help="An image to start from.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="With --image: the share of the calls made; 0.5.")
+        float | None, typer.Option(help="With --image: the fraction of steps taken; default: 0.5.")
     ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH[=WEIGHT]", help="Another LoRA; may be repeated."),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Instead of the artefact's own.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model, instead of the artefact's own.")
+    ] = None,
     out: Out = Path("out.png"),
 ) -> None:
-    """Generate prompts at the timesteps of the artefact's contract; several make a grid."""
+    """Generate images at the timesteps of the artefact's contract; several make a grid."""
     from fewstep.student.sample import Wish, generate_file, read_loras
 
     wish = Wish(
@@ -164,11 +168,13 @@ def sample(
 def evaluate(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")],
     *,
-    protocol: Annotated[str, typer.Option(help="How it is measured.")] = "bundled",
+    protocol: Annotated[str, typer.Option(help="What is measured, and how.")] = "bundled",
     num_prompts: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="For protocol prompts: a file.")] = None,
     data: Annotated[Path | None, typer.Option(help="For protocol coco…: its folder.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The folder of judges' weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The folder of the feature extractors' weights.")
+    ] = None,
     out: Out = Path("results"),
 ) -> None:
     """Measure students beside their teacher, with intervals, into OUT/results.json."""
@@ -203,7 +209,7 @@ def report(
     *,
     out: Out = Path("report.html"),
 ) -> None:
-    """Put results and images into one self-contained HTML file; measures nothing itself."""
+    """Write results and images as one self-contained HTML file; makes no measurement itself."""
     from fewstep.evaluation.report.write import write_report
 
     typer.echo(f"open {write_report(folders, out)}")
@@ -225,21 +231,26 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or an artefact.")],
     *,
     out: Out = Path("artefact"),
-    name: Annotated[str | None, typer.Option(help="Of the files; default: the run's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the files; default: the run's.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="Name the base model so, after a look at its weights.")
+        str | None,
+        typer.Option(help="The base model's id to write, after its weights were checked."),
     ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="Default: what the base model's card says.")
+        str | None, typer.Option("--license", help="Default: the license in the base model's card.")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="A results.json whose numbers the card shows.")
+        Path | None, typer.Option(help="A results.json with numbers for the card.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
-    fused: Annotated[bool, typer.Option(help="Also a whole diffusers folder.")] = False,
-    checkpoint: Annotated[bool, typer.Option(help="Also a whole single-file model.")] = False,
+    fused: Annotated[
+        bool, typer.Option(help="Also write a diffusers folder with the LoRA merged.")
+    ] = False,
+    checkpoint: Annotated[
+        bool, typer.Option(help="Also write a single-file checkpoint with the LoRA merged.")
+    ] = False,
 ) -> None:
-    """Write what is shared of a run: the files for every reader, the contract and the card."""
+    """Write a run's artefact: files for other programs, the contract and the model card."""
     from fewstep.export.export import ExportOptions, export_artefact
 
     options = ExportOptions(name, base, license_, results, precision, fused, checkpoint)
@@ -251,11 +262,11 @@ def push(
     artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="A folder by export.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="you/name on the Hub.")],
     *,
-    public: Annotated[bool, typer.Option(help="Default: for your eyes alone.")] = False,
-    fused: Annotated[bool, typer.Option(help="With the whole models of fused/.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only list what would go.")] = False,
+    public: Annotated[bool, typer.Option(help="Default: a private repository.")] = False,
+    fused: Annotated[bool, typer.Option(help="Upload the merged models in fused/ too.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only list what would be uploaded.")] = False,
 ) -> None:
-    """Upload an artefact to the Hub; the token is that of `hf auth login` or of HF_TOKEN."""
+    """Upload an artefact to the Hub, with the token of `hf auth login` or HF_TOKEN."""
     from fewstep.export.hub import push_artefact
 
     done = push_artefact(
@@ -269,10 +280,10 @@ def plan(
     config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
     *,
     set_: Override = None,
-    cpu: Annotated[bool, typer.Option(help="For a processor in place of a GPU.")] = False,
-    json: Annotated[bool, typer.Option(help="For programs.")] = False,
+    cpu: Annotated[bool, typer.Option(help="For a CPU instead of a GPU.")] = False,
+    json: Annotated[bool, typer.Option(help="Print JSON.")] = False,
 ) -> None:
-    """Say what a run would need: memory by term, time, and whether it fits a 15 GB card."""
+    """Estimate a run's memory by term, its time, and whether it fits a 15 GB card."""
     settings = load_config(config, set_ or [])
     from fewstep.training.plan import as_json, plan_run, print_plan
 
@@ -285,7 +296,7 @@ def plan(
 
 @app.command()
 def doctor() -> None:
-    """Look at versions, devices, precision and disk, and say whether this machine can train."""
+    """Check versions, devices, precision and disk, and whether this machine can train."""
     from fewstep.doctor import examine, print_findings, verdict
 
     findings = examine()
@@ -327,12 +338,12 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def interrupt(signum: int, frame: object) -> None:
-    """Leave at once: what is on the disk is whole. A training loop saves first, by its own rule."""
+    """Exit at once: files on disk are complete. A training loop saves first."""
     raise Interrupted(signum, "stopped")
 
 
 def explain(error: UserError | OSError) -> str:
-    """Return an error in one sentence; that of the system names the file."""
+    """Return an error as one sentence; errors of the system name the file."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'while writing'}"
     return " ".join(str(error).split())
