@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.config import DataSettings, SettingError
 from fewstep.console import Steps
-from fewstep.data.base import ImageError, digest
+from fewstep.data.base import ImageError
 from fewstep.data.cache import LatentCache, open_cache
 from fewstep.data.encode import Encoded, encode_views, fill_cache, views_of
 from fewstep.data.fingerprint import Fingerprint, claim_cache
@@ -194,13 +194,7 @@ class Dataset:
 
 def _encoders(family: ModelFamily) -> dict[str, Any]:
     """Return digests of the weights and settings that decide latents and texts."""
-    found: dict[str, Any] = {"codec": fingerprint(*family.vae_and_text_encoder)}
-    if (vae := getattr(family, "vae", None)) is not None:
-        found["scaling_factor"] = vae.config.scaling_factor
-    if (tokenizer := getattr(family, "tokenizer", None)) is not None:
-        words = [f"{word} {number}" for word, number in sorted(tokenizer.get_vocab().items())]
-        found["tokenizer"] = digest([*words, str(tokenizer.model_max_length)])
-    return found
+    return {"codec": fingerprint(*family.vae_and_text_encoder), **family.encoding_settings}
 
 
 def _image(pairs: Pairs, numbers: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.files import sha256_of, write_file
 from fewstep.models.base import ModelFamily
 from fewstep.models.saving import save_checkpoint, save_folder
-from fewstep.models.single_file import STUDENT
+from fewstep.models.single_file import STUDENT_KEY
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.other_programs import scheduler_config
 
@@ -37,7 +37,8 @@ def write_weights(folder: Path, artefact: Artefact) -> None:
     file, weights = f"{artefact.name}.safetensors", artefact.weights
     if artefact.network_config is not None:
         file = f"{artefact.name}-fused.safetensors"
-        config = {k: v for k, v in artefact.network_config.items() if k != "_name_or_path"}
+        of_this_machine = ("_name_or_path", "_use_default_values")
+        config = {k: v for k, v in artefact.network_config.items() if k not in of_this_machine}
         write_file(folder / FULL_FILE, save(dict(weights), {"format": "pt"}))
         write_file(folder / FULL_CONFIG, _as_json(config))
     else:
@@ -65,7 +66,7 @@ def write_checkpoint(
 
     Its header keeps it from being loaded as a teacher.
     """
-    header = modelspec(artefact) | {STUDENT: artefact.contract.method["name"]}
+    header = modelspec(artefact) | {STUDENT_KEY: artefact.contract.method["name"]}
     path = folder / FUSED / f"{artefact.name}-fused.safetensors"
     save_checkpoint(path, family, network, header, dtype)
 

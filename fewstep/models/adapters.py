@@ -25,7 +25,7 @@ TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 ALL = (*TRANSFORMER, "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv",
        "time_emb_proj")  # fmt: skip
 PRESETS = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
-"""The modules that a LoRA changes; `all` is the list of the public LCM-LoRA scripts."""
+"""The modules of a UNet that a LoRA changes; `all` is the public LCM-LoRA scripts' list."""
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 """How PEFT's plain names of a LoRA's two factors end."""
@@ -63,7 +63,7 @@ def lora_roles(
     Raises:
         ModelError: if no module of the network matches the preset.
     """
-    network, targets = family.network, list(PRESETS[preset])
+    network, targets = family.network, list(family.lora_presets[preset])
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
     try:
         with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from fewstep.types import Conditioning, Denoiser, Latents
 
 
 class ModelError(UserError):
-    """A model that cannot be used; the message says what is missing and the way out."""
+    """A model that cannot be used; the message says what is missing and how to fix it."""
 
 
 def fingerprint(*networks: nn.Module) -> str:
@@ -33,7 +33,10 @@ def digest(*tables: Mapping[str, Tensor]) -> str:
 
 
 class ModelFamily(Protocol):
-    """A text-to-image model, cut into the parts that distillation and sampling need."""
+    """A text-to-image model, cut into the components that distillation and sampling need.
+
+    What it has no format for (`pipeline`, `checkpoint_weights`) it refuses with a ModelError.
+    """
 
     @property
     def network(self) -> nn.Module:
@@ -52,12 +55,17 @@ class ModelFamily(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The commit on the Hub that the weights are of, or what was asked for."""
+        """The commit on the Hub that the weights are of."""
         ...
 
     @property
     def vae_and_text_encoder(self) -> Sequence[nn.Module]:
-        """The networks that decide what a cache of latents and prompts holds."""
+        """The networks that encode images and prompts."""
+        ...
+
+    @property
+    def encoding_settings(self) -> Mapping[str, Any]:
+        """What decides latents and conditioning besides those networks' weights, as JSON."""
         ...
 
     @property
@@ -68,6 +76,25 @@ class ModelFamily(Protocol):
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
         """diffusers' scheduler config, from which the schedule was made."""
+        ...
+
+    @property
+    def lora_presets(self) -> Mapping[str, Sequence[str]]:
+        """How the names of the modules end that a LoRA of each `adapter.preset` changes."""
+        ...
+
+    @property
+    def default_resolution(self) -> int:
+        """The side in pixels of the images that the model was trained on."""
+        ...
+
+    @property
+    def image_divisor(self) -> int:
+        """What the sides of an image have to be multiples of."""
+        ...
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latents of a square image, or raise."""
         ...
 
     def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:
@@ -86,16 +113,14 @@ class ModelFamily(Protocol):
         """Return images [batch, 3, H, W] in [0, 1]."""
         ...
 
-    @property
-    def default_resolution(self) -> int:
-        """The side in pixels of the images that the model was trained on."""
+    def pipeline(self, network: nn.Module, scheduler: Any = None) -> Any:
+        """Return diffusers' own pipeline of the model, with `network` in its place."""
         ...
 
-    @property
-    def image_divisor(self) -> int:
-        """What the sides of an image have to be multiples of."""
+    def checkpoint_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of the model with `network` by the names of its checkpoint files."""
         ...
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a square image, or raise."""
+    def with_own_text_encoder(self) -> Self:
+        """Return a copy whose text encoder can be changed without changing this one's."""
         ...

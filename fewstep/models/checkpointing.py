@@ -8,29 +8,33 @@ from typing import Literal
 
 from torch import nn
 
+from fewstep.models.base import ModelError
+
 Checkpointing = Literal["none", "selective", "full"]
 
 
 def set_checkpointing(network: nn.Module, kind: Checkpointing) -> None:
     """Checkpoint nothing, everything, or what saves most for its time.
 
-    `selective` are the transformers in the finer half of the UNet's levels (64 x 64 and 32 x 32 in
+    `selective` are the transformers in the finer half of a UNet's levels (64 x 64 and 32 x 32 in
     Stable Diffusion 1): two thirds of the activations' memory for two fifths of a forward pass. A
-    recomputed part sees the adapters that are on then: the student's have to be.
+    recomputed part sees the adapters that are active then: the student's have to be.
+
+    Raises:
+        ModelError: if the network knows no checkpointing, or has no levels to select.
     """
     if kind == "none":
-        network.disable_gradient_checkpointing()
+        getattr(network, "disable_gradient_checkpointing", lambda: None)()
         return
+    needed = "down_blocks" if kind == "selective" else "enable_gradient_checkpointing"
+    if not hasattr(network, needed):
+        raise ModelError(f"train.checkpointing is {kind!r}, which this network cannot: use 'none'")
     network.enable_gradient_checkpointing()
     if kind == "selective":
-        num_levels = len(network.down_blocks)
-        finer = [*network.down_blocks[: num_levels // 2], *network.up_blocks[-(num_levels // 2) :]]
-        chosen = {
-            id(module)
-            for block in finer
-            for module in block.modules()
-            if type(module).__name__ == "Transformer2DModel"
-        }
+        half = len(network.down_blocks) // 2
+        finer = [*network.down_blocks[:half], *network.up_blocks[-half:]]
+        selected = {module for block in finer for module in block.modules()
+                    if type(module).__name__ == "Transformer2DModel"}  # fmt: skip
         for module in network.modules():
             if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = id(module) in chosen
+                module.gradient_checkpointing = module in selected

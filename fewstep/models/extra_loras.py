@@ -1,23 +1,17 @@
 """LoRA files of others, in the formats that are in use, added to a model and its text encoder."""
 
 # diffusers hands out its pipelines and networks without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
+# pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.loading import quietly
-from fewstep.models.stable_diffusion import StableDiffusion
 
 DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight")
 """How the names of a LoRA's first factor end, one a layer."""
@@ -39,13 +33,9 @@ def add_loras(
     """
     if not loras:
         return family, network
-    model = cast(StableDiffusion, family)
-    text_encoder = deepcopy(model.text_encoder)
-    pipe = StableDiffusionPipeline(
-        model.vae, text_encoder, model.tokenizer, network, DDIMScheduler(), None, None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-    for path, weight in loras.items():
+    family = family.with_own_text_encoder()
+    pipe = family.pipeline(network)
+    for path, strength in loras.items():
         _check(Path(path))
         try:
             with quietly():
@@ -55,20 +45,20 @@ def add_loras(
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the LoRA {path} does not fit this model ({reason})") from error
         layers = sum(name.endswith(DOWN) for name in state)
-        found = sum(
-            isinstance(m, LoraLayer) for part in (network, text_encoder) for m in part.modules()
-        )
+        networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+        found = sum(isinstance(m, LoraLayer) for part in networks for m in part.modules())
         if not layers or found < layers:
             raise ModelError(
                 f"only {found} of the {layers} layers of the LoRA {path} are in this model; it was "
                 "made for another base model, or is in a format that is not known"
             )
-        pipe.fuse_lora(lora_scale=weight, adapter_names=["style"])
+        pipe.fuse_lora(lora_scale=strength, adapter_names=["style"])
         pipe.unload_lora_weights()
-    return cast(ModelFamily, replace(model, text_encoder=text_encoder)), network
+    return family, network
 
 
 def _check(path: Path) -> None:
+    """Refuse a LoRA that is pickled, missing, damaged or a DoRA."""
     if path.suffix != ".safetensors":
         raise ModelError(
             f"the LoRA {path} is no .safetensors file; others are pickled, and reading those may "

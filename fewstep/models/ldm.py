@@ -1,164 +1,147 @@
-"""A whole model in the layout of Stable Diffusion's first release: one file, LDM's names.
+"""The names that Stable Diffusion's first release (LDM) gave its weights, in one file for all.
 
-A1111, Forge, ComfyUI and most other programs call this a checkpoint.
+A1111, Forge, ComfyUI and most other programs call such a file a checkpoint.
 """
 
 # diffusers hands out its configs and networks without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.models.base import ModelFamily
-from fewstep.models.stable_diffusion import StableDiffusion
+from fewstep.models.base import ModelError
 
-Names = dict[str, str]
-"""diffusers' names of modules, or their beginnings, to LDM's."""
-
-UNET_ENDS: Names = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "cond_stage_model.",
+}
+UNET = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
-}
-UNET_RESNET: Names = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-VAE_PARTS: Names = {
-    "mid_block.resnets.0": "mid.block_1",
-    "mid_block.resnets.1": "mid.block_2",
-    "mid_block.attentions.0": "mid.attn_1",
-    "conv_norm_out": "norm_out",
-}
-VAE_ATTENTION: Names = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
+}  # fmt: skip
+UNET_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+VAE = {
+    "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1", "down_blocks": "down", "resnets": "block",
+    "downsamplers.0": "downsample", "upsamplers.0": "upsample", "conv_shortcut": "nin_shortcut",
+    "conv_norm_out": "norm_out", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
     "to_out.0": "proj_out",
-}
-OPEN_CLIP: Names = {
-    "embeddings.token_embedding.weight": "token_embedding.weight",
+}  # fmt: skip
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
-    "encoder.layers": "transformer.resblocks",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-    "self_attn.out_proj": "attn.out_proj",
+    "encoder.layers": "transformer.resblocks", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
     "final_layer_norm": "ln_final",
-}
+}  # fmt: skip
 
 
-def ldm_weights(family: ModelFamily, network: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of the whole model, with `network` as its UNet, by LDM's names."""
-    model = cast(StableDiffusion, family)
-    unet, vae = unet_names(network.config), vae_names(model.vae.config)
-    tensors = {
-        f"model.diffusion_model.{renamed(name, unet)}": weight
-        for name, weight in network.state_dict().items()
-    }
-    for name, weight in model.vae.state_dict().items():
-        is_linear = ".attentions." in name and weight.dim() == 2  # LDM: a convolution of 1 x 1
-        tensors[f"first_stage_model.{renamed(name, vae)}"] = (
-            weight[..., None, None] if is_linear else weight
-        )
-    tensors |= text_weights(model.text_encoder)
-    return {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
-
-
-def unet_names(config: Mapping[str, Any]) -> Names:
-    """Return LDM's names of the parts of a UNet, numbered as SD numbers them.
+def unet_name(name: str, config: Any) -> str:
+    """Return LDM's name of a UNet's module or weight; LDM numbers blocks through all levels.
 
     Source: Rombach et al. 2022, ldm/modules/diffusionmodules/openaimodel.py.
     """
-    layers, names = config["layers_per_block"], dict(UNET_ENDS)
-    for i, kind in enumerate(config["down_block_types"]):
-        first = 1 + i * (layers + 1)
-        for j in range(layers):
-            names |= _layer(f"down_blocks.{i}", j, f"input_blocks.{first + j}", kind)
-        names[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
-    for i, kind in enumerate(config["up_block_types"]):
-        first = i * (layers + 1)
-        for j in range(layers + 1):
-            names |= _layer(f"up_blocks.{i}", j, f"output_blocks.{first + j}", kind)
-        after = 2 if "CrossAttn" in kind else 1
-        names[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{first + layers}.{after}.conv"
-    return names | _inside((n for n in names if ".resnets." in n), names, UNET_RESNET)
+    if ".resnets." in name:
+        name = _replaced(name, UNET_RESNET)
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name)
+    if match is None:
+        return _replaced(name, UNET)
+    side, kind, rest = match[1], match[3], match[5]
+    level, layers = int(match[2]), config.layers_per_block
+    number = level * (layers + 1) + int(match[4])
+    if kind == "downsamplers":
+        return f"input_blocks.{number + layers + 1}.0.{rest.replace('conv', 'op')}"
+    if kind == "upsamplers":
+        place = 2 if "CrossAttn" in config.up_block_types[level] else 1
+        return f"output_blocks.{number + layers}.{place}.{rest}"
+    block = f"input_blocks.{number + 1}" if side == "down" else f"output_blocks.{number}"
+    return f"{block}.{0 if kind == 'resnets' else 1}.{rest}"
 
 
-def vae_names(config: Mapping[str, Any]) -> Names:
-    """Return LDM's names of the parts of the autoencoder; LDM counts the decoder's from its end."""
-    names, number = {}, len(config["block_out_channels"])
-    for side, blocks, sampler in (("encoder", "down", "down"), ("decoder", "up", "up")):
-        names |= {f"{side}.{old}": f"{side}.{new}" for old, new in VAE_PARTS.items()}
-        for i in range(number):
-            block = f"{side}.{blocks}.{i if side == 'encoder' else number - 1 - i}"
-            here = f"{side}.{blocks}_blocks.{i}"
-            names[f"{here}.{sampler}samplers.0.conv"] = f"{block}.{sampler}sample.conv"
-            for j in range(config["layers_per_block"] + 1):
-                names[f"{here}.resnets.{j}"] = f"{block}.block.{j}"
-    names |= _inside((n for n in names if ".resnets." in n), names,
-                     {"conv_shortcut": "nin_shortcut"})  # fmt: skip
-    return names | _inside((n for n in names if ".attentions." in n), names, VAE_ATTENTION)
+def vae_name(name: str, config: Any) -> str:
+    """Return LDM's name of the autoencoder's weight; LDM counts the decoder's blocks backwards."""
+    top = len(config.block_out_channels) - 1
+    name = re.sub(r"up_blocks\.(\d+)", lambda level: f"up.{top - int(level[1])}", name)
+    return _replaced(name, VAE)
 
 
-def renamed(name: str, names: Names) -> str:
-    """Return a name with its longest known beginning replaced; one that has none stays.
+def text_name(name: str, config: Any) -> str:
+    """Return the name of the text encoder's weight: transformers' own (SD 1) or OpenCLIP's (SD 2).
 
-    >>> renamed("mid_block.resnets.0.norm1.bias", UNET_ENDS)
-    'middle_block.0.norm1.bias'
+    OpenCLIP keeps query, key and value in one weight: their three names have one there.
     """
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if (beginning := ".".join(parts[:end])) in names:
-            return ".".join([names[beginning], *parts[end:]])
+    name = name.removeprefix("text_model.")
+    if config.hidden_act == "quick_gelu":
+        return f"transformer.text_model.{name}"
+    name = re.sub(r"self_attn\.[qkv]_proj\.", "attn.in_proj_", name)
+    return f"model.{_replaced(name, OPEN_CLIP)}"
+
+
+def _replaced(name: str, names: Mapping[str, str]) -> str:
+    for ours, theirs in names.items():
+        name = name.replace(ours, theirs)
     return name
 
 
-def _layer(block: str, j: int, place: str, kind: str) -> Names:
-    names = {f"{block}.resnets.{j}": f"{place}.0"}
-    return names | ({f"{block}.attentions.{j}": f"{place}.1"} if "CrossAttn" in kind else {})
+NAMES = {"unet": unet_name, "vae": vae_name, "text_encoder": text_name}
 
 
-def _inside(parents: Iterable[str], names: Names, children: Names) -> Names:
+def ldm_names(component: str, network: nn.Module) -> dict[str, str]:
+    """Return LDM's name of each weight of a component: "unet", "vae" or "text_encoder"."""
     return {
-        f"{parent}.{old}": f"{names[parent]}.{new}"
-        for parent in parents
-        for old, new in children.items()
+        name: PREFIXES[component] + NAMES[component](name, network.config)
+        for name in network.state_dict()
     }
 
 
-def text_weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return the text encoder's: CLIP's as transformers names them, or OpenCLIP's own (SD 2)."""
-    weights = {
-        name.removeprefix("text_model."): weight for name, weight in encoder.state_dict().items()
-    }
-    if encoder.config.hidden_act == "quick_gelu":
-        return {f"cond_stage_model.transformer.text_model.{n}": w for n, w in weights.items()}
-    tensors, place = {}, "cond_stage_model.model."
-    for name, weight in weights.items():
-        if ".self_attn.q_proj." in name:  # OpenCLIP keeps query, key and value in one
-            three = [weights[name.replace(".q_proj.", f".{x}_proj.")] for x in "qkv"]
-            tensors[place + _open_clip(name.replace(".q_proj.", ".in_proj_"))] = torch.cat(three)
-        elif ".self_attn.k_proj." not in name and ".self_attn.v_proj." not in name:
-            tensors[place + _open_clip(name)] = weight
+def ldm_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the weights of all components by LDM's names."""
+    tensors = {}
+    for component, network in networks.items():
+        weights = network.state_dict()
+        for name, ldm_name in ldm_names(component, network).items():
+            weight = weights[name]
+            if ".in_proj_" in ldm_name:
+                weight = torch.cat(
+                    [weights[re.sub("[qkv]_proj", f"{x}_proj", name)] for x in "qkv"]
+                )
+            elif ".attn_1." in ldm_name and weight.dim() == 2:  # in LDM a convolution of 1 x 1
+                weight = weight[..., None, None]
+            tensors[ldm_name] = weight.detach().cpu().contiguous()
     return tensors
 
 
-def _open_clip(name: str) -> str:
-    for old, new in OPEN_CLIP.items():
-        name = name.replace(old, new)
-    return name.replace("self_attn.in_proj_", "attn.in_proj_")
+def load_ldm_weights(
+    weights: Mapping[str, Tensor], component: str, network: nn.Module, source: object
+) -> None:
+    """Give a network without weights those of a checkpoint, in fp32; on meta only check the names.
+
+    Raises:
+        ModelError: if some are missing, naming the component and the first of them.
+    """
+    names = ldm_names(component, network)
+    if missing := [name for name in names.values() if name not in weights]:
+        raise ModelError(
+            f"cannot load the {component} of {source}: {len(missing)} of its weights are missing, "
+            f"such as {missing[0]}; it has to be a whole checkpoint of Stable Diffusion 1 or 2, "
+            "as SDXL, a LoRA or a UNet alone are not"
+        )
+    found = {}
+    for name, ldm_name in names.items():
+        weight = weights[ldm_name].float()
+        if ".in_proj_" in ldm_name:
+            weight = weight.chunk(3)["qkv".index(name[name.index("_proj") - 1])].clone()
+        elif ".attn_1." in ldm_name and weight.dim() > 2:
+            weight = weight.flatten(1)
+        found[name] = weight
+    network.load_state_dict(found, assign=True)

@@ -3,52 +3,36 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from fewstep.models.architectures import (
-    ARCHITECTURES,
-    architecture_folder,
-    known_architecture,
-)
+from fewstep.models.architectures import ARCHITECTURES, architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
-from fewstep.models.single_file import PICKLED, SAFE, check_config, check_networks, configs_of
-from fewstep.models.stable_diffusion import StableDiffusion
-from fewstep.models.stable_diffusion_parts import (
-    read_file,
-    read_folder,
-    read_table,
-    skeleton,
-)
+from fewstep.models.components import read_json
+from fewstep.models.single_file import PICKLED, SAFE, read_checkpoint, recognise
+from fewstep.models.stable_diffusion import load_stable_diffusion
 
+MODELS: dict[str, Callable[..., ModelFamily]] = {"StableDiffusionPipeline": load_stable_diffusion}
+"""What loads each family, by the pipeline class that a model's `model_index.json` names.
 
-@dataclass(frozen=True)
-class Reader:
-    """How the models of a family are read, with and without weights, and put together."""
+It takes what `load_stable_diffusion` takes.
+"""
 
-    folder: Callable[..., Any]
-    file: Callable[..., Any]
-    skeleton: Callable[..., Any]
-    put_together: Callable[..., ModelFamily]
-
-
-MODELS = {
-    "StableDiffusionPipeline": Reader(read_folder, read_file, skeleton, StableDiffusion.of),
-}
-"""Model families by the pipeline class that a model's `model_index.json` names."""
-
-STUDENT = "fewstep.json"
-"""The contract of a student, which whole models with one inside have beside their parts."""
+STUDENT_FILE = "fewstep.json"
+"""The contract of a student, which whole models that hold one have beside their components."""
 
 
 def default_device() -> str:
     """Return the GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the teacher that is shipped with the package."""
+    return Path(__file__).parents[1] / "world" / "weights" / "teacher"
 
 
 def load_model(
@@ -63,71 +47,73 @@ def load_model(
 ) -> ModelFamily:
     """Load the model that `base` names: "bundled", a folder, a Hub id or a checkpoint file.
 
-    A Hub id is pinned: all parts come from the commit that `revision` means now. `config` says how
-    a checkpoint file is built where its weights do not.
+    A Hub id is pinned: all components come from the commit that `revision` means now. `config`, a
+    name in ARCHITECTURES or a diffusers folder, says how a checkpoint file is built where its
+    weights do not. On the meta device no weights are read, and of a Hub id whose architecture is
+    known, or given by `config`, nothing is.
 
     Raises:
-        ModelError: if it is none of them, its family is not known, or a part is missing.
+        ModelError: if it is none of them, its family is not known, or a component is missing.
     """
-    check_config(config)
+    if config is not None and config not in ARCHITECTURES and not Path(config).is_dir():
+        raise ModelError(
+            f"model.config is {config!r}; it has to be {', '.join(ARCHITECTURES)} or a diffusers "
+            "folder"
+        )
     source = bundled_folder() if base == "bundled" else base
-    path = Path(source)
-    with quietly():
+    path, weights, built_as = Path(source), None, None
+    if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
+        raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
+    with ExitStack() as stack, quietly():
         if path.is_file():
-            with configs_of(path, config, allow_pickle) as configs:
-                reader, _ = _reader(configs, None)
-                check_networks(path, configs)
-                parts = reader.file(path, configs)
-        else:
-            _refuse_missing_file(path)
-            reader, revision = _reader(source, revision)
-            parts = reader.folder(source, revision, variant, allow_pickle)
-        return reader.put_together(parts, base, dtype=dtype, device=device, revision=revision)
+            weights, metadata = read_checkpoint(path, allow_pickle, device)
+            built_as = config or recognise(path, weights, metadata)
+        elif torch.device(device).type == "meta" and not path.exists() and _is_hub_id(str(source)):
+            built_as = config or known_architecture(str(source))
+        if built_as in ARCHITECTURES:
+            built_as = stack.enter_context(architecture_folder(built_as))
+        load, revision = _family(built_as or source, revision)
+        return load(
+            built_as or source,
+            base=base,
+            checkpoint=weights,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            variant=variant,
+            allow_pickle=allow_pickle,
+        )
 
 
-def load_skeleton(
-    base: str | Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    config: str | None = None,
-    allow_pickle: bool = False,
-) -> ModelFamily:
-    """Return the model without its weights, on the meta device; the configs are all that is read.
-
-    Hub ids of a known architecture are not asked for, nor any where `config` says how it is built.
+def load_skeleton(base: str | Path, **options) -> ModelFamily:
+    """Return the model without its weights, on the meta device; options are those of `load_model`.
 
     Raises:
         ModelError: as `load_model`, where the configs decide it.
     """
-    check_config(config)
-    source = bundled_folder() if base == "bundled" else base
-    path = Path(source)
-    _refuse_missing_file(path)
-    with ExitStack() as stack, quietly():
-        if path.is_file():
-            source = stack.enter_context(configs_of(path, config, allow_pickle))
-        elif not path.exists() and _is_hub_id(str(source)):
-            name = config or known_architecture(str(source))
-            is_known = name in ARCHITECTURES
-            source = stack.enter_context(architecture_folder(name)) if is_known else name or source
-        reader, revision = _reader(source, revision)
-        parts = reader.skeleton(source, revision)
-        return reader.put_together(parts, base, dtype=dtype, device="meta")
+    return load_model(base, device="meta", **options)
 
 
-def _reader(source: str | Path, revision: str | None) -> tuple[Reader, str | None]:
-    """Return the family's reader, and of a Hub id the commit that it is read at."""
-    index, commit = _model_index(source, revision)
+def _family(
+    source: str | Path, revision: str | None
+) -> tuple[Callable[..., ModelFamily], str | None]:
+    """Return what loads a model's family, and of a Hub id the commit that `revision` means."""
+    if (Path(source) / STUDENT_FILE).is_file():
+        raise ModelError(
+            f"{source} holds a student, as its {STUDENT_FILE} says: name its base model"
+        )
+    try:
+        index, commit = read_json(source, "model_index.json", revision)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot load {source}: it is neither a diffusers folder with a model_index.json nor a "
+            f"checkpoint file, nor a Hub id that can be reached ({reason})"
+        ) from error
     name = index.get("_class_name")
     if name not in MODELS:
         raise ModelError(f"{source} is a {name}; the families known are: {', '.join(MODELS)}")
     return MODELS[name], commit
-
-
-def _refuse_missing_file(path: Path) -> None:
-    if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
-        raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
 
 
 def _is_hub_id(source: str) -> bool:
@@ -137,14 +123,13 @@ def _is_hub_id(source: str) -> bool:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep the libraries' progress bars and advice out of ours while they load."""
+    """Turn off the libraries' progress bars and advice while they load."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
     shows_bars = transformers_logging.is_progress_bar_enabled()
     for library in libraries:
         library.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
+        library.disable_progress_bar()
     try:
         yield
     finally:
@@ -153,27 +138,3 @@ def quietly() -> Iterator[None]:
         if shows_bars:
             transformers_logging.enable_progress_bar()
         diffusers_logging.enable_progress_bar()
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the teacher that is shipped with the package."""
-    return Path(__file__).parents[1] / "world" / "weights" / "teacher"
-
-
-def _model_index(source: str | Path, revision: str | None) -> tuple[dict[str, Any], str | None]:
-    path = Path(source) / "model_index.json"
-    if (Path(source) / STUDENT).is_file():
-        raise ModelError(f"{source} holds a student, as its {STUDENT} says: name its base model")
-    try:
-        if Path(source).exists():
-            return read_table(path), revision
-        from huggingface_hub import hf_hub_download
-
-        path = Path(hf_hub_download(str(source), "model_index.json", revision=revision))
-        return read_table(path), path.parent.name  # snapshots/COMMIT
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"cannot load {source}: it is neither a diffusers folder with a model_index.json nor a "
-            f"checkpoint file, nor a Hub id that can be reached ({reason})"
-        ) from error

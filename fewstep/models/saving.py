@@ -1,38 +1,27 @@
 """A whole model with a student inside it, for programs that load models and no adapters."""
 
-# diffusers hands out its pipelines and networks without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import save
 from torch import nn
 
 from fewstep.files import write_file
 from fewstep.models.base import ModelFamily
-from fewstep.models.ldm import ldm_weights
 from fewstep.models.loading import quietly
-from fewstep.models.stable_diffusion import StableDiffusion
 
 
 def save_folder(
     folder: Path, family: ModelFamily, network: nn.Module, scheduler_config: Mapping[str, Any]
 ) -> None:
-    """Write a diffusers folder with `network` as the UNet and the scheduler that samples it."""
-    model = cast(StableDiffusion, family)
+    """Write a diffusers folder with `network` in its place and the scheduler that samples it."""
     kind = getattr(diffusers, scheduler_config["_class_name"])
     with quietly():
-        pipe = StableDiffusionPipeline(
-            model.vae, model.text_encoder, model.tokenizer, network,
-            kind.from_config(dict(scheduler_config)), None, None, requires_safety_checker=False,
-        )  # fmt: skip
+        pipe = family.pipeline(network, kind.from_config(dict(scheduler_config)))
         pipe.save_pretrained(folder, safe_serialization=True)
     for path in folder.glob("*/config.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -47,10 +36,9 @@ def save_checkpoint(
     header: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write one file in the layout of Stable Diffusion's first release."""
-    weights = ldm_weights(family, network)
+    """Write a checkpoint: one file in the layout that A1111 and ComfyUI read."""
     tensors = {
         name: weight.to(dtype) if weight.is_floating_point() else weight
-        for name, weight in weights.items()
+        for name, weight in family.checkpoint_weights(network).items()
     }
     write_file(path, save(tensors, {"format": "pt"} | dict(header)))

@@ -1,50 +1,36 @@
-"""What a single-file checkpoint is, told from the names and the shapes of its weights."""
-
-# diffusers hands out its configs and networks without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+"""Checkpoint files: read, and recognised by the names and shapes of their weights."""
 
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from fewstep.models.architectures import ARCHITECTURES, architecture_folder
 from fewstep.models.base import ModelError
-from fewstep.models.ldm import renamed, unet_names, vae_names
-from fewstep.models.stable_diffusion_parts import MORE_THAN_WEIGHTS
+from fewstep.models.components import NOT_ONLY_WEIGHTS
 
 SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-UNET = "model.diffusion_model."
-BEGINNINGS = {"unet": UNET, "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
-"""What the names of each part's weights begin with."""
 
-STUDENT = "fewstep.method"
-"""The entry of a file's metadata that says that a student is inside."""
+STUDENT_KEY = "fewstep.method"
+"""The entry of a file's metadata which says that it holds a student."""
 
-NAMED = {"unet": (UNet2DConditionModel, unet_names), "vae": (AutoencoderKL, vae_names)}
-"""The networks whose weights a file names one by one as diffusers does, and how."""
+FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+PROMPT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
-FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
-PROMPT_KEY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-
-Shapes = Mapping[str, tuple[int, ...]]
+Metadata = Mapping[str, str]
 
 
-@contextmanager
-def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[Path]:
-    """Yield a folder with the configs of the checkpoint file at `path`.
-
-    `config` is a name in ARCHITECTURES or a diffusers folder; without it the weights decide.
+def read_checkpoint(
+    path: Path, allow_pickle: bool, device: torch.device | str
+) -> tuple[dict[str, Tensor], Metadata]:
+    """Read the weights, on the meta device their names and shapes alone, and the metadata.
 
     Raises:
-        ModelError: if the file cannot be read, is pickled without `allow_pickle`, holds a student,
-            or is of an architecture that is not known.
+        ModelError: if it cannot be read, is pickled without `allow_pickle`, or holds a student.
     """
     if path.suffix not in (SAFE, *PICKLED):
         raise ModelError(
@@ -56,52 +42,46 @@ def configs_of(path: Path, config: str | None, allow_pickle: bool) -> Iterator[P
             f"{path} is pickled, and unpickling may run code that somebody put there: convert it "
             "to .safetensors, or set model.allow_pickle = true if you trust its origin"
         )
-    shapes, metadata = _contents(path)
-    if STUDENT in metadata:
+    weights, metadata = _contents(path, "meta" if torch.device(device).type == "meta" else "cpu")
+    if STUDENT_KEY in metadata:
         raise ModelError(
-            f"{path} holds a {metadata[STUDENT]} student, as its header says, and no teacher: name "
-            "the folder that fewstep export wrote it into, or its base model"
+            f"{path} holds a {metadata[STUDENT_KEY]} student, as its header says, and no teacher: "
+            "name the folder that fewstep export wrote it into, or its base model"
         )
-    for part, beginning in BEGINNINGS.items():
-        if not any(name.startswith(beginning) for name in shapes):
-            raise ModelError(
-                f"cannot load the {part} of {path}: its weights ({beginning}…) are missing; it has "
-                "to be a whole checkpoint of Stable Diffusion 1 or 2, as SDXL, a LoRA or a UNet "
-                "alone are not"
-            )
-    if config is not None and Path(config).is_dir():
-        yield Path(config)
-        return
-    with architecture_folder(config or recognise(path, shapes, metadata)) as folder:
-        yield folder
+    return weights, metadata
 
 
-def check_networks(path: Path, configs: Path) -> None:
-    """Refuse a file that lacks weights of the UNet or autoencoder that the configs describe.
+def _contents(path: Path, device: str) -> tuple[dict[str, Tensor], Metadata]:
+    try:
+        if path.suffix in PICKLED:
+            found: Any = torch.load(path, map_location=device, weights_only=True)
+            found = found.get("state_dict", found)
+            return {name: weight for name, weight in found.items()
+                    if isinstance(weight, Tensor)}, {}  # fmt: skip
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+            return weights, file.metadata() or {}
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"cannot read the checkpoint {path}: {NOT_ONLY_WEIGHTS}") from error
+    except (OSError, SafetensorError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot read the checkpoint {path}: it is damaged or was not copied to its end; get "
+            f"it again ({reason})"
+        ) from error
+
+
+def recognise(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> str:
+    """Return the name in ARCHITECTURES that a checkpoint's weights belong to.
 
     Raises:
-        ModelError: naming the file, the part and the first of them.
+        ModelError: if they belong to none, or do not say to which.
     """
-    shapes, _ = _contents(path)
-    for part, (kind, ldm_names) in NAMED.items():
-        with torch.device("meta"):
-            network = kind.from_config(kind.load_config(configs, subfolder=part))
-        names = ldm_names(network.config)
-        whole = [f"{BEGINNINGS[part]}{renamed(name, names)}" for name in network.state_dict()]
-        if missing := [name for name in whole if name not in shapes]:
-            raise ModelError(
-                f"cannot load the {part} of {path}: {len(missing)} of its weights are missing, "
-                f"such as {missing[0]}; get the checkpoint again"
-            )
-
-
-def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
-    """Return the name in ARCHITECTURES that weights of these shapes belong to."""
-    if FIRST_CONV not in shapes or PROMPT_KEY not in shapes:
+    if FIRST_CONV not in weights or PROMPT_KEY not in weights:
         raise ModelError(
             f"{path} is no checkpoint of Stable Diffusion 1 or 2: it has no {PROMPT_KEY}"
         )
-    channels, width = shapes[FIRST_CONV][1], shapes[PROMPT_KEY][1]
+    channels, width = weights[FIRST_CONV].shape[1], weights[PROMPT_KEY].shape[1]
     if channels != 4:
         raise ModelError(
             f"{path} takes {channels} channels, as inpainting and depth models do; only "
@@ -109,44 +89,13 @@ def recognise(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
         )
     if width == 768:
         return "sd15"
-    told = " ".join(
-        metadata.get(f"modelspec.{key}", "") for key in ("architecture", "prediction_type")
-    )
-    if "768-v" in told or told.endswith(" v"):
+    keys = ("modelspec.architecture", "modelspec.prediction_type")
+    description = " ".join(metadata.get(key, "") for key in keys)
+    if "768-v" in description or description.endswith(" v"):
         return "sd21"
-    if told.endswith(" epsilon"):
+    if description.endswith(" epsilon"):
         return "sd21-base"
     raise ModelError(
         f"{path} is of Stable Diffusion 2, whose files do not say what the network predicts: set "
         "model.config = 'sd21' (v-prediction, 768 pixels) or 'sd21-base' (epsilon, 512 pixels)"
     )
-
-
-def check_config(config: str | None) -> None:
-    """Refuse a `model.config` that is neither a known name nor a folder."""
-    if config is not None and config not in ARCHITECTURES and not Path(config).is_dir():
-        raise ModelError(
-            f"model.config is {config!r}; it has to be {', '.join(ARCHITECTURES)} or a diffusers "
-            "folder"
-        )
-
-
-def _contents(path: Path) -> tuple[Shapes, Mapping[str, str]]:
-    """Return the shape of every tensor, and the metadata."""
-    try:
-        if path.suffix in PICKLED:
-            weights: Any = torch.load(path, map_location="meta", weights_only=True)
-            weights = weights.get("state_dict", weights)
-            return {name: tuple(weight.shape) for name, weight in weights.items()
-                    if isinstance(weight, torch.Tensor)}, {}  # fmt: skip
-        with safe_open(path, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            return shapes, file.metadata() or {}
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"cannot read the checkpoint {path}: {MORE_THAN_WEIGHTS}") from error
-    except (OSError, SafetensorError, RuntimeError, AttributeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"cannot read the checkpoint {path}: it is damaged or was not copied to its end; get "
-            f"it again ({reason})"
-        ) from error

@@ -4,20 +4,33 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportPrivateImportUsage=false
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fewstep.diffusion.prediction import OutputReader, Prediction, output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.models.adapters import PRESETS
 from fewstep.models.base import ModelError, fingerprint
-from fewstep.models.stable_diffusion_parts import Parts
+from fewstep.models.components import (
+    empty_network,
+    explained,
+    read_network,
+    read_scheduler_config,
+    read_tokenizer,
+)
+from fewstep.models.ldm import ldm_weights, load_ldm_weights
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
+
+NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 CONVOLUTIONS = torch.channels_last
 """The memory layout that convolutions are fastest in, on processors and on GPUs."""
@@ -26,9 +39,58 @@ PIXELS_AT_ONCE = 64 * 64**2
 """How much the autoencoder is given at once: 64 images of 64 pixels, one of 512."""
 
 
+def load_stable_diffusion(
+    source: str | Path,
+    *,
+    base: str | Path,
+    checkpoint: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    **options: Any,
+) -> "StableDiffusion":
+    """Load a diffusers folder or Hub id; with a `checkpoint` only its configs, and those weights.
+
+    The UNet is in `dtype`, the others in fp32. On the meta device no weights are read. `base` is
+    what errors call the model; options are `variant` and `allow_pickle`.
+
+    Raises:
+        ModelError: naming the component that is missing or cannot be used.
+    """
+    networks: dict[str, Any] = {}
+    for name, kind in NETWORKS.items():
+        if checkpoint is None and torch.device(device).type != "meta":
+            networks[name] = read_network(kind, source, name, revision, **options)
+            continue
+        networks[name] = empty_network(kind, source, name, revision)
+        if checkpoint is not None:
+            with explained(base, name):
+                load_ldm_weights(checkpoint, name, networks[name], base)
+    unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks.values())
+    tokenizer = read_tokenizer(source, revision, text_encoder.config.vocab_size)
+    config = read_scheduler_config(source, revision)
+    try:
+        schedule = NoiseSchedule.from_config(config)
+        read = output_reader(config.get("prediction_type", "epsilon"), schedule)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot use the scheduler of {base}: {error}") from error
+    return StableDiffusion(
+        fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # before the cast
+        network=unet.to(device, dtype, memory_format=CONVOLUTIONS),
+        vae=vae.to(device, memory_format=CONVOLUTIONS),
+        text_encoder=text_encoder.to(device),
+        tokenizer=tokenizer,
+        scheduler_config=config,
+        schedule=schedule.to(device),
+        read=read,
+        dtype=dtype,
+        revision=revision,
+    )
+
+
 @dataclass(frozen=True)
 class StableDiffusion:
-    """The parts of a diffusers `StableDiffusionPipeline`, all frozen."""
+    """The components of a diffusers `StableDiffusionPipeline`, all frozen."""
 
     network: UNet2DConditionModel
     fingerprint: str
@@ -41,46 +103,38 @@ class StableDiffusion:
     dtype: torch.dtype = torch.float32
     revision: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        parts: Parts,
-        source: object,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        revision: str | None = None,
-    ) -> Self:
-        """Put the parts together, the network in `dtype` and the others in fp32.
+    def pipeline(self, network: nn.Module, scheduler: Any = None) -> StableDiffusionPipeline:
+        """Return diffusers' own pipeline of these components, with `network` as the UNet."""
+        return StableDiffusionPipeline(
+            self.vae, self.text_encoder, self.tokenizer, network, scheduler or DDIMScheduler(),
+            None, None, requires_safety_checker=False,
+        )  # fmt: skip
 
-        Raises:
-            ModelError: if the scheduler's config does not fit the network.
-        """
-        config = parts.scheduler_config
-        try:
-            schedule = NoiseSchedule.from_config(config)
-            read = output_reader(config.get("prediction_type", "epsilon"), schedule)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"cannot use the scheduler of {source}: {error}") from error
-        networks = (parts.unet, parts.vae, parts.text_encoder)
-        unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks)
-        return cls(
-            fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # before the cast
-            network=unet.to(device, dtype, memory_format=CONVOLUTIONS),
-            vae=vae.to(device, memory_format=CONVOLUTIONS),
-            text_encoder=text_encoder.to(device),
-            tokenizer=parts.tokenizer,
-            scheduler_config=config,
-            schedule=schedule.to(device),
-            read=read,
-            dtype=dtype,
-            revision=revision,
-        )
+    def checkpoint_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of the whole model, with `network` as the UNet, by LDM's names."""
+        networks = {"unet": network, "vae": self.vae, "text_encoder": self.text_encoder}
+        return ldm_weights(networks)
+
+    def with_own_text_encoder(self) -> "StableDiffusion":
+        return replace(self, text_encoder=deepcopy(self.text_encoder))
+
+    @property
+    def lora_presets(self) -> Mapping[str, Sequence[str]]:
+        return PRESETS
 
     @property
     def vae_and_text_encoder(self) -> tuple[nn.Module, ...]:
         """The networks that decide what a cache of latents and prompts holds."""
         return self.vae, self.text_encoder
+
+    @property
+    def encoding_settings(self) -> Mapping[str, Any]:
+        """The scale of the latents, and a checksum of the tokens and their number."""
+        sha = hashlib.sha256()
+        for token, number in sorted(self.tokenizer.get_vocab().items()):
+            sha.update(f"{token} {number}\n".encode(errors="surrogateescape"))
+        sha.update(f"{self.tokenizer.model_max_length}\n".encode())
+        return {"scaling_factor": self.vae.config.scaling_factor, "tokenizer": sha.hexdigest()}
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
 from fewstep.export.lora_formats import folded, modules
 from fewstep.models.adapters import PRESETS, merge_lora
-from fewstep.models.ldm import renamed, unet_names
+from fewstep.models.ldm import unet_name
 from fewstep.student.contract import LORA_FILE
 
 NUM_MODULES = {"attention": 128, "transformer": 192, "all": 277}
@@ -118,7 +118,7 @@ def test_every_key_of_a_kohya_file_is_a_module_of_ldm_and_none_is_left_over(tmp_
     assert len(wanted) == NUM_MODULES[preset]
     unet = thin_unet()
     places = {
-        "lora_unet_" + name.replace(".", "_"): renamed(name, unet_names(unet.config))
+        "lora_unet_" + name.replace(".", "_"): unet_name(name, unet.config)
         for name, _ in unet.named_modules()
     }
     found = {places[name].split(".")[0] for name in wanted}

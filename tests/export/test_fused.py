@@ -13,7 +13,7 @@ from fewstep.diffusion.random import Draw
 from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.base import ModelError
-from fewstep.models.ldm import renamed, text_weights, unet_names, vae_names
+from fewstep.models.ldm import ldm_weights, unet_name, vae_name
 from fewstep.models.loading import load_model, load_skeleton
 from fewstep.student.integrity import ArtefactError
 from fewstep.student.locate import is_artefact
@@ -107,7 +107,7 @@ def test_the_names_are_those_of_stable_diffusion_1():
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         )  # fmt: skip
-    names = {renamed(name, unet_names(unet.config)) for name in unet.state_dict()}
+    names = {unet_name(name, unet.config) for name in unet.state_dict()}
     assert len(names) == len(unet.state_dict()) == 686
     assert {".".join(n.split(".")[:2]) for n in names if n.startswith(("in", "out", "mid"))} == {
         *(f"input_blocks.{i}" for i in range(12)), *(f"output_blocks.{i}" for i in range(12)),
@@ -121,7 +121,7 @@ def test_the_names_are_those_of_stable_diffusion_1():
         "output_blocks.8.2.conv.bias", "output_blocks.11.0.emb_layers.1.weight",
         "output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight",
     }  # fmt: skip
-    places = {renamed(name, vae_names(vae.config)) for name in vae.state_dict()}
+    places = {vae_name(name, vae.config) for name in vae.state_dict()}
     assert len(places) == len(vae.state_dict()) == 248
     assert places >= {
         "encoder.down.0.downsample.conv.weight", "encoder.down.1.block.0.nin_shortcut.weight",
@@ -136,7 +136,7 @@ def test_the_text_encoder_of_stable_diffusion_2_goes_there_and_back():
                 "num_hidden_layers": 2, "num_attention_heads": 2,
                 "max_position_embeddings": 8}  # fmt: skip
     encoder = CLIPTextModel(CLIPTextConfig(**settings))
-    tensors = text_weights(encoder)
+    tensors = ldm_weights({"text_encoder": encoder})
     width = {"cond_stage_model.model.text_projection": torch.zeros(16, 16)}  # tells it the width
     again = convert_open_clip_checkpoint(encoder, tensors | width, "cond_stage_model.model.")
     mine = {n.removeprefix("text_model."): w for n, w in encoder.state_dict().items()}

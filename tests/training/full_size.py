@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
-from fewstep.models.ldm import ldm_weights
 from fewstep.models.loading import load_skeleton
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import Listener, distill_run
@@ -42,7 +41,7 @@ def write(checkpoint: Path) -> None:
                 weight.data.fill_(float(name.endswith("weight")))
             else:
                 weight.data.uniform_(-1, 1, generator=draw).mul_((3 / weight[0].numel()) ** 0.5)
-    save_file(ldm_weights(family, family.network), checkpoint)
+    save_file(family.checkpoint_weights(family.network), checkpoint)
 
 
 def peak_bytes() -> int:

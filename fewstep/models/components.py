@@ -1,0 +1,148 @@
+"""The components of a diffusers model, each read with an error that names it and its source."""
+
+# diffusers and transformers hand out their classes without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTokenizer
+
+from fewstep.models.base import ModelError
+
+NOT_ONLY_WEIGHTS = (
+    "it is pickled and holds more than weights, or none, as a git-LFS pointer does: convert it to "
+    ".safetensors, or get it again"
+)
+
+
+def read_network(
+    kind: type, source: str | Path, name: str, revision: str | None, **options: Any
+) -> nn.Module:
+    """Read a network in fp32 from its folder in a diffusers folder or a Hub repository.
+
+    Options are `variant` and `allow_pickle`.
+
+    Raises:
+        ModelError: if it is missing, half-written, pickled or of another variant.
+    """
+    folder, variant = Path(source) / name, options["variant"]
+    with explained(source, name):
+        if not options["allow_pickle"]:
+            _refuse_pickles(folder)
+        _check_variant(folder, variant)
+        network, info = kind.from_pretrained(
+            source,
+            subfolder=name,
+            revision=revision,
+            use_safetensors=None if options["allow_pickle"] else True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            **({"variant": variant} if variant else {}),
+        )
+        missing = [weight for weight, value in network.named_parameters()
+                   if value.is_meta or weight in info["missing_keys"]]  # fmt: skip
+        if missing:  # transformers makes these up
+            raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+    return network
+
+
+def empty_network(kind: type, source: str | Path, name: str, revision: str | None) -> nn.Module:
+    """Build a network as its config says, with weights on the meta device.
+
+    Raises:
+        ModelError: if its config is missing or cannot be used.
+    """
+    with explained(source, name), init_empty_weights():
+        if hasattr(kind, "load_config"):
+            config = kind.load_config(source, subfolder=name, revision=revision)
+            return kind.from_config(config)
+        config_class = kind.config_class
+        return kind(config_class.from_pretrained(source, subfolder=name, revision=revision))
+
+
+def read_tokenizer(source: str | Path, revision: str | None, num_tokens: int) -> CLIPTokenizer:
+    """Read the tokenizer of a text encoder that knows `num_tokens`.
+
+    Raises:
+        ModelError: if it is missing or another one's.
+    """
+    with explained(source, "tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
+        if len(tokenizer) != num_tokens:  # transformers makes an empty one where there is none
+            raise ValueError(f"it has {len(tokenizer)} tokens, the text encoder {num_tokens}")
+    return tokenizer
+
+
+def read_scheduler_config(source: str | Path, revision: str | None) -> Mapping[str, Any]:
+    """Read the scheduler's settings.
+
+    Raises:
+        ModelError: if they are missing or damaged.
+    """
+    with explained(source, "scheduler"):
+        return read_json(source, "scheduler/scheduler_config.json", revision)[0]
+
+
+def read_json(
+    source: str | Path, name: str, revision: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """Read a JSON object of a folder or a Hub repository, and of the latter the commit as well.
+
+    Raises:
+        ValueError: if it is no JSON, or not an object.
+        OSError: if it cannot be read.
+    """
+    path = Path(source) / name
+    if not Path(source).exists():
+        path = Path(hf_hub_download(str(source), name, revision=revision))
+        revision = path.parents[name.count("/")].name  # snapshots/COMMIT
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__} in place of an object")
+    return content, revision
+
+
+@contextmanager
+def explained(source: object, component: str) -> Iterator[None]:
+    """Turn a loading failure into one sentence that names the component and the source."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, pickle.UnpicklingError):
+            cause = cause.__context__
+        reason = NOT_ONLY_WEIGHTS if cause else " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"cannot load the {component} of {source}: it has to be a diffusers folder, a Hub id "
+            f"or a checkpoint file, with a whole '{component}' in safetensors ({reason})"
+        ) from error
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")) and (pickles := sorted(folder.glob("*.bin"))):
+        raise ValueError(
+            f"{pickles[0].name} is pickled, and unpickling may run code that somebody put there: "
+            "get it as safetensors, or set model.allow_pickle = true if you trust its origin"
+        )
+
+
+def _check_variant(folder: Path, variant: str | None) -> None:
+    """Refuse a folder that holds only weights of another variant, such as *.fp16.safetensors."""
+    files = [file for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
+    found = {file.stem.partition(".")[2].split("-")[0] for file in files}  # x.fp16-00001-of-00002
+    if found and (variant or "") not in found:
+        options = " or ".join(f"model.variant = {name!r}" for name in sorted(found) if name)
+        raise ValueError(f"its weights are of another variant: set {options or 'no model.variant'}")
