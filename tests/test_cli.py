@@ -105,7 +105,7 @@ def test_a_teacher_is_not_sampled_in_ways_that_it_cannot(
 @pytest.mark.parametrize("folder", ["", "."])
 def test_a_run_has_a_folder_of_its_own(monkeypatch, capsys, folder):
     code, told = run(monkeypatch, capsys, "distill", "configs/bundled-cd.toml", "--run", folder)
-    assert (code, "--run is empty, or the folder you are in" in told.err) == (2, True), told.err
+    assert (code, "--run is empty or the current folder" in told.err) == (2, True), told.err
 
 
 def test_a_signal_gets_through_what_takes_exceptions_for_its_own():
