@@ -55,7 +55,7 @@ def measured(source: str, num: int) -> list[dict]:
     plain = family.denoiser(family.network)
     teacher = guided(plain, family.encode_prompts([""]), field.guidance_scale)
     learnt = field.student(student).sampler().denoiser
-    times = list(reversed(grid.knots))
+    times = list(reversed(grid.timesteps))
     ends = [times[0], *reversed(grid.boundaries)]
 
     pairs = BundledPairs(num, field.resolution, DATA_SEED)

@@ -39,7 +39,7 @@ def measured(
 ) -> torch.Tensor:  # fmt: skip
     family, contract = field.family, student.contract
     boundaries = contract.grid.boundaries
-    whole = Grid(1, 1, contract.spacing, family.schedule.num_train_timesteps)
+    whole = Grid(1, 1, contract.grid.spacing, family.schedule.num_train_timesteps)
     num_steps = min(max(NUM_STEPS, 2 * len(boundaries)), whole.most_steps)  # two in each segment
     device = family.schedule.alphas.device
     like = torch.empty(len(prompts), *family.latent_shape(field.resolution))

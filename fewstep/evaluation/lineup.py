@@ -23,7 +23,7 @@ def line_up(field: Field, student_steps: Sequence[int]) -> list[Contestant]:
         for student in field.students
         for steps in sorted(
             {*student_steps, student.contract.default_num_steps}
-            & set(map(int, student.contract.grid.sampling_timesteps))
+            & student.contract.sampling_timesteps.keys()
         )
     ]
     unguided = [

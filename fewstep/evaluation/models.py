@@ -98,8 +98,8 @@ class Field:
         ]
         for entry, values in {
             "base model": {s.contract.base["fingerprint"] for s in students},
-            "noise schedule": {s.contract.schedule.sha256[:12] for s in students},
-            "prediction_type": {s.contract.schedule.prediction_type for s in students},
+            "noise schedule": {s.contract.schedule.digest[:12] for s in students},
+            "prediction_type": {s.contract.prediction_type for s in students},
             "resolution": {s.contract.data["resolution"] for s in students},
             "guidance scale": {s.contract.guidance_scale for s in students} - {1.0},
         }.items():
@@ -138,7 +138,7 @@ class Field:
 
     def teachers_as_students(self, steps: int) -> list[Contestant]:
         """Return the teacher at the students' own timesteps, where they are not evenly spaced."""
-        spacings = {s.contract.spacing for s in self.students} - {"uniform"}
+        spacings = {s.contract.grid.spacing for s in self.students} - {"uniform"}
         return [self.teacher(steps, spacing=spacing) for spacing in sorted(spacings)]
 
     def teacher(
@@ -178,7 +178,7 @@ class Field:
             settings=student.settings,
             identity=(*self.model, student.settings, student.digest, steps),
             sampler=sampler,
-            keeps_noise=contract.grid.sampler == "deterministic" or steps == 1,
+            keeps_noise=contract.sampler == "deterministic" or steps == 1,
             knows_teacher=METHODS[contract.method["name"]].has_teacher,
         )
 

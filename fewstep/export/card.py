@@ -26,7 +26,7 @@ def write_card(artefact: Artefact) -> str:
         method_title=method_title(method, full=True),
         learns_from_teacher=getattr(METHODS.get(method), "has_teacher", True),
         steps=contract.default_num_steps,
-        known_steps=sorted(map(int, contract.grid.sampling_timesteps)),
+        known_steps=list(contract.sampling_timesteps),
         guidance=guidance(contract),
         guidance_scale=f"{contract.guidance_scale:g}",
         guide_table=guide_table(contract, artefact.name),

@@ -49,7 +49,7 @@ def workflow(contract: Contract, file: str) -> str:
     nodes["negative"] = Node("CLIPTextEncode", [""], clip)
     nodes["latent"] = Node("EmptyLatentImage", [side, side, 1])
     inputs = {"model": model, "positive": ("positive", 0), "negative": ("negative", 0)}
-    if contract.spacing == "uniform":
+    if contract.grid.spacing == "uniform":
         values = [0, "fixed", steps, 1.0, sampler, "simple", 1.0]
         nodes["sampled"] = Node("KSampler", values, inputs | latent)
     else:

@@ -41,7 +41,7 @@ def modelspec(artefact: Artefact, kind: str = "") -> dict[str, str]:
 
     Source: Stability AI, ModelSpec 1.0.1.
     """
-    predicts = artefact.contract.schedule.prediction_type
+    predicts = artefact.contract.prediction_type
     header = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": artefact.name,
@@ -67,5 +67,5 @@ def _known_base(artefact: Artefact) -> tuple[str, str, str] | None:
     """Look the base model up by the width of the prompts that its attention reads."""
     ends = (".attn2.to_k.lora_A.weight", ".attn2.to_k.weight")
     widths = (weight.shape[1] for name, weight in artefact.weights.items() if name.endswith(ends))
-    predicts_v = artefact.contract.schedule.prediction_type == "v_prediction"
+    predicts_v = artefact.contract.prediction_type == "v_prediction"
     return KNOWN_BASES.get((next(widths, 0), predicts_v))

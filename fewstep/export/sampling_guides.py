@@ -11,9 +11,7 @@ from fewstep.student.other_programs import (
     comfyui_sampling,
     comfyui_sigmas,
     comfyui_starts,
-    ends_in_pure_noise,
     is_exact_in_diffusers,
-    num_solver_steps,
 )
 
 TEMPLATES = Environment(
@@ -33,20 +31,20 @@ def guide_table(contract: Contract, name: str) -> str:
     steps, whole = contract.default_num_steps, is_whole_network(contract)
     starts, simple_starts = contract.timesteps(), comfyui_starts(contract, steps)
     simple = f"near: starts at {', '.join(map(str, simple_starts))}"
-    measured = not ends_in_pure_noise(contract) and contract.schedule.prediction_type != "sample"
+    measured = not contract.schedule.ends_in_pure_noise and contract.prediction_type != "sample"
     sampling, zsnr = comfyui_sampling(contract) or ("", False)
     node = f"ModelSamplingDiscrete: `{sampling}`{', `zsnr` on' if zsnr else ''}; "
     table = TEMPLATES.get_template("sampling_guides.md.jinja").render(
         contract=contract,
-        uneven=contract.spacing != "uniform",
-        deterministic=contract.grid.sampler == "deterministic",
+        uneven=contract.grid.spacing != "uniform",
+        deterministic=contract.sampler == "deterministic",
         whole=whole,
         lora=FULL_FILE.partition("/")[0] + "/" if whole else LORA_FILE,
         file=f"{FUSED}{name}-fused.safetensors" if whole else f"{name}.safetensors",
         fused=FUSED_FOLDER,
         steps=steps,
         starts=list(starts),
-        solver_steps=num_solver_steps(contract),
+        solver_steps=contract.grid.num_steps,
         exact_in_diffusers=is_exact_in_diffusers(contract, steps),
         comfyui_node=node if sampling else "",
         comfyui_sampler=comfyui_sampler(contract),
@@ -67,9 +65,9 @@ def guidance(contract: Contract) -> str:
 def usage_hint(contract: Contract) -> str:
     """Return in one line how to sample, for the headers of files."""
     steps, sampler = f"{contract.default_num_steps} steps", "LCM"
-    if contract.spacing != "uniform":
+    if contract.grid.spacing != "uniform":
         starts = ", ".join(map(str, contract.timesteps()))
         steps, sampler = f"timesteps {starts}", comfyui_sampler(contract)
-    elif contract.grid.sampler == "deterministic":
+    elif contract.sampler == "deterministic":
         sampler = "DDIM trailing, or Euler with the Simple schedule"
     return f"{steps}, CFG {guidance(contract)}, sampler {sampler}"

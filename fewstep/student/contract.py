@@ -1,4 +1,4 @@
-"""What an artefact promises: the grid, the guidance and the schedule that its student was made for.
+"""The contract of an artefact, `fewstep.json`: what its student was trained for.
 
 The sampler takes its timesteps from here and never from the user's memory.
 """
@@ -6,10 +6,13 @@ The sampler takes its timesteps from here and never from the user's memory.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fewstep.config import from_tables
+from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.guidance import check_guidance
 from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
@@ -25,40 +28,25 @@ SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the solver stood, where the segments end and where sampling may start."""
-
-    num_train_timesteps: int
-    knots: tuple[int, ...]
-    boundaries: tuple[int, ...]
-    sampling_timesteps: Mapping[str, tuple[int, ...]]
-    sampler: str
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The noise levels: diffusers' parameters, and the sha256 of the resulting table."""
-
-    config: Mapping[str, Any]
-    prediction_type: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Contract:
-    """The contents of `fewstep.json`; layout and meaning are in docs/contracts.md."""
+    """The method with its settings, the base model's scheduler config and how both were used.
 
-    format_version: int
+    The timestep grid, the sampling timesteps and the noise schedule follow from these.
+
+    Raises:
+        ValueError: if the method, its settings, the schedule, the prediction type or the guidance
+            scale cannot be used.
+    """
+
     method: Mapping[str, Any]
-    grid: Grid
-    schedule: Schedule
+    scheduler_config: Mapping[str, Any]
     guidance_scale: float
     adapter: Mapping[str, Any] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -69,75 +57,76 @@ class Contract:
         scheduler_config: Mapping[str, Any],
         **more: Mapping[str, Any],
     ) -> "Contract":
-        """Write down what a student trained with `method` promises.
-
-        Raises:
-            ValueError: if it could not be kept: of a guidance_scale below 1, or of a schedule or a
-                prediction_type that nothing here can read.
-        """
-        check_guidance(guidance_scale)
-        schedule = NoiseSchedule.from_config(scheduler_config)
-        prediction_type = scheduler_config.get("prediction_type", "epsilon")
-        output_reader(prediction_type, schedule)
-        grid = method.grid(schedule.num_train_timesteps)
+        """Return the contract of a student trained with `method`, a METHODS entry's instance."""
         settings = asdict(method)  # type: ignore[call-overload]
-        return cls(
-            format_version=FORMAT_VERSION,
-            method={"name": name, **settings},
-            grid=Grid(
-                num_train_timesteps=grid.num_train_timesteps,
-                knots=grid.timesteps,
-                boundaries=grid.boundaries,
-                sampling_timesteps={
-                    str(n): sampling_timesteps(method, n, grid.num_train_timesteps)
-                    for n in known_num_steps(method)
-                },
-                sampler=method.sampler,
-            ),
-            schedule=Schedule(
-                config=dict(scheduler_config),
-                prediction_type=prediction_type,
-                sha256=schedule.digest,
-            ),
-            guidance_scale=guidance_scale,
-            **more,
-        )
+        return cls({"name": name, **settings}, dict(scheduler_config), guidance_scale, **more)
+
+    def __post_init__(self) -> None:
+        check_guidance(self.guidance_scale)
+        output_reader(self.prediction_type, self.schedule)
+        self.grid  # noqa: B018  the settings fit the schedule
+
+    @cached_property
+    def _method(self) -> Method:
+        settings = dict(self.method)
+        name = settings.pop("name", None)
+        if name not in METHODS:
+            raise UserError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+        return from_tables(METHODS[name], settings, "method.")
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.from_config(self.scheduler_config)
+
+    @property
+    def prediction_type(self) -> str:
+        return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def sampler(self) -> str:
+        """A key of SAMPLERS."""
+        return self._method.sampler
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The solver's timesteps and the segments at the end of training."""
+        return self._method.grid(self.schedule.num_train_timesteps)
+
+    @cached_property
+    def sampling_timesteps(self) -> Mapping[int, tuple[int, ...]]:
+        """By number of steps, the timesteps of the network evaluations, noisiest first."""
+        total = self.grid.num_train_timesteps
+        return {
+            num_steps: sampling_timesteps(self._method, num_steps, total)
+            for num_steps in known_num_steps(self._method)
+        }
 
     @property
     def default_num_steps(self) -> int:
         """The number of segments, or 4 (or the most below it) where any number will do."""
-        if len(self.grid.boundaries) > 1:
-            return len(self.grid.boundaries)
-        return max(int(n) for n in self.grid.sampling_timesteps if int(n) <= 4)
+        if self.grid.num_segments > 1:
+            return self.grid.num_segments
+        return max(num_steps for num_steps in self.sampling_timesteps if num_steps <= 4)
 
     def timesteps(self, num_steps: int | None = None) -> tuple[int, ...]:
-        """Return where the student's calls start, noisiest first.
+        """Return the sampling timesteps for a number of steps, noisiest first.
 
         Raises:
-            UserError: if the student does not know this number of steps; the message names those
-                that it knows.
+            UserError: if the student cannot be sampled in so many, naming the numbers that work.
         """
-        wanted = str(self.default_num_steps if num_steps is None else num_steps)
-        known = self.grid.sampling_timesteps
-        if wanted not in known:
+        num_steps = self.default_num_steps if num_steps is None else num_steps
+        if num_steps not in self.sampling_timesteps:
+            grid = self.grid
             reason = (
-                f"it was trained on {len(self.grid.boundaries)} segments"
-                if len(self.grid.boundaries) > 1
-                else f"its calls start on the {len(self.grid.knots) - 1} timesteps of its solver"
+                f"it was trained on {grid.num_segments} segments"
+                if grid.num_segments > 1
+                else f"it samples at some of the {grid.num_steps} timesteps of its solver"
             )
             raise UserError(
                 f"this {self.method['name']} student is sampled in "
-                f"{', '.join(sorted(known, key=int))} steps, not {wanted}: {reason}"
+                f"{', '.join(map(str, self.sampling_timesteps))} steps, not {num_steps}: {reason}"
             )
-        return tuple(known[wanted])
-
-    @property
-    def spacing(self) -> str:
-        """How the timesteps lie; contracts of before there was a choice do not say it."""
-        return self.method.get("spacing", "uniform")
-
-    def noise_schedule(self) -> NoiseSchedule:
-        return NoiseSchedule.from_config(self.schedule.config)
+        return self.sampling_timesteps[num_steps]
 
     @property
     def takes_guidance(self) -> bool:
@@ -148,17 +137,37 @@ class Contract:
         return self.guidance_scale == 1 and self.data.get("caption_dropout", 0) > 0
 
     def to_json(self) -> str:
-        entries = asdict(self)
-        return json.dumps(entries | {"seal": _seal(entries)}, indent=2, sort_keys=True) + "\n"
+        entries = {"format_version": FORMAT_VERSION} | asdict(self) | self._derived_entries()
+        del entries["scheduler_config"]  # is schedule.config
+        return json.dumps(entries | {"seal": _checksum(entries)}, indent=2, sort_keys=True) + "\n"
+
+    def _derived_entries(self) -> dict[str, dict[str, Any]]:
+        """Return the parts of the file that follow from the others, by the file's own keys."""
+        return {
+            "grid": {
+                "num_train_timesteps": self.grid.num_train_timesteps,
+                "knots": list(self.grid.timesteps),
+                "boundaries": list(self.grid.boundaries),
+                "sampling_timesteps": {
+                    str(num_steps): list(timesteps)
+                    for num_steps, timesteps in self.sampling_timesteps.items()
+                },
+                "sampler": self.sampler,
+            },
+            "schedule": {
+                "config": dict(self.scheduler_config),
+                "prediction_type": self.prediction_type,
+                "sha256": self.schedule.digest,
+            },
+        }
 
     @classmethod
-    def from_json(cls, text: str, source: str | Path = "fewstep.json") -> "Contract":
-        """Read a contract and check that it keeps its own word.
+    def from_json(cls, text: str, source: str | Path = CONTRACT_FILE) -> "Contract":
+        """Read a contract and check it.
 
         Raises:
-            UserError: if it is not JSON, of another version, lacks or adds an entry, if its grid
-                or schedule do not follow from its method and parameters, if `of` refuses those, or
-                if anything was changed since it was written.
+            UserError: if it is not JSON, of another version, lacks or adds an entry, cannot be
+                used, contradicts itself, or was changed since it was written.
         """
         try:
             entries = json.loads(text)
@@ -170,64 +179,36 @@ class Contract:
                 f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "
                 "update fewstep, or export the run again"
             )
-        seal = entries.pop("seal", None)
+        checksum = entries.pop("seal", None)
         try:
-            contract = cls(
-                **entries
-                | {
-                    "grid": _grid(entries["grid"]),
-                    "schedule": Schedule(**entries["schedule"]),
-                }
-            )
-            contract._check(source)
-        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
-            raise UserError(f"{source} is not a whole contract ({error!r})") from error
-        if seal != _seal(entries):
+            contract = cls._from_entries(entries)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            reason = error if isinstance(error, ValueError) else repr(error)
             raise UserError(
-                f"{source} was changed after it was written: its seal does not fit; get the "
-                "artefact again, or run its fewstep distill again"
+                f"{source} is not a valid contract: {reason}; export the run again"
+            ) from error
+        if checksum != _checksum(entries):
+            raise UserError(
+                f"{source} was changed after it was written: its checksum (seal) does not match; "
+                "get the artefact again, or run its fewstep distill again"
             )
         return contract
 
-    def _check(self, source: str | Path) -> None:
-        """Build the contract again from its own parameters and compare."""
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.default_factory is dict and not isinstance(value, dict):
-                raise TypeError(f"{entry.name} is {value!r}, and has to be an object")
-        settings = {**self.method}
-        name = settings.pop("name", None)
-        if name not in METHODS:
-            raise UserError(f"{source}: unknown method {name!r}; known: {', '.join(METHODS)}")
-        try:
-            method = METHODS[name](**settings)
-            again = type(self).of(name, method, self.guidance_scale, self.schedule.config)
-        except ValueError as error:
-            raise UserError(f"{source}: {error}") from error
-        for part in ("grid", "schedule"):
-            mine, theirs = getattr(again, part), getattr(self, part)
-            for entry in fields(mine):
-                if getattr(mine, entry.name) != getattr(theirs, entry.name):
+    @classmethod
+    def _from_entries(cls, entries: Mapping[str, Any]) -> "Contract":
+        """Read the independent entries, and compare the others with what follows from them."""
+        derived = ("format_version", "grid", "schedule")
+        own = {name: value for name, value in entries.items() if name not in derived}
+        contract = from_tables(cls, {"scheduler_config": entries["schedule"]["config"], **own})
+        for part, expected in contract._derived_entries().items():
+            for name in [*expected, *entries[part]]:
+                if expected.get(name, "absent") != entries[part].get(name, "absent"):
                     raise UserError(
-                        f"{source}: {part}.{entry.name} does not follow from the method and the "
-                        "schedule's parameters; the file was edited or damaged: export the run "
-                        "again"
+                        f"{part}.{name} does not follow from the method and the scheduler config"
                     )
+        return contract
 
 
-def _seal(entries: Mapping[str, Any]) -> str:
+def _checksum(entries: Mapping[str, Any]) -> str:
     """Return the sha256 of all other entries: against a slip of the hand, not against malice."""
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
-def _grid(entries: dict[str, Any]) -> Grid:
-    """Read the grid, with JSON's lists as tuples again."""
-    starts = {n: tuple(starts) for n, starts in entries["sampling_timesteps"].items()}
-    return Grid(
-        **entries
-        | {
-            "knots": tuple(entries["knots"]),
-            "boundaries": tuple(entries["boundaries"]),
-            "sampling_timesteps": starts,
-        }
-    )

@@ -134,4 +134,4 @@ def student_sampler(
     """Return the student's network at the timesteps of its contract."""
     timesteps = contract.timesteps(num_steps)
     denoiser = family.denoiser(network)
-    return ImageSampler(family, denoiser, timesteps, contract.grid.sampler, len(timesteps))
+    return ImageSampler(family, denoiser, timesteps, contract.sampler, len(timesteps))

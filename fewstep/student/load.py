@@ -128,8 +128,8 @@ def load_base(
     predicts = family.scheduler_config.get("prediction_type", "epsilon")
     for difference, same in {
         "other weights than those": family.fingerprint == named["fingerprint"],
-        "another noise schedule than that": family.schedule.digest == contract.schedule.sha256,
-        "another prediction_type than that": predicts == contract.schedule.prediction_type,
+        "another noise schedule than that": family.schedule.digest == contract.schedule.digest,
+        "another prediction_type than that": predicts == contract.prediction_type,
     }.items():
         if not same:
             raise ArtefactError(

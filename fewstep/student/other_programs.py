@@ -24,7 +24,7 @@ LCM_MIXES_BELOW = 8
 
 def noise_levels(contract: Contract) -> dict[str, Any]:
     """Return the part of a diffusers scheduler config that is the model's, not the sampler's."""
-    config = contract.schedule.config
+    config = contract.scheduler_config
     return {name: config[name] for name in NOISE_LEVELS if config.get(name) is not None}
 
 
@@ -37,29 +37,24 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
     `is_exact_in_diffusers` says no, it is near, and FewStepScheduler is exact.
     """
     common = noise_levels(contract) | {"steps_offset": 1}  # of any other, pipelines warn
-    if contract.grid.sampler == "deterministic" and contract.spacing != "uniform":
+    if contract.sampler == "deterministic" and contract.grid.spacing != "uniform":
         # "leading" is how it takes noise of variance 1; the timesteps themselves it is told
         return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **common}
     common |= {"clip_sample": False, "set_alpha_to_one": True}
-    if contract.grid.sampler == "deterministic":
+    if contract.sampler == "deterministic":
         return {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", **common}
     return {
         "_class_name": "LCMScheduler",
-        "original_inference_steps": num_solver_steps(contract),
+        "original_inference_steps": contract.grid.num_steps,
         **common,
     }
 
 
 def pipeline_call(contract: Contract, num_steps: int) -> dict[str, Any]:
     """Return how a pipeline of diffusers is told the steps: their number, or where each starts."""
-    if contract.spacing == "uniform":
+    if contract.grid.spacing == "uniform":
         return {"num_inference_steps": num_steps}
     return {"timesteps": list(contract.timesteps(num_steps))}
-
-
-def num_solver_steps(contract: Contract) -> int:
-    """Return the number of solver steps that training ended with."""
-    return len(contract.grid.knots) - 1
 
 
 def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
@@ -70,14 +65,14 @@ def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
     clean data it mixes in what it started from.
     """
     total, starts = contract.grid.num_train_timesteps, contract.timesteps(num_steps)
-    if contract.grid.sampler == "deterministic":
-        return contract.spacing != "uniform" or total % num_steps == 0
+    if contract.sampler == "deterministic":
+        return contract.grid.spacing != "uniform" or total % num_steps == 0
     if starts[-1] < LCM_MIXES_BELOW:
         return False
-    steps = num_solver_steps(contract)
+    steps = contract.grid.num_steps
     taken = (steps - i * steps // num_steps for i in range(num_steps))
     its_own = tuple(n * (total // steps) - 1 for n in taken)
-    return contract.spacing != "uniform" or its_own == starts
+    return contract.grid.spacing != "uniform" or its_own == starts
 
 
 def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
@@ -88,25 +83,20 @@ def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
 
     Source: ComfyUI, comfy_extras/nodes_model_advanced.py.
     """
-    if contract.schedule.prediction_type == "v_prediction":
-        return "v_prediction", ends_in_pure_noise(contract)
-    is_told = contract.spacing != "uniform"  # its noise levels, by ManualSigmas
-    return ("lcm", False) if contract.grid.sampler == "stochastic" and not is_told else None
-
-
-def ends_in_pure_noise(contract: Contract) -> bool:
-    """Return whether the model has zero terminal SNR, which few programs know of."""
-    return bool(contract.schedule.config.get("rescale_betas_zero_snr"))
+    if contract.prediction_type == "v_prediction":
+        return "v_prediction", contract.schedule.ends_in_pure_noise
+    is_told = contract.grid.spacing != "uniform"  # its noise levels, by ManualSigmas
+    return ("lcm", False) if contract.sampler == "stochastic" and not is_told else None
 
 
 def comfyui_sampler(contract: Contract) -> str:
-    return "euler" if contract.grid.sampler == "deterministic" else "lcm"
+    return "euler" if contract.sampler == "deterministic" else "lcm"
 
 
 def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
     """Return what ComfyUI's ManualSigmas is told: the noise level of each call, and 0."""
     starts = torch.tensor(contract.timesteps(num_steps))
-    alpha, sigma = contract.noise_schedule().exact(starts)
+    alpha, sigma = contract.schedule.exact(starts)
     levels = (sigma / alpha).clamp(max=4518.7)  # its zero terminal SNR
     return ", ".join(f"{level:.8f}" for level in [*levels.tolist(), 0])  # it reads no exponents
 

@@ -81,9 +81,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_contract(cls, contract: Contract) -> Self:
-        starts = {n: list(starts) for n, starts in contract.grid.sampling_timesteps.items()}
+        starts = {str(n): list(starts) for n, starts in contract.sampling_timesteps.items()}
         levels, takes = noise_levels(contract), contract.takes_guidance
-        return cls(starts, contract.grid.sampler, **levels, takes_guidance=takes)
+        return cls(starts, contract.sampler, **levels, takes_guidance=takes)
 
     def set_timesteps(
         self, num_inference_steps: int, device: torch.device | str | None = None

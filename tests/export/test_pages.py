@@ -76,7 +76,7 @@ def test_programs_are_told_timesteps_that_are_not_even(method, scheduler):
     assert guide_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
-    told = EulerDiscreteScheduler.from_config(contract.schedule.config)
+    told = EulerDiscreteScheduler.from_config(contract.scheduler_config)
     told.set_timesteps(timesteps=[999, 561, 249, 61])
     np.testing.assert_allclose(levels, told.sigmas, rtol=1e-5)
 

@@ -81,7 +81,7 @@ def test_a_contract_without_its_seal_is_refused(folder, seal):
     entries.pop("seal")
     entries |= {"seal": seal} if seal else {}
     (folder / CONTRACT_FILE).write_text(json.dumps(entries))
-    assert "its seal does not fit" in refusal(folder)
+    assert "its checksum (seal) does not match" in refusal(folder)
 
 
 def test_edited_timesteps_are_refused_even_under_a_seal(folder):

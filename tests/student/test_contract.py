@@ -44,7 +44,7 @@ def test_a_contract_survives_its_file(config, name):
     assert again == contract
     assert again.to_json() == contract.to_json()
     assert again.timesteps() == contract.timesteps()
-    assert again.noise_schedule().digest == contract.schedule.sha256
+    assert again.schedule.digest == contract.schedule.digest
 
 
 def test_a_contract_says_where_everything_stood(config, schedule):
@@ -53,30 +53,31 @@ def test_a_contract_says_where_everything_stood(config, schedule):
     assert contract.method["num_solver_steps"] == 40
     assert contract.guidance_scale == 8.0
     assert contract.grid.num_train_timesteps == 1000
-    assert len(contract.grid.knots) == 41
+    assert len(contract.grid.timesteps) == 41
     assert contract.grid.boundaries == (CLEAN, 249, 499, 749)
-    assert contract.grid.sampling_timesteps == {"4": (999, 749, 499, 249)}
-    assert contract.grid.sampler == "deterministic"
-    assert contract.schedule.prediction_type == "epsilon"
-    assert contract.schedule.sha256 == schedule.digest
+    assert contract.sampling_timesteps == {4: (999, 749, 499, 249)}
+    assert contract.sampler == "deterministic"
+    assert contract.prediction_type == "epsilon"
+    assert contract.schedule.digest == schedule.digest
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("num_train_timesteps", [1000, 500])
 def test_every_start_is_a_knot_and_lies_within_the_schedule(config, name, num_train_timesteps):
     config = config | {"num_train_timesteps": num_train_timesteps}
-    grid = made(config, name, **SETTINGS[name]).grid
-    assert grid.sampling_timesteps
-    assert grid.knots[-1] == num_train_timesteps - 1
-    for num_steps, starts in grid.sampling_timesteps.items():
-        assert len(starts) == int(num_steps)
-        assert set(starts) <= set(grid.knots)
-    assert set(grid.boundaries) <= set(grid.knots)
+    contract = made(config, name, **SETTINGS[name])
+    grid = contract.grid
+    assert contract.sampling_timesteps
+    assert grid.timesteps[-1] == num_train_timesteps - 1
+    for num_steps, starts in contract.sampling_timesteps.items():
+        assert len(starts) == num_steps
+        assert set(starts) <= set(grid.timesteps)
+    assert set(grid.boundaries) <= set(grid.timesteps)
 
 
 def test_a_student_of_one_segment_knows_every_even_share_of_its_last_grid(config):
     contract = made(config, "ct", num_solver_steps=10, final_solver_steps=40)
-    known = sorted(map(int, contract.grid.sampling_timesteps))
+    known = list(contract.sampling_timesteps)
     assert known == [1, 2, 4, 5, 8, 10, 20, 40]
     assert contract.timesteps(8) == tuple(range(999, 0, -125))
 
@@ -134,7 +135,7 @@ def test_another_format_version_is_refused(config, version):
 @pytest.mark.parametrize("entry", ["method", "grid", "schedule", "guidance_scale"])
 def test_a_lost_entry_is_refused_by_name(config, entry):
     text = damaged(made(config), lambda entries: entries.pop(entry))
-    with pytest.raises(ValueError, match=rf"is not a whole contract \(.*{entry}"):
+    with pytest.raises(ValueError, match=rf"is not a valid contract: .*{entry}"):
         Contract.from_json(text)
 
 
@@ -153,7 +154,7 @@ def test_a_lost_entry_is_refused_by_name(config, entry):
 )
 def test_a_lost_entry_further_in_is_refused_by_name(config, where, entry):
     text = damaged(made(config), lambda entries: entries[where].pop(entry))
-    with pytest.raises(ValueError, match=rf"is not a whole contract \(.*{entry}"):
+    with pytest.raises(ValueError, match=rf"is not a valid contract: .*{entry}"):
         Contract.from_json(text)
 
 
@@ -162,7 +163,7 @@ def test_an_entry_that_nobody_knows_is_refused_by_name(config, where):
     def add(entries):
         (entries[where] if where else entries)["colour"] = "red"
 
-    with pytest.raises(ValueError, match=r"is not a whole contract \(.*colour"):
+    with pytest.raises(ValueError, match=r"is not a valid contract: .*colour"):
         Contract.from_json(damaged(made(config), add))
 
 
@@ -193,8 +194,8 @@ def test_an_entry_that_does_not_follow_from_the_method_is_refused_by_name(
         ({"num_solver_steps": 80}, "grid.knots does not follow"),
         ({"num_segments": 2}, "grid.boundaries does not follow"),
         ({"num_segments": 3}, "40 solver steps do not contain the boundaries"),
-        ({"num_solver_steps": "forty"}, "is not a whole contract"),
-        ({"temperature": 1.0}, "is not a whole contract.*temperature"),
+        ({"num_solver_steps": "forty"}, "is not a valid contract"),
+        ({"temperature": 1.0}, "is not a valid contract.*temperature"),
         ({"distance": "l1"}, "method.distance is 'l1'"),
         ({"name": "lcm"}, "unknown method 'lcm'; known: ct, cd, multi-boundary-cd"),
         ({"name": None}, "unknown method None"),
@@ -213,8 +214,8 @@ def test_a_method_that_was_changed_is_refused(config, settings, words):
         ({"rescale_betas_zero_snr": True}, "'epsilon' cannot be used with rescale_betas_zero"),
         ({"num_train_timesteps": 500}, "grid.num_train_timesteps does not follow"),
         ({"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
-        ({"beta_start": "small"}, "is not a whole contract"),
-        ({"num_train_timesteps": 1}, "is not a whole contract"),
+        ({"beta_start": "small"}, "is not a valid contract"),
+        ({"num_train_timesteps": 1}, "is not a valid contract"),
     ],
 )
 def test_a_noise_schedule_that_was_changed_is_refused(config, parameters, words):
@@ -226,14 +227,14 @@ def test_a_noise_schedule_that_was_changed_is_refused(config, parameters, words)
 @pytest.mark.parametrize("parameter", ["beta_schedule", "num_train_timesteps", "beta_end"])
 def test_a_noise_schedule_that_lost_a_parameter_is_refused(config, parameter):
     text = damaged(made(config), lambda entries: entries["schedule"]["config"].pop(parameter))
-    with pytest.raises(ValueError, match=f"is not a whole contract.*{parameter}"):
+    with pytest.raises(ValueError, match=f"is not a valid contract.*{parameter}"):
         Contract.from_json(text)
 
 
 @pytest.mark.parametrize("guidance_scale", [0.5, -8.0, math.inf, math.nan])
 def test_a_guidance_that_cannot_have_been_is_refused(config, guidance_scale):
     text = damaged(made(config), lambda entries: entries.update(guidance_scale=guidance_scale))
-    with pytest.raises(ValueError, match=f"guidance_scale is {guidance_scale}; it has to be 1"):
+    with pytest.raises(ValueError, match=f"guidance_scale is {guidance_scale}; it has to be"):
         Contract.from_json(text)
 
 
@@ -285,8 +286,5 @@ def test_an_entry_of_another_type_is_refused(config, part, value):
 def test_a_part_that_is_no_object_is_refused_by_name(config, part, value):
     contract = made(config)
     text = damaged(contract, lambda entries: entries.update({part: value}))
-    with pytest.raises(ValueError, match=f"is not a whole contract.*{part}"):
+    with pytest.raises(ValueError, match=f"is not a valid contract.*{part}"):
         Contract.from_json(text)
-    object.__setattr__(contract, part, value)  # past the types that tests check at run time
-    with pytest.raises(TypeError, match=f"{part} is .*, and has to be an object"):
-        contract._check("fewstep.json")

@@ -64,8 +64,8 @@ def sampled(scheduler, network, num_steps=None, timesteps=None):
 
 def exact(contract, network, num_steps):
     """Return what the project's own sampler makes."""
-    schedule = contract.noise_schedule()
-    read = output_reader(contract.schedule.prediction_type, schedule)
+    schedule = contract.schedule
+    read = output_reader(contract.prediction_type, schedule)
     draw = Draw.keyed(3, range(2), purpose="paint")
     noise = draw.noise_like(torch.empty(2, 4, 8, 8))
 
@@ -73,11 +73,11 @@ def exact(contract, network, num_steps):
         return read(network(x_t, t), x_t, t, schedule)
 
     timesteps = contract.timesteps(num_steps)
-    return last(SAMPLERS[contract.grid.sampler](denoise, noise, timesteps, {}, schedule, draw))
+    return last(SAMPLERS[contract.sampler](denoise, noise, timesteps, {}, schedule, draw))
 
 
 def every_number(contract):
-    return [int(n) for n in contract.grid.sampling_timesteps if int(n) <= 40]
+    return [n for n in contract.sampling_timesteps if n <= 40]
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -277,7 +277,7 @@ def test_diffusers_generates_with_a_control_net(student):
 
     draw, sample = (
         Draw.keyed(3, range(2), purpose="paint"),
-        SAMPLERS[pipeline.contract.grid.sampler],
+        SAMPLERS[pipeline.contract.sampler],
     )
     starts = pipeline.contract.timesteps(num_steps)
     with torch.no_grad():

@@ -160,7 +160,7 @@ def stock_images(run, base, zero_snr):
         set_alpha_to_one=True,
         rescale_betas_zero_snr=zero_snr,
     )
-    num_steps = 4 if contract.grid.sampler == "deterministic" else 1
+    num_steps = 4 if contract.sampler == "deterministic" else 1
     noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
     return num_steps, pipe(
         PROMPTS, num_inference_steps=num_steps, guidance_scale=1, latents=noise, height=64,
