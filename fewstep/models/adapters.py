@@ -61,9 +61,12 @@ def lora_roles(
     (checkpointed) forward pass sees the weights that the first one saw.
 
     Raises:
-        ModelError: if no module of the network matches the preset.
+        ModelError: if the family does not know the preset, or no module matches it.
     """
-    network, targets = family.network, list(family.lora_presets[preset])
+    network, presets = family.network, family.lora_presets
+    if preset not in presets:
+        raise ModelError(f"adapter.preset is {preset!r}; this model has: {', '.join(presets)}")
+    targets = list(presets[preset])
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
     try:
         with warnings.catch_warnings():

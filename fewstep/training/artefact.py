@@ -22,7 +22,7 @@ def write_artefact(shop: Workshop) -> Path:
         weights = folded(shop.weights.averaged, lora_alpha(adapter) / adapter.rank)
     else:
         weights = {name: w.detach().cpu() for name, w in shop.weights.averaged.items()}
-        config = dict(shop.family.network.config)  # type: ignore[arg-type]
+        config = dict(getattr(shop.family.network, "config", {}))
     artefact = Artefact(
         name=name_from(shop.run),
         contract=without_paths(contract_of(shop)),
