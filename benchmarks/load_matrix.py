@@ -1,9 +1,9 @@
-"""The load matrix: every LoRA file, through every reader that runs here, against training's UNet.
+"""The load matrix: every LoRA file in every library that runs here, against the trained UNet.
 
     python benchmarks/load_matrix.py
 
-Writes benchmarks/results/load_matrix.json. Readers of other versions are installed beside the
-present environment, under build/readers/, and lie before it on the path.
+Writes benchmarks/results/load_matrix.json. Other versions of the libraries are installed under
+build/readers/, and that folder comes before the present environment on the path.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
+from load_matrix_truth import ALPHA, RANK, output_of, thin_unet, trained
 from safetensors.torch import save_file
 
 from fewstep.evaluation.provenance import commit, machine
@@ -36,7 +36,7 @@ READER = Path(__file__).with_name("load_matrix_reader.py")
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-3}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 WRONG = "wrong: scale not folded"
-"""A case that has to fail, so that the others mean something."""
+"""A case that has to fail, as a check of the test itself."""
 
 OLD = (
     "diffusers==0.30.3",
@@ -54,11 +54,11 @@ OLD = (
     "zipp",
 )
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {"current": (), "old": OLD}
-"""What is installed over the present environment, by name."""
+"""The packages that replace those of the present environment, by name."""
 
 
 def write_files(folder: Path, weights: Weights, truth: torch.Tensor) -> None:
-    """Write the three formats, and the answer that they should lead to."""
+    """Write the three formats, and the output that a UNet should have with them."""
     folder.mkdir(parents=True)
     write_diffusers_lora(folder, weights)
     write_peft_lora(folder, weights)
@@ -67,7 +67,7 @@ def write_files(folder: Path, weights: Weights, truth: torch.Tensor) -> None:
 
 
 def write_cases(folder: Path) -> None:
-    """Write a folder for every preset and precision, and one that is wrong."""
+    """Write a folder for every preset and precision, and a wrong one."""
     for preset, targets in PRESETS.items():
         weights, truth = trained(tuple(targets))
         for name, dtype in DTYPES.items():
@@ -78,43 +78,43 @@ def write_cases(folder: Path) -> None:
 
 
 def tolerance(case: str) -> float:
-    """Return how far the answer may be off."""
+    """Return the largest allowed error of the output."""
     return TOLERANCE[case.rpartition(" ")[2]]
 
 
 def environment(name: str) -> dict[str, str]:
-    """Install an environment's packages if they are not there, and return its variables."""
-    wanted, folder = ENVIRONMENTS[name], ROOT / "build" / "readers" / name
-    if wanted and not folder.is_dir():
+    """Install an environment's packages if they are missing, and return its variables."""
+    packages, folder = ENVIRONMENTS[name], ROOT / "build" / "readers" / name
+    if packages and not folder.is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-        subprocess.run([*pip, str(folder), *wanted], check=True)
+        subprocess.run([*pip, str(folder), *packages], check=True)
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return {**os.environ, **offline, "PYTHONPATH": str(folder) if wanted else ""}
+    return {**os.environ, **offline, "PYTHONPATH": str(folder) if packages else ""}
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return one row for each environment, reader and case; environments work side by side."""
+    """Return one row for each environment, reader and case; environments run in parallel."""
     command = [sys.executable, str(READER), str(folder)]
     readers = [
         subprocess.Popen(command, env=environment(name), text=True, stdout=subprocess.PIPE)
         for name in ENVIRONMENTS
     ]
-    said = [reader.communicate()[0] for reader in readers]
+    outputs = [reader.communicate()[0] for reader in readers]
     if any(reader.returncode for reader in readers):
-        sys.exit("a reader failed; its reason is above")
-    return [row for text in said for row in rows_of(json.loads(text.splitlines()[-1]))]
+        sys.exit("a reader failed; its error is above")
+    return [row for text in outputs for row in rows_of(json.loads(text.splitlines()[-1]))]
 
 
-def rows_of(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def rows_of(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for each reader and case of one environment."""
-    for case, errors in told["errors"].items():
+    for case, errors in report["errors"].items():
         should_load = case != WRONG
         limit = tolerance(case) if should_load else TOLERANCE["fp16"]
         for reader, error in errors.items():
             library, _, file = reader.partition(", ")
             yield {
-                "reader": f"{library} {told['versions'][library]}",
-                "versions": told["versions"],
+                "reader": f"{library} {report['versions'][library]}",
+                "versions": report["versions"],
                 "file": file,
                 "case": case,
                 "error": float(f"{error:.3g}"),
@@ -125,19 +125,19 @@ def rows_of(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure, write the table, and fail if a file does not load as it should."""
-    without = answer(thin_unet())
+    without = output_of(thin_unet())
     for targets in PRESETS.values():
-        assert (trained(tuple(targets))[1] - without).abs().max() > 0.1, "the LoRA says nothing"
+        assert (trained(tuple(targets))[1] - without).abs().max() > 0.1, "the LoRA has no effect"
     with tempfile.TemporaryDirectory() as folder:
         write_cases(Path(folder))
         rows = measure(Path(folder))
-    told = {
+    header = {
         "command": "python benchmarks/load_matrix.py", "commit": commit(), "machine": machine(),
     }  # fmt: skip
-    result = told | {"tolerance": TOLERANCE, "rows": rows}
+    result = header | {"tolerance": TOLERANCE, "rows": rows}
     write_file(RESULTS, json.dumps(result, indent=1) + "\n")
     wrong = [row for row in rows if row["loads"] != row["should_load"]]
-    print(f"{len(rows) - len(wrong)} of {len(rows)} as they should be; wrote {RESULTS}")
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected; wrote {RESULTS}")
     sys.exit(1 if wrong else 0)
 
 

@@ -1,13 +1,13 @@
-"""Ask the diffusers and the PEFT that are installed what they make of LoRA files.
+"""Load LoRA files with the installed diffusers and PEFT, and measure the UNet's error.
 
     python benchmarks/load_matrix_reader.py FOLDER
 
-FOLDER holds one folder a case, each with the files and `truth.safetensors`, the answer that they
-should lead to. Prints JSON: the largest error by case and reader. Needs no fewstep, so that it
-runs where old versions of everything are installed.
+FOLDER holds one folder per case, each with the files and `truth.safetensors`, the expected output.
+Prints JSON: the largest error by case and reader. Does not import fewstep, so that it runs with old
+versions of all libraries.
 """
 
-# of libraries without types
+# the libraries have no types
 # pyright: reportArgumentType=false
 
 import json
@@ -19,14 +19,14 @@ import diffusers
 import peft
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from load_matrix_truth import answer, thin_unet
+from load_matrix_truth import output_of, thin_unet
 from safetensors.torch import load_file
 
 Read = Callable[[UNet2DConditionModel, Path], UNet2DConditionModel]
 
 
 def through_diffusers(unet: UNet2DConditionModel, path: Path) -> UNet2DConditionModel:
-    """Load as a pipeline does; of its other parts old versions look at two."""
+    """Load into a pipeline; old versions also need its VAE and scheduler."""
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
     pipe = StableDiffusionPipeline(
         vae, None, None, unet, DDIMScheduler(), None, None, requires_safety_checker=False
@@ -46,14 +46,14 @@ READERS: dict[str, tuple[str, str, Read]] = {
     "diffusers, kohya file": ("diffusers", "student.safetensors", through_diffusers),
     "PEFT, PEFT files": ("PEFT", "adapter_model.safetensors", through_peft),
 }  # fmt: skip
-"""By name: the library, the file and the way to read it."""
+"""By name: the library, the file and the function that loads it."""
 
 
 def error(reader: str, folder: Path) -> float:
-    """Return the largest error of the UNet's answer through a reader."""
+    """Return the largest error of the UNet's output with a file loaded by a reader."""
     _, file, read = READERS[reader]
     with torch.no_grad():
-        found = answer(read(thin_unet(), folder / file).eval())
+        found = output_of(read(thin_unet(), folder / file).eval())
     return (found - load_file(folder / "truth.safetensors")["answer"]).abs().max().item()
 
 

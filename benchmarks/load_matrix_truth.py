@@ -1,4 +1,4 @@
-"""What every reader is held against: a thin UNet of Stable Diffusion 1.5 and LoRAs for it."""
+"""The reference of every reader: a thin UNet of Stable Diffusion 1.5 and LoRAs for it."""
 
 from functools import cache
 
@@ -16,34 +16,34 @@ UNET = {
     "attention_head_dim": 2,
     "norm_num_groups": 4,
 }
-"""Stable Diffusion 1.5 made thin: its module tree, but for one shortcut that equal widths spare."""
+"""Stable Diffusion 1.5 made thin: its module tree, without the shortcuts between equal widths."""
 
 
 def thin_unet() -> UNet2DConditionModel:
-    """Return random weights that are a function of nothing but this code."""
+    """Return the UNet with fixed random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DConditionModel(**UNET).eval()  # type: ignore[arg-type]
 
 
-def question() -> tuple[Tensor, Tensor, Tensor]:
-    """Return latents, timesteps and prompts to ask a UNet with."""
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Return latents, timesteps and prompt embeddings."""
     draw = torch.Generator().manual_seed(1)
     latents, text = (torch.randn(2, *shape, generator=draw) for shape in ((4, 8, 8), (5, 8)))
     return latents, torch.tensor([999, 249]), text
 
 
 @torch.no_grad()
-def answer(unet: UNet2DConditionModel) -> Tensor:
-    """Return what a UNet says to the question."""
-    return unet(*question(), return_dict=False)[0]
+def output_of(unet: UNet2DConditionModel) -> Tensor:
+    """Return the output of a UNet for the inputs."""
+    return unet(*inputs(), return_dict=False)[0]
 
 
 @cache
 def trained(targets: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return a LoRA as training leaves it, alpha unfolded, and the UNet's answer with it.
+    """Return a LoRA as after training, alpha not folded in, and the UNet's output with it.
 
-    Both are PEFT's own.
+    Both come from PEFT itself.
     """
     unet = thin_unet()
     config = LoraConfig(
@@ -54,11 +54,11 @@ def trained(targets: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
         inject_adapter_in_model(config, unet)
     for name, weight in unet.named_parameters():
         if ".lora_B." in name:
-            weight.data *= 0.3  # an update as large as training makes it
+            weight.data *= 0.3  # an update of the size after training
     weights = {
         f"{name}.{part}.weight": getattr(layer, part)["default"].weight.detach()
         for name, layer in unet.named_modules()
         if isinstance(layer, LoraLayer)
         for part in ("lora_A", "lora_B")
     }
-    return weights, answer(unet.eval())
+    return weights, output_of(unet.eval())

@@ -1,4 +1,4 @@
-"""Memory of a training process over 2,000 steps: it must not grow.
+"""The memory of a training process over 2,000 steps: it must not grow.
 
     python -m benchmarks.memory [STEPS]
 

@@ -1,8 +1,8 @@
-"""How much a caption leaves to the noise: few exact DDIM steps against many, without any network.
+"""How much of an image a caption leaves open: few exact DDIM steps against many, no network.
 
-The denoiser of a finite set of images is known in closed form. Where a caption fixes the image,
-its trajectories are nearly straight and four plain steps suffice; a world that is to show what a
-distilled model gains must bend them.
+The denoiser of a finite set of images is known in closed form. Where a caption determines the
+image, its trajectories are nearly straight and four plain steps are enough; a data set that shows
+what a distilled model gains needs curved ones.
 """
 
 import json
@@ -41,20 +41,21 @@ ALPHAS_BAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 
 
 def scenes_of(caption: str, rng: np.random.Generator) -> Iterator[Scene]:
-    """Yield scenes for which a caption holds; what it leaves unsaid is drawn as in the world."""
-    said = claims(caption)
-    slots = [mention for mention in said.mentions for _ in range(mention.count)]
+    """Yield scenes that a caption is true of; the rest is drawn as in the bundled world."""
+    parsed = claims(caption)
+    slots = [mention for mention in parsed.mentions for _ in range(mention.count)]
     counts = [n for n in (1, 2, 3) if n >= len(slots)]
     ways = np.array([COUNT_SHARES[n - 1] * perm(n, len(slots)) for n in counts])
     while True:
         drawn = sample_pairs(rng, int(rng.choice(counts, p=ways / ways.sum())), held_back=False)
-        told = [(mention.shape, mention.colour) for mention in slots]
-        pairs = [(s or d, c or e) for (s, c), (d, e) in zip(told, drawn, strict=False)]
+        named = [(mention.shape, mention.colour) for mention in slots]
+        pairs = [(s or d, c or e) for (s, c), (d, e) in zip(named, drawn, strict=False)]
         things = place(rng, pairs + drawn[len(slots) :])
         if things is not None:
-            unsaid = sample_scene(rng)
-            scene = replace(unsaid, things=things, background=said.background or unsaid.background)
-            if all(check_claims(said, scene).values()):
+            other = sample_scene(rng)
+            background = parsed.background or other.background
+            scene = replace(other, things=things, background=background)
+            if all(check_claims(parsed, scene).values()):
                 yield scene
 
 
@@ -83,13 +84,13 @@ def exact_noise(data: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
 
 def ddim(predict: Callable, noise: np.ndarray, steps: int) -> np.ndarray:
     """Sample by `steps` DDIM steps with trailing timesteps."""
-    knots = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
-    levels = [*ALPHAS_BAR[knots], 1.0]
+    timesteps = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
+    levels = [*ALPHAS_BAR[timesteps], 1.0]
     x = noise
-    for here, there in pairwise(levels):
-        eps = predict(x, here)
-        x_0 = (x - np.sqrt(1 - here) * eps) / np.sqrt(here)
-        x = np.sqrt(there) * x_0 + np.sqrt(1 - there) * eps
+    for t, s in pairwise(levels):
+        eps = predict(x, t)
+        x_0 = (x - np.sqrt(1 - t) * eps) / np.sqrt(t)
+        x = np.sqrt(s) * x_0 + np.sqrt(1 - s) * eps
     return x
 
 

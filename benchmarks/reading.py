@@ -1,11 +1,11 @@
-"""What reading costs: time a batch and memory, over caches of 1,000 to 100,000 pairs.
+"""The cost of reading the cache: time per batch and memory, for 1,000 to 100,000 pairs.
 
     python -m benchmarks.reading -o benchmarks/results/data.json
 
-The latents and texts are random and of the bundled teacher's shapes; the cache is written and read
-by the code that training uses. Beside it stands a training step of the bundled teacher, the
-smallest model there is. Times are of the processor, so that other work on the machine does not
-count. The image is drawn beside the documentation's others.
+The latents and texts are random, in the shapes of the bundled teacher; the cache is written and
+read by the code that training uses. For comparison there is a training step of the bundled teacher,
+the smallest model. Times are processor time, so that other work on the machine does not count. The
+plot goes to docs/images.
 """
 
 import argparse
@@ -41,7 +41,7 @@ LATENT, TEXT = (1, 4, 16, 16), (24, 96)
 
 
 @dataclass(frozen=True)
-class Invented(Captioned):
+class RandomPairs(Captioned):
     """Pairs with nothing behind them: each fourth caption is another."""
 
     count: int
@@ -70,23 +70,24 @@ def encode_prompts(prompts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def reading(count: int) -> dict[str, Any]:
-    """Write a cache of `count` pairs, and read batches of it in the order of a run."""
+    """Write a cache of `count` pairs, and read its batches in the order of a run."""
     with TemporaryDirectory() as folder:
-        apart(lambda: write(Path(folder), count))
+        in_own_process(lambda: write(Path(folder), count))
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        return {"pairs": count, "bytes_on_disk": size} | apart(lambda: read_batches(Path(folder)))
+        read = in_own_process(lambda: read_batches(Path(folder)))
+        return {"pairs": count, "bytes_on_disk": size} | read
 
 
 def write(folder: Path, count: int) -> None:
-    for _ in fill_cache(folder, Invented(count), encode_pairs, encode_prompts, 0.0):
+    for _ in fill_cache(folder, RandomPairs(count), encode_pairs, encode_prompts, 0.0):
         pass
 
 
 def read_batches(folder: Path) -> dict[str, Any]:
-    """Return seconds a batch, and what the process grew by while it read."""
+    """Return the seconds per batch, and the growth of the process while reading."""
     before = psutil.Process().memory_info().rss
     cache = open_cache(folder, seed=0)
-    cache.read(range(BATCH))  # the order of the epoch is made here
+    cache.read(range(BATCH))  # computes the order of the epoch
     opened = psutil.Process().memory_info().rss
     seconds = [
         timed(lambda n=n: cache.read(range(n * BATCH, (n + 1) * BATCH))) for n in range(1, BATCHES)
@@ -121,8 +122,8 @@ def interval(seconds: Sequence[float]) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": len(seconds)}
 
 
-def apart(work: Callable[[], Any]) -> Any:
-    """Do the work in a process of its own, whose memory nothing else has filled."""
+def in_own_process(work: Callable[[], Any]) -> Any:
+    """Do the work in a new process, whose memory nothing else has used."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     process = context.Process(target=lambda: results.put(work()))
@@ -146,7 +147,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                  label="a training step of the bundled teacher")  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="ms of processor time")
     left.legend(frameon=False, fontsize=8, loc="center left")
-    for key, label, colour in (("bytes_on_disk", "cache on the disk", "#8a97a3"),
+    for key, label, colour in (("bytes_on_disk", "cache on disk", "#8a97a3"),
                                ("bytes_read", "memory while reading", "#2f8f6b")):  # fmt: skip
         right.plot(pairs, [row[key] / 1e6 for row in rows], "o-", color=colour, label=label)
     right.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="MB")
@@ -160,17 +161,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        "command": f"python -m benchmarks.reading -o benchmarks/results/{asked.out.name}",
+        "command": f"python -m benchmarks.reading -o benchmarks/results/{args.out.name}",
         "commit": commit(),
         "machine": machine(),
         "batch": BATCH,
-        "step_seconds": apart(training_step),
-        "rows": [reading(count) for count in asked.pairs],
+        "step_seconds": in_own_process(training_step),
+        "rows": [reading(count) for count in args.pairs],
     }
-    write_file(asked.out, json.dumps(results, indent=2) + "\n")
+    write_file(args.out, json.dumps(results, indent=2) + "\n")
     draw(results, IMAGE)
 
 

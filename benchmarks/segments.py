@@ -1,13 +1,13 @@
-"""How far each jump of a multi-boundary student lands from its teacher, segment by segment.
+"""How far each jump of a multi-boundary student is from its teacher, segment by segment.
 
     python benchmarks/segments.py runs/students/trainings/multi-boundary-0 \\
         -o benchmarks/results/segments.json
 
 on a student of `python benchmarks/students.py`, or on any other run or artefact.
 
-The truth is the guided teacher on the solver's knots, the steps that the student learnt from. A
-jump starts from the teacher's own trajectory, as when images are generated, or from data under
-fresh noise, as in training; beside the student jumps the teacher, with guidance and without.
+The truth is the guided teacher on the solver's grid, the steps that the student learned from. A
+jump starts from the teacher's own trajectory, as in sampling, or from noised data, as in training.
+The teacher itself jumps too, with and without guidance, for comparison.
 """
 
 import argparse
@@ -32,11 +32,13 @@ from fewstep.files import write_file
 from fewstep.types import Conditioning, Denoiser, Latents
 
 DATA_SEED = 17
-"""Of scenes that no bundled config trains on."""
+"""Of scenes that no bundled config is trained on."""
 
 
-def walk(denoiser: Denoiser, x: Latents, times: list[int], cond: Conditioning) -> list[Latents]:
-    """Return x and where DDIM steps through `times`, noisiest first, take it."""
+def ddim_path(
+    denoiser: Denoiser, x: Latents, times: list[int], cond: Conditioning
+) -> list[Latents]:
+    """Return x and its DDIM trajectory through `times`, noisiest first."""
     path = [x]
     for t, s in pairwise(times):
         start, end = (torch.full((len(x),), time) for time in (t, s))
@@ -54,29 +56,32 @@ def measured(source: str, num: int) -> list[dict]:
         raise UserError(f"{source} has one segment; this is for multi-boundary students")
     plain = family.denoiser(family.network)
     teacher = guided(plain, family.encode_prompts([""]), field.guidance_scale)
-    learnt = field.student(student).sampler().denoiser
+    distilled = field.student(student).sampler().denoiser
     times = list(reversed(grid.timesteps))
-    ends = [times[0], *reversed(grid.boundaries)]
+    stops = [times[0], *reversed(grid.boundaries)]
 
     pairs = BundledPairs(num, field.resolution, DATA_SEED)
     cond = family.encode_prompts([pairs.captions(i)[0] for i in range(num)])
     images = torch.stack([pairs.image(i) for i in range(num)])
     x_0, _ = family.encode_images(images)
     noise = Draw.keyed(0, range(num), purpose="paint").noise_like(x_0)
-    trajectory = dict(zip(times, walk(teacher, noise, times, cond), strict=True))
+    trajectory = dict(zip(times, ddim_path(teacher, noise, times, cond), strict=True))
 
+    denoisers = {"student": distilled, "teacher, guided": teacher, "teacher, unguided": plain}
     rows = []
-    for start, end in pairwise(ends):
+    for start, end in pairwise(stops):
         noised = family.schedule.add_noise(x_0, noise, torch.full((num,), start))
         between = [time for time in times if end <= time <= start]
-        for where, x in (("trajectory", trajectory[start]), ("noised data", noised)):
-            truth = walk(teacher, x, between, cond)[-1]
-            jumpers = {"student": learnt, "teacher, guided": teacher, "teacher, unguided": plain}
-            landed = {who: walk(one, x, [start, end], cond)[-1] for who, one in jumpers.items()}
-            errors = {
-                who: asdict(mean(rmse(x.numpy(), truth.numpy()))) for who, x in landed.items()
+        for start_from, x in (("trajectory", trajectory[start]), ("noised data", noised)):
+            truth = ddim_path(teacher, x, between, cond)[-1]
+            targets = {
+                name: ddim_path(denoiser, x, [start, end], cond)[-1]
+                for name, denoiser in denoisers.items()
             }
-            rows.append({"start": start, "end": end, "from": where} | errors)
+            errors = {
+                name: asdict(mean(rmse(x.numpy(), truth.numpy()))) for name, x in targets.items()
+            }
+            rows.append({"start": start, "end": end, "from": start_from} | errors)
     return rows
 
 
@@ -85,15 +90,15 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--num", type=int, default=96, help="trajectories")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "machine": machine(),
-        "segments": measured(asked.run, asked.num),
+        "segments": measured(args.run, args.num),
     }
-    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+    write_file(args.out, json.dumps(results, indent=1) + "\n")
     for row in results["segments"]:
         print(row)
 

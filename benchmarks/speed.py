@@ -1,4 +1,4 @@
-"""How fast a training step is: fewstep beside the reference recipe, and what each lever gives.
+"""How fast a training step is: fewstep against the reference recipe, and the gain of each lever.
 
     python -m benchmarks.speed --model tiny --threads 1 -o benchmarks/results/train_step.json
     python -m benchmarks.speed --model sd15 --precision bf16 --resolution 256 \\
@@ -8,8 +8,8 @@
     python -m benchmarks.speed --model sd15 --device cuda --precision bf16 --batch-sizes 1 4 16 \\
         -o benchmarks/results/train_step_gpu.json
 
-Every design is timed in turns with the first one (A B A B, medians over rounds), after it was seen
-to compute the same gradient. Beside the results file a plot of the ladder is drawn.
+Every design is timed in alternation with the first one (A B A B, medians over rounds), after a
+check that it computes the same gradient. A plot of the ladder is written next to the results file.
 """
 
 from multiprocessing.connection import Connection
@@ -20,7 +20,7 @@ from benchmarks.speed_work import Probe, Setting
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:
-    """Build a design and take optimiser steps; its outcome is the gradient at a probe."""
+    """Build a design and take optimiser steps; its output is the gradient at a probe."""
     setting.begin()
     design = build(name, setting)
     gradients = design.gradients(Probe.of(setting))
@@ -28,7 +28,7 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 
 if __name__ == "__main__":
-    asked = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=5)
-    alike = HALF if asked.precision == "fp32" else WHOLE
-    fitting = [name for name in DESIGNS if name not in alike]
-    print(f"wrote {measure(asked, work, asked.designs or fitting)} and its plot")
+    args = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=5)
+    same = HALF if args.precision == "fp32" else WHOLE
+    distinct = [name for name in DESIGNS if name not in same]
+    print(f"wrote {measure(args, work, args.designs or distinct)} and its plot")

@@ -1,9 +1,9 @@
-"""Whether a step's time and memory depend on the size of the data set: 1,000 to 100,000 pairs.
+"""Whether a step's time and memory depend on the size of the dataset: 1,000 to 100,000 pairs.
 
     python -m benchmarks.speed_data --threads 1 -o benchmarks/results/speed_data.json
 
-Latents are noise, in a cache such as `fewstep prepare` fills; the default model is the tiny one, so
-that reading weighs as much as it can.
+Latents are noise, in a cache as `fewstep prepare` writes it; the default model is the tiny one, so
+that reading has the largest possible share of the time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ DESIGNS = ("1,000 pairs", "10,000 pairs", "100,000 pairs")
 
 @dataclass(frozen=True)
 class NoisePairs(Captioned):
-    """Captions of images that are not there."""
+    """Captions without images."""
 
     num: int
     identity: str = "noise"
@@ -74,6 +74,6 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 
 if __name__ == "__main__":
-    asked = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=20)
-    path = measure(asked, work, asked.designs or DESIGNS, prepare=write_caches)
+    args = arguments(__doc__, DESIGNS, batch_sizes=[2], steps=20)
+    path = measure(args, work, args.designs or DESIGNS, prepare=write_caches)
     print(f"wrote {path} and its plot")

@@ -1,10 +1,10 @@
 """The designs that are timed: the reference recipe, the rungs of the ladder, and fewstep itself.
 
-A rung is fewstep's own training loop in which parts are replaced by the reference's way of doing
-things, so that the difference between two rungs is what one lever gives.
+A rung is fewstep's own training loop with some parts replaced by those of the reference, so that
+the difference between two rungs is the gain of one lever.
 """
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from benchmarks.speed_levers import (
     PEFTS,
     StudentFirst,
     guided_by_two_calls,
+    in_context,
     twin,
-    under,
     with_forward_of,
 )
 from benchmarks.speed_own import Fewstep, NoiseBatches, workshop
@@ -36,7 +36,7 @@ from fewstep.types import Conditioning
 
 @dataclass(frozen=True)
 class Levers:
-    """What the rungs of the ladder differ in; without any, the parts work as the reference's."""
+    """The differences between the rungs; without any, the parts work like the reference's."""
 
     cached: bool = False
     one_network: bool = False
@@ -52,7 +52,7 @@ class Levers:
 
 
 class Rung(Fewstep):
-    """fewstep's loop with its parts put together as the levers say."""
+    """fewstep's loop with its parts chosen by the levers."""
 
     def __init__(self, setting: Setting, levers: Levers) -> None:
         self.setting, self.levers = setting, levers
@@ -94,7 +94,7 @@ class Rung(Fewstep):
         )  # fmt: skip
 
     def plain_network(self, network: nn.Module) -> nn.Module | None:
-        """Return the network that teaches, where it is not the one that learns."""
+        """Return the teacher's network, if it is not the student's."""
         if not self.levers.one_network:
             return deepcopy(network).to(self.setting.half)
         return twin(network) if self.levers.bare_teacher else None
@@ -117,9 +117,9 @@ class Rung(Fewstep):
         context = nullcontext if self.levers.half_base else setting.autocast
         uncond = {name: row.to(setting.device) for name, row in uncond.items()}
         return Denoisers(
-            student=under(context, roles.student),
-            target=under(context, roles.student),
-            teacher=guide(under(context, teacher), uncond, setting.guidance_scale),
+            student=in_context(context, roles.student),
+            target=in_context(context, roles.student),
+            teacher=guide(in_context(context, teacher), uncond, setting.guidance_scale),
         )
 
 
@@ -131,7 +131,7 @@ def compile_blocks(network: nn.Module) -> None:
 
 
 def ladder() -> dict[str, Levers]:
-    """Return the rungs, each with all levers of those before it; the last is fewstep's design."""
+    """Return the rungs, each with all levers of the ones before; the last is fewstep's design."""
     steps = {
         "levers off": {},
         "cached latents": {"cached": True},
@@ -144,18 +144,18 @@ def ladder() -> dict[str, Levers]:
         "fused optimizer": {"fused_optimizer": True},
         "channels last": {"channels_last": True},
     }
-    rungs, held = {}, Levers()
+    rungs, levers = {}, Levers()
     for name, lever in steps.items():
-        held = replace(held, **lever)
-        rungs[name] = held
-    return rungs | {name: replace(held, **lever) for name, lever in ASIDE.items()}
+        levers = replace(levers, **lever)
+        rungs[name] = levers
+    return rungs | {name: replace(levers, **lever) for name, lever in EXTRA.items()}
 
 
-ASIDE = {
+EXTRA = {
     "bare teacher": {"bare_teacher": True},
     "compiled blocks": {"compiled_blocks": True},
 }
-"""Levers that are no part of fewstep's design, each on top of it."""
+"""Levers that are not part of fewstep's design, each on top of it."""
 REFERENCES = {
     "reference": Flags(),
     "reference, checkpointing": Flags(gradient_checkpointing=True),
@@ -169,11 +169,11 @@ OWN: dict[str, dict[str, object]] = {
     "fewstep, compiled": {"compile": True},
 }
 DESIGNS = [*REFERENCES, *LADDER, *OWN]
-"""The names of all designs; the first is what the others are compared with."""
+"""The names of all designs; the first is the baseline."""
 HALF = {"reference, fp32 teacher", "half-precision base"}
-"""The designs that are others only where there is a half precision."""
+"""The designs that differ only in half precision."""
 WHOLE = {"one product"}
-"""Those that are others only in fp32."""
+"""The designs that differ only in fp32."""
 
 
 def build(name: str, setting: Setting) -> Work:
@@ -186,5 +186,5 @@ def build(name: str, setting: Setting) -> Work:
 
 
 def described(name: str) -> dict[str, object]:
-    """Return what decides a design: the reference's flags, a rung's levers, or settings."""
+    """Return what defines a design: the reference's flags, a rung's levers, or settings."""
     return OWN[name] if name in OWN else asdict((REFERENCES | LADDER)[name])

@@ -1,6 +1,6 @@
-"""The pieces that a rung of the ladder puts in the place of fewstep's own."""
+"""The parts by which a rung of the ladder replaces fewstep's own."""
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 
 class StudentFirst(ConsistencyDistillation):
-    """Consistency distillation that keeps the student's activations while the teacher works."""
+    """Consistency distillation that keeps the student's activations while the teacher runs."""
 
     def loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
@@ -40,7 +40,7 @@ class StudentFirst(ConsistencyDistillation):
 def guided_by_two_calls(
     denoiser: Denoiser[Prediction], uncond: Conditioning, guidance_scale: float
 ) -> Denoiser[Prediction]:
-    """Return `guided`, but with one call a prompt instead of one on a doubled batch."""
+    """Return `guided` with two network evaluations instead of one on a doubled batch."""
 
     def twice(x: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
         halves = [
@@ -53,10 +53,10 @@ def guided_by_two_calls(
     return guided(twice, uncond, guidance_scale)
 
 
-def under(
+def in_context(
     context: Callable[[], AbstractContextManager], denoiser: Denoiser[Prediction]
 ) -> Denoiser[Prediction]:
-    """Return the denoiser called inside a fresh context."""
+    """Return the denoiser, called inside a new context each time."""
 
     def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
         with context():
@@ -66,7 +66,7 @@ def under(
 
 
 def twin(network: nn.Module) -> nn.Module:
-    """Return a second network on the same weights, which stays plain when the first is adapted."""
+    """Return a second network with the same weights, which gets no adapter from the first."""
     with torch.device("meta"):
         other = type(network).from_config(network.config)  # type: ignore[attr-defined]
     other.load_state_dict(network.state_dict(), assign=True)
@@ -74,14 +74,14 @@ def twin(network: nn.Module) -> nn.Module:
 
 
 class LinearInInputPrecision(nn.Linear):
-    """A map whose weight is kept in fp32 and which computes in the precision of its input."""
+    """A linear layer with fp32 weights that computes in the precision of its input."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(input, self.weight.to(input.dtype))
 
 
 class Conv2dInInputPrecision(nn.Conv2d):
-    """A convolution whose weight is kept in fp32 and which computes in its input's precision."""
+    """A convolution with fp32 weights that computes in the precision of its input."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(input, self.weight.to(input.dtype), None)
@@ -92,15 +92,15 @@ PEFTS: dict[type, type] = {fast: own for own, fast in FAST_LAYERS.items()}
 APART: dict[type, type] = {
     fast: type(fast.__name__, (own,), {"forward": active_sum}) for own, fast in FAST_LAYERS.items()
 }
-"""A fast one that never adds an adapter to its layer's weight."""
+"""A fast forward pass that never adds an adapter to its layer's weight."""
 IN_INPUT_PRECISION = {nn.Linear: LinearInInputPrecision, nn.Conv2d: Conv2dInInputPrecision}
 
 
 def with_forward_of(classes: Mapping[type, type], network: nn.Module) -> None:
-    """Give the layers with adapters the forward pass of other classes."""
+    """Replace the forward pass of the layers with adapters by that of other classes."""
     for layer in network.modules():
         if type(layer) in classes:
             layer.__class__ = classes[type(layer)]
-            layer.cast_input_dtype_enabled = False  # else PEFT copies its input in fp32
+            layer.cast_input_dtype_enabled = False  # otherwise PEFT copies its input in fp32
             for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
                 factor.__class__ = IN_INPUT_PRECISION.get(type(factor), type(factor))

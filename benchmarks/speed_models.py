@@ -1,6 +1,6 @@
-"""Models for timing: the real classes with random weights, since these do not change the cost."""
+"""Models for timing: the real classes with random weights, which do not change the cost."""
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Mapping
@@ -58,21 +58,21 @@ SIZES = {
          "num_attention_heads": 12},
     ),
 }  # fmt: skip
-"""`sd15` has Stable Diffusion 1.5's published configuration, but for a smaller vocabulary."""
+"""`sd15` is Stable Diffusion 1.5's published configuration with a smaller vocabulary."""
 
 
 def save_pipeline(name: str, folder: Path) -> Path:
-    """Write a pipeline of this size, in fp32, with weights that no training gave it."""
+    """Write a pipeline of this size, in fp32, with random weights."""
     size = SIZES[name]
-    words = save_tokenizer(folder / "tokenizer", TOKENS)
+    tokenizer = save_tokenizer(folder / "tokenizer", TOKENS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         text = CLIPTextConfig(
             max_position_embeddings=TOKENS,
-            vocab_size=len(words),
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             **size.text,
         )
         pipeline = StableDiffusionPipeline(
@@ -83,7 +83,7 @@ def save_pipeline(name: str, folder: Path) -> Path:
                 **size.vae,
             ),
             text_encoder=CLIPTextModel(text),
-            tokenizer=words,
+            tokenizer=tokenizer,
             unet=UNet2DConditionModel(**size.unet),
             scheduler=DDIMScheduler.from_config(SCHEDULER),
             safety_checker=None,  # type: ignore[arg-type]

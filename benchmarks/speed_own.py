@@ -1,6 +1,6 @@
-"""fewstep's own training on the work of a setting, from its settings alone."""
+"""fewstep's own training on the work of a setting."""
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def workshop(setting: Setting, precision: str, method: str = "cd", **train: obje
 
 @dataclass(frozen=True)
 class NoiseBatches:
-    """Latents without images, in memory: what a cache holds does not change what a step costs."""
+    """Random latents in memory: the content of a cache does not change the cost of a step."""
 
     mean: Tensor
     uncond: Conditioning
@@ -71,7 +71,7 @@ class NoiseBatches:
         return read
 
     def read(self, samples: Sequence[int]) -> Batch:
-        """Return the samples with these numbers in the run, in order."""
+        """Return the samples with these numbers of the run, in order."""
         rows = [sample % NUM_CACHED for sample in samples]
         texts = [sample % len(PROMPTS) for sample in samples]
         return Batch(self.mean[rows], {name: row[texts] for name, row in self.cond.items()})

@@ -1,4 +1,4 @@
-"""The ladder as an image: images a second and memory of each design, beside the baseline's."""
+"""The ladder as a plot: speed and memory of each design, relative to the baseline."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ BASELINE, OURS, OTHER = "#8a8f98", "#12a594", "#9fd5cd"
 
 
 def draw(results: dict, out: Path) -> None:
-    """Draw the rows of one batch size a column: speed above, memory below."""
+    """Draw a column per batch size: speed above, memory below."""
     rows = [row for row in results["rows"] if "failed" not in row]
     sizes = sorted({row["batch_size"] for row in rows})
     height = 0.9 + 0.34 * max(sum(row["batch_size"] == size for row in rows) for size in sizes)
@@ -30,7 +30,7 @@ def draw(results: dict, out: Path) -> None:
 
 
 def speed(axes: Axes, rows: list[dict], title: str) -> None:
-    """Draw how many times as fast as the baseline each design is, with intervals."""
+    """Draw the speed of each design relative to the baseline, with intervals."""
     ones = {"value": 1.0, "low": 1.0, "high": 1.0}
     found = [row.get("speed_up", ones) for row in rows]
     values, low, high = (np.array([f[end] for f in found]) for end in ("value", "low", "high"))
@@ -39,24 +39,24 @@ def speed(axes: Axes, rows: list[dict], title: str) -> None:
         values, range(len(rows)), xerr=[values - low, high - values], fmt="none", ecolor="#16181d",
         elinewidth=1, capsize=2,
     )  # fmt: skip
-    axes.set_title(f"speed beside the reference, {title}", loc="left", fontsize=10)
+    axes.set_title(f"speed relative to the reference, {title}", loc="left", fontsize=10)
 
 
 def memory(axes: Axes, rows: list[dict]) -> None:
-    """Draw the memory at most, and the part of it that does not depend on the batch."""
+    """Draw the peak memory, and the part of it that does not depend on the batch."""
     peak, static = (
         np.array([row[k] / 1e9 for row in rows]) for k in ("peak_bytes", "static_bytes")
     )
     labels = [f"{s:.2f} of {p:.2f} GB" for s, p in zip(static, peak, strict=True)]
     bars(axes, rows, peak, peak, labels)
     axes.barh(range(len(rows)), static, color="#16181d", alpha=0.25, height=0.7)
-    axes.set_title("memory at most; shaded: whatever the batch", loc="left", fontsize=10)
+    axes.set_title("peak memory; shaded: independent of the batch", loc="left", fontsize=10)
 
 
 def bars(
     axes: Axes, rows: list[dict], values: np.ndarray, ends: np.ndarray, labels: list[str]
 ) -> None:
-    """Draw a bar a row, with a label behind its end, which an interval may put further out."""
+    """Draw a bar per row, with a label after `ends`, so that intervals do not cover it."""
     colours = [BASELINE if "reference" in row["design"] else
                OURS if row["design"].startswith("fewstep") else OTHER for row in rows]  # fmt: skip
     axes.barh(range(len(rows)), values, color=colours, height=0.7)

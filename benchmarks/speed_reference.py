@@ -1,13 +1,13 @@
-"""The recipe to beat: what the public LCM-LoRA script of diffusers does in each step.
+"""The reference recipe: what the public LCM-LoRA script of diffusers does in each step.
 
 Two UNets with fp32 weights under autocast; images and prompts encoded in every step; the student
-first, whose activations are kept while the teacher is asked twice and the student once more; the
-loss read by the host in every step. Its data loading is left out, in its favour.
+first, whose activations are kept while the teacher is evaluated twice and the student once more;
+the loss read by the host in every step. Its data loading is left out, in its favour.
 
 Source: huggingface/diffusers, examples/consistency_distillation/train_lcm_distill_lora_sd_wds.py.
 """
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from copy import deepcopy
@@ -34,14 +34,14 @@ SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 
 @dataclass(frozen=True)
 class Flags:
-    """The script's flags that decide what a step costs."""
+    """The script's flags that affect the cost of a step."""
 
     gradient_checkpointing: bool = False
     cast_teacher_unet: bool = True
 
 
 class Reference:
-    """One network that learns, one that teaches, and the codec that works in every step."""
+    """The student's network, the teacher's, and VAE and text encoder in every step."""
 
     def __init__(self, setting: Setting, flags: Flags) -> None:
         self.setting, family = setting, setting.family()
@@ -102,7 +102,7 @@ class Reference:
         return self.text_encoder(tokens.input_ids.to(self.setting.device))[0]
 
     def loss(self, latents: Tensor, text: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """Return the consistency loss at knot `index` of the solver's grid, 0 the cleanest."""
+        """Return the consistency loss at timestep `index` of the solver's grid, 0 the cleanest."""
         t = (index + 1) * self.gap - 1
         s = (t - self.gap).clamp(min=0)
         x_t = self.noise_scheduler.add_noise(latents, noise, t)  # type: ignore[arg-type]
@@ -152,9 +152,9 @@ class Reference:
         return gradients
 
     def static_bytes(self) -> int:
-        """Return what is held between and during steps whatever the batch: weights and their like.
+        """Return the memory that does not depend on the batch.
 
-        Gradients and optimiser state of the adapter included.
+        That is all weights, and the gradients and optimiser state of the adapter.
         """
         networks = (self.vae, self.text_encoder, self.teacher, self.student)
         return tensor_bytes(networks, self.optimizer, self.trained())

@@ -1,16 +1,16 @@
-"""How fast images are made: fewstep beside diffusers' own pipeline with the same LoRA.
+"""How fast images are sampled: fewstep against diffusers' own pipeline with the same LoRA.
 
     python -m benchmarks.speed_sampling --model tiny --threads 1 \\
         -o benchmarks/results/sampling.json
     python -m benchmarks.speed_sampling --model sd15 --device cuda --precision fp16 \\
         -o benchmarks/results/sampling_gpu.json
 
-From prompts to images, text encoder and decoder included. Every design is timed in turns with the
-first one, after it was seen to make the same images from the same noise. The tiny decoder has a
-row where its weights are in the Hub's cache and the model is the one whose latents it reads.
+From prompts to images, including text encoder and decoder. Every design is timed in alternation
+with the first one, after a check that it generates the same images from the same noise. The tiny
+decoder is timed if its weights are in the Hub's cache and the model is the one that it fits.
 """
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from fewstep.training.artefact import write_artefact
 STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"
 TINY_DECODER = "madebyollin/taesd"
-"""Of Stable Diffusion 1.5's latents (MIT); a repository on the Hub."""
+"""For Stable Diffusion 1.5's latents (MIT); a repository on the Hub."""
 Generate = Callable[[], Tensor]
 """Returns images as uint8 [batch, H, W, 3]."""
 
@@ -41,7 +41,7 @@ Generate = Callable[[], Tensor]
 def diffusers_pipeline(
     setting: Setting, lora: bool, fused: bool = False
 ) -> StableDiffusionPipeline:
-    """Return the stock pipeline on plain DDIM steps, with the student's LoRA on it or in it."""
+    """Return diffusers' pipeline with DDIM steps, and the student's LoRA loaded or fused."""
     pipe = StableDiffusionPipeline.from_pretrained(setting.folder, torch_dtype=setting.half)
     config = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
@@ -133,13 +133,13 @@ DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {
         setting, lora=False, steps=TEACHER_STEPS, guidance_scale=setting.guidance_scale
     ),
 }
-"""The first is what the others are compared with."""
+"""The first is the baseline."""
 OTHER_IMAGES = {"diffusers, teacher", "fewstep, tiny decoder"}
-"""What does not make the images of the first."""
+"""The designs whose images differ from the baseline's."""
 
 
-def fitting(model: str, precision: str) -> list[str]:
-    """Return the designs that are others for this model, in this precision, on this machine."""
+def distinct_designs(model: str, precision: str) -> list[str]:
+    """Return the designs that differ for this model, in this precision, on this machine."""
     left_out = set()
     if precision == "fp32":
         left_out.add("fewstep, half decoder")
@@ -149,7 +149,7 @@ def fitting(model: str, precision: str) -> list[str]:
 
 
 def work(pipe: Connection, name: str, setting: Setting) -> None:
-    """Build a design and generate; its outcome is the images."""
+    """Build a design and generate images, which are its output."""
     setting.begin()
     generate, networks = DESIGNS[name](setting)
     images = {} if name in OTHER_IMAGES else {"images": generate()}
@@ -157,14 +157,14 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 
 def write_student(setting: Setting) -> None:
-    """Write an artefact whose LoRA is noise, as `fewstep distill` writes one."""
+    """Write an artefact with a random LoRA, as `fewstep distill` would."""
     shop = workshop(setting, "fp32", "multi-boundary-cd")
     fill_lora(shop.weights.averaged)
     write_artefact(shop)
 
 
 if __name__ == "__main__":
-    asked = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
-    designs = asked.designs or fitting(asked.model, asked.precision)
-    path = measure(asked, work, designs, prepare=write_student)
+    args = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
+    designs = args.designs or distinct_designs(args.model, args.precision)
+    path = measure(args, work, designs, prepare=write_student)
     print(f"wrote {path} and its plot")

@@ -1,6 +1,6 @@
-"""Timing side by side: designs in processes of their own take turns, A B A B.
+"""Timing in alternation: designs in their own processes take turns, A B A B.
 
-One works at a time; a process of its own gives each an allocator and a peak of its own.
+Only one runs at a time; with its own process each has its own allocator and peak memory.
 """
 
 import time
@@ -28,14 +28,14 @@ RESAMPLES = 2000
 
 @contextmanager
 def started(worker: Callable[..., None], *args: object) -> Iterator["Remote"]:
-    """Start a worker in a fresh process, and end it afterwards.
+    """Start a worker in a new process, and end it afterwards.
 
-    It first tells what it is; then it answers each number of steps with the seconds of each, and 0
-    with the most bytes that it has used.
+    It first sends its report; then it answers each number of steps with the seconds of each, and 0
+    with its peak memory in bytes.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=answering, args=(worker, theirs, *args), daemon=True)
+    process = context.Process(target=run_worker, args=(worker, theirs, *args), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -47,8 +47,8 @@ def started(worker: Callable[..., None], *args: object) -> Iterator["Remote"]:
             process.kill()
 
 
-def answering(worker: Callable[..., None], pipe: Connection, *args: object) -> None:
-    """Run a worker; what goes wrong in it is told to the one who waits."""
+def run_worker(worker: Callable[..., None], pipe: Connection, *args: object) -> None:
+    """Run a worker, and send its error to the waiting process if it fails."""
     try:
         worker(pipe, *args)
     except (EOFError, BrokenPipeError):
@@ -59,44 +59,44 @@ def answering(worker: Callable[..., None], pipe: Connection, *args: object) -> N
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a design could not be timed, such as too little memory."""
+    """Why a design could not be timed, for example too little memory."""
 
     reason: str
 
 
 class WorkFailed(UserError):
-    """A design that cannot run on this machine; the message is the worker's own."""
+    """A design that cannot run on this machine; the message comes from the worker."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A worker, seen from the process that times."""
+    """A worker, as seen by the timing process."""
 
     pipe: Connection
 
-    def told(self) -> Any:
-        """Wait for the worker's next word."""
+    def receive(self) -> Any:
+        """Wait for the worker's next message."""
         try:
-            word = self.pipe.recv()
+            message = self.pipe.recv()
         except EOFError as error:
-            raise WorkFailed("the process ended, most likely for want of memory") from error
-        if isinstance(word, Failed):
-            raise WorkFailed(word.reason)
-        return word
+            raise WorkFailed("the process ended, most likely out of memory") from error
+        if isinstance(message, Failed):
+            raise WorkFailed(message.reason)
+        return message
 
     def seconds(self, count: int) -> list[float]:
         """Let the worker take `count` steps and return the seconds of each."""
         self.pipe.send(count)
-        return self.told()
+        return self.receive()
 
     def peak(self) -> int:
-        """Return the most memory that the worker has used."""
+        """Return the worker's peak memory in bytes."""
         self.pipe.send(0)
-        return self.told()
+        return self.receive()
 
 
 def in_turns(a: Remote, b: Remote, rounds: int, count: int) -> tuple[list[float], list[float]]:
-    """Return the median seconds of both in each round; who begins changes from round to round."""
+    """Return the median seconds of both in each round; the first one alternates by round."""
     ours, theirs = [], []
     for number in range(rounds):
         for remote, seconds in [(a, ours), (b, theirs)][:: 1 if number % 2 == 0 else -1]:
@@ -111,8 +111,8 @@ def median(values: ArrayLike, seed: int = 0) -> dict[str, float]:
     {'value': 2.0, 'low': 2.0, 'high': 2.0, 'n': 3}
     """
     numbers = np.asarray(values, np.float64)
-    chosen = np.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
-    low, high = np.percentile(np.median(numbers[chosen], axis=1), (2.5, 97.5))
+    drawn = np.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
+    low, high = np.percentile(np.median(numbers[drawn], axis=1), (2.5, 97.5))
     return {
         "value": float(np.median(numbers)), "low": float(low), "high": float(high),
         "n": len(numbers),
@@ -122,8 +122,8 @@ def median(values: ArrayLike, seed: int = 0) -> dict[str, float]:
 def timed(step: Callable[[], object], count: int, device: str) -> list[float]:
     """Return the seconds of each of `count` steps.
 
-    A GPU is waited for once, after the last: each gets its share, so that a step which lets the
-    host run ahead shows it.
+    A GPU is synchronised once, after the last step, and each step gets its share of the time, so
+    that steps which let the host run ahead benefit.
     """
     if device == "cuda":
         clock = time.perf_counter()
@@ -139,8 +139,8 @@ def timed(step: Callable[[], object], count: int, device: str) -> list[float]:
     return seconds
 
 
-def forget_peak(device: str) -> None:
-    """Let the most memory used count from here on."""
+def reset_peak(device: str) -> None:
+    """Reset the peak memory."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -148,7 +148,7 @@ def forget_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """Return the most memory used since `forget_peak`: of the GPU's allocator, else of the process.
+    """Return the peak memory since `reset_peak`: of the GPU's allocator, else of the process.
 
     A process's mapped files, such as libraries and caches, are left out.
     """
@@ -161,7 +161,7 @@ def peak_bytes(device: str) -> int:
 
 def flops_of(step: Callable[[], object]) -> int:
     """Return the floating-point operations of one step's convolutions, products and attention."""
-    cpu = torch.ops.aten  # not among the counter's own
+    cpu = torch.ops.aten  # unknown to the counter
     mapping = {
         cpu._scaled_dot_product_flash_attention_for_cpu: attention_flops,
         cpu._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
@@ -182,7 +182,7 @@ def attention_backward_flops(
 
 
 def matmul_rate(device: str, dtype: torch.dtype, side: int = 8192, seconds: float = 1.0) -> float:
-    """Return the most FLOP/s that a large matrix product reaches here: what a share is taken of."""
+    """Return the highest FLOP/s of a large matrix product on this machine."""
     side = side if device == "cuda" else min(side, 1024)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     timed(lambda: a @ b, 3, device)

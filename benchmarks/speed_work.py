@@ -1,6 +1,6 @@
-"""What the timed designs have in common: the setting, a probe of their gradients, their memory."""
+"""What the timed designs share: the setting, a probe of their gradients, their memory."""
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT have no types for their networks and configs
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ PROMPTS = ["a red heart above a blue star", "two green rings", "a small yellow s
 
 @dataclass(frozen=True)
 class Setting:
-    """The work that all designs are given."""
+    """The work of all designs."""
 
     model: str
     folder: str
@@ -36,10 +36,10 @@ class Setting:
     learning_rate: float = 1e-6
     threads: int = 1
     memory_cap: float | None = None
-    """GB that a design may use of the GPU."""
+    """GB of the GPU's memory that a design may use."""
 
     def begin(self) -> None:
-        """Give this process its share of the machine, and one seed."""
+        """Limit this process to its part of the machine, and seed it."""
         torch.manual_seed(0)
         torch.set_num_threads(self.threads)
         if self.memory_cap is not None:
@@ -48,12 +48,12 @@ class Setting:
 
     @property
     def half(self) -> torch.dtype:
-        """The dtype of frozen weights; with precision fp32 there is no half precision at all."""
+        """The dtype of frozen weights: fp32 if the precision is fp32."""
         return DTYPES[self.precision]
 
     @property
     def probe_scale(self) -> float:
-        """What a probe's loss is multiplied with, so that fp16 holds its gradient."""
+        """The factor of a probe's loss, so that its gradient is in fp16's range."""
         return 2.0**14 if self.precision == "fp16" else 1.0
 
     def autocast(self) -> AbstractContextManager:
@@ -69,10 +69,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs that are the same for all designs, whatever they draw while they are timed.
+    """Inputs that are the same for all designs, to compare their gradients.
 
-    `index` counts the solver's knots from 0, the cleanest, which is left out: there the reference
-    ends at timestep 0 and fewstep at clean data.
+    `index` counts the timesteps of the solver's grid from 0, the cleanest, which is left out: there
+    the reference ends at timestep 0 and fewstep at clean data.
     """
 
     latents: Tensor
@@ -93,7 +93,7 @@ class Probe:
 
 
 class Work(Protocol):
-    """A way of training that can be timed."""
+    """A design of training that can be timed."""
 
     def step(self) -> None:
         """Take one optimiser step."""
@@ -109,14 +109,14 @@ class Work(Protocol):
 
 
 def in_plain_layout(family: ModelFamily) -> None:
-    """Give all parts PyTorch's own memory layout back, instead of fewstep's channels last."""
+    """Return all parts to PyTorch's default memory layout, from fewstep's channels last."""
     for part in (family.network, *family.vae_and_text_encoder):
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
 def fill_lora(weights: Mapping[str, Tensor]) -> None:
-    """Fill an adapter's weights by their names: alike in all designs, with gradients in both."""
+    """Fill an adapter's weights with noise by their names: the same in all designs."""
     for name, weight in weights.items():
         drawn = torch.randn(
             weight.shape, generator=generator("speed", name.removesuffix(".weight"))
@@ -125,7 +125,7 @@ def fill_lora(weights: Mapping[str, Tensor]) -> None:
 
 
 def network_bytes(networks: Iterable[nn.Module], *more: Tensor) -> int:
-    """Return the bytes of all weights and of further tensors, what they share once."""
+    """Return the bytes of all weights and of further tensors; shared storage counts once."""
     tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
     storages = [tensor.untyped_storage() for tensor in (*tensors, *more)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

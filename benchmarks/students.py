@@ -1,9 +1,9 @@
-"""How good the bundled students are: every method, trained from several seeds, beside the teacher.
+"""How good the bundled students are: every method, trained with several seeds, and the teacher.
 
     python benchmarks/students.py -o benchmarks/results/bundled.json
 
-Each training is `fewstep distill` with a bundled config, on a core of its own, and the end is
-`fewstep evaluate` on all of them. Interrupted, it continues: runs and images are kept in
+Each training is `fewstep distill` with a bundled config, on its own core, followed by
+`fewstep evaluate` on all of them. After an interruption it continues: runs and images are kept in
 runs/students.
 """
 
@@ -20,7 +20,7 @@ from fewstep.quickstart import CONFIGS, NAMES
 
 
 def run(*command: str) -> None:
-    """Run a command of fewstep on one thread.
+    """Run a command on one thread.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
@@ -32,9 +32,9 @@ def work_on(command: str, method: str, seed: int, folder: Path, overrides: list[
     """Prepare the data of a student, or distil it, or continue."""
     config = str(CONFIGS / f"{method}.toml")
     settings = [f"train.seed={seed}", "train.preview_every=0", *overrides]
-    chosen = [part for setting in settings for part in ("--set", setting)]
-    to = str(folder / f"{method}-{seed}")
-    run(sys.executable, "-m", "fewstep", command, config, "--run", to, *chosen)
+    options = [part for setting in settings for part in ("--set", setting)]
+    out = str(folder / f"{method}-{seed}")
+    run(sys.executable, "-m", "fewstep", command, config, "--run", out, *options)
 
 
 def main() -> None:
@@ -44,24 +44,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num-prompts", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], help="a setting of all trainings")
+    parser.add_argument("--set", action="append", default=[], help="a setting for all trainings")
     parser.add_argument("--runs", type=Path, default=Path("runs/students"))
-    asked = parser.parse_args()
+    args = parser.parse_args()
 
-    trainings = asked.runs / "trainings"
-    work_on(
-        "prepare", asked.methods[0], asked.seeds[0], trainings, asked.set
-    )  # all share its cache
-    with ThreadPoolExecutor(asked.workers) as pool:
-        jobs = [pool.submit(work_on, "distill", method, seed, trainings, asked.set)
-                for seed in asked.seeds for method in asked.methods]  # fmt: skip
+    trainings = args.runs / "trainings"
+    work_on("prepare", args.methods[0], args.seeds[0], trainings, args.set)  # all use its cache
+    with ThreadPoolExecutor(args.workers) as pool:
+        jobs = [pool.submit(work_on, "distill", method, seed, trainings, args.set)
+                for seed in args.seeds for method in args.methods]  # fmt: skip
         for job in jobs:
             job.result()
-    processes = f"--nproc_per_node={asked.workers}"
+    processes = f"--nproc_per_node={args.workers}"
     run(sys.executable, "-m", "torch.distributed.run", processes, "-m", "fewstep", "evaluate",
-        str(trainings), "--num-prompts", str(asked.num_prompts), "-o", str(asked.runs))  # fmt: skip
-    results = load(asked.runs / "results.json")
-    save(replace(results, command=" ".join(["python", *sys.argv])), asked.out)
+        str(trainings), "--num-prompts", str(args.num_prompts), "-o", str(args.runs))  # fmt: skip
+    results = load(args.runs / "results.json")
+    save(replace(results, command=" ".join(["python", *sys.argv])), args.out)
 
 
 if __name__ == "__main__":

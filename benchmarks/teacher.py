@@ -2,9 +2,9 @@
 
     python benchmarks/teacher.py -o benchmarks/results/teacher.json
 
-Prompts are captions of scenes that no training set holds. "seen" prompts speak of combinations of
-shape and colour that training shows, "held-back" ones of at least one that it never shows.
-Interrupted, it continues: images are kept in runs/teacher-images.
+Prompts are captions of scenes outside every training set. "seen" prompts mention combinations of
+shape and colour that occur in training, "held-back" ones at least one that never does. After an
+interruption it continues: images are kept in runs/teacher-images.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
 
 
 def row(job: Job, images: NDArray[np.uint8], real) -> dict:
-    """Return the figures of a job."""
+    """Return the metrics of a job."""
     kind, num, steps, scale = job
-    judged = verdicts(images, PROMPTS[kind](num))
+    correct = verdicts(images, PROMPTS[kind](num))
     features = FEATURES.of(images)
-    metrics = {"prompt_accuracy": proportion(all_right(judged))}
-    metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(judged).items()}
+    metrics = {"prompt_accuracy": proportion(all_right(correct))}
+    metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(correct).items()}
     metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real))
     return {
         "prompts": kind,
@@ -98,14 +98,14 @@ def row(job: Job, images: NDArray[np.uint8], real) -> dict:
 
 
 def real_against_real(num: int, real) -> dict:
-    """Return the Fréchet distance of fresh renderings: the least that a teacher could reach."""
+    """Return the Fréchet distance of new renderings: the best that a teacher could reach."""
     scenes = (sample_scene(np.random.default_rng([PROMPT_SEED, i])) for i in range(num))
     features = FEATURES.of(np.stack([render(scene) for scene in scenes]))
     return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real)))
 
 
 def jobs(num: int, num_best: int, best: float) -> Sequence[Job]:
-    """The table at `num` prompts, and its best row at more, with held-back combinations apart."""
+    """Return the table at `num` prompts, and its best row at more, also for held-back prompts."""
     table = [("seen", num, steps, scale) for steps in STEPS for scale in SCALES]
     return [*table, ("seen", num_best, 50, best), ("held-back", num_best, 50, best)]
 
@@ -113,23 +113,23 @@ def jobs(num: int, num_best: int, best: float) -> Sequence[Job]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--num", type=int, default=500, help="prompts a cell of the table")
+    parser.add_argument("--num", type=int, default=500, help="prompts per cell of the table")
     parser.add_argument("--num-best", type=int, default=1000, help="prompts of the best row")
     parser.add_argument("--best", type=float, default=2.0, help="its guidance scale")
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args()
-    todo = jobs(asked.num, asked.num_best, asked.best)
-    with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
+    args = parser.parse_args()
+    todo = jobs(args.num, args.num_best, args.best)
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         generated = list(pool.map(generate, todo, [IMAGES] * len(todo)))
     real = Gaussian.fit(FEATURES.of_set("renderings", renderings))
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "machine": machine(),
-        "real_frechet": real_against_real(asked.num, real),
+        "real_frechet": real_against_real(args.num, real),
         "rows": [row(job, images, real) for job, images in zip(todo, generated, strict=True)],
     }
-    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+    write_file(args.out, json.dumps(results, indent=1) + "\n")
     for entry in results["rows"]:
         accuracy = entry["metrics"]["prompt_accuracy"]
         print(entry["prompts"], entry["steps"], entry["guidance_scale"], accuracy)

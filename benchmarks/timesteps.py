@@ -1,9 +1,9 @@
-"""Where few steps of the bundled teacher fail: its accuracy at chosen timesteps.
+"""Where few steps of the bundled teacher fail: its accuracy at selected timesteps.
 
     python benchmarks/timesteps.py -o benchmarks/results/timesteps.json
 
-Plain guided DDIM at evenly spaced timesteps, at quadratic ones, and at evenly spaced ones of which
-all segments but one, or only one, are walked in four steps. The prompts are none that judge.
+Plain guided DDIM at evenly spaced timesteps, at quadratic ones, and at evenly spaced ones where one
+segment, or all segments but one, take four steps each. The prompts are not those of evaluations.
 """
 
 import argparse
@@ -28,19 +28,19 @@ PROMPT_SEED = 777
 SEGMENTS, FINE = 4, 4
 
 
-def walks() -> dict[str, tuple[int, ...]]:
-    """Return where the calls start, by what is said of them."""
+def trajectories() -> dict[str, tuple[int, ...]]:
+    """Return the timesteps of each trajectory by its name."""
     fine = Grid(SEGMENTS * FINE).trailing
     parts = [fine[i : i + FINE] for i in range(0, len(fine), FINE)]  # noisiest first
-    chosen = {f"{spacing}, {n} steps": Grid(n, spacing=spacing).trailing
+    found = {f"{spacing}, {n} steps": Grid(n, spacing=spacing).trailing
               for n in (4, 8, 16) for spacing in SPACINGS}  # fmt: skip
     for i, part in enumerate(parts):
         name = f"{part[0]} to {parts[i + 1][0] if i + 1 < SEGMENTS else 'clean'}"
         one_fine = [p if p is part else p[:1] for p in parts]
         one_plain = [p[:1] if p is part else p for p in parts]
-        chosen[f"only {name} in {FINE}"] = tuple(t for p in one_fine for t in p)
-        chosen[f"all but {name} in {FINE}"] = tuple(t for p in one_plain for t in p)
-    return chosen
+        found[f"only {name} in {FINE}"] = tuple(t for p in one_fine for t in p)
+        found[f"all but {name} in {FINE}"] = tuple(t for p in one_plain for t in p)
+    return found
 
 
 def main() -> None:
@@ -48,14 +48,14 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--num", type=int, default=400, help="prompts")
     parser.add_argument("--guidance", type=float, default=2.0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     family = load_model("bundled")
-    prompts = held_out_prompts(asked.num, PROMPT_SEED)
+    prompts = held_out_prompts(args.num, PROMPT_SEED)
     plain = family.denoiser(family.network)
-    denoiser = guided(plain, family.encode_prompts([""]), asked.guidance)
+    denoiser = guided(plain, family.encode_prompts([""]), args.guidance)
     rows = []
-    for name, timesteps in walks().items():
+    for name, timesteps in trajectories().items():
         sampler = ImageSampler(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
         images = sampler.decode(sampler.latents(prompts, 0, family.default_resolution)).numpy()
         right = proportion(all_right(verdicts(images, prompts)))
@@ -65,10 +65,10 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "machine": machine(),
-        "guidance_scale": asked.guidance,
+        "guidance_scale": args.guidance,
         "walks": rows,
     }
-    write_file(asked.out, json.dumps(results, indent=1) + "\n")
+    write_file(args.out, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write constraints/current.txt: the exact versions of everything, as a fresh install gives them.
+"""Write constraints/current.txt: the exact versions of all packages in a fresh install.
 
     python tools/constraints.py [TORCH]
 
-Fills a temporary environment with the newest releases that pyproject.toml allows and the CPU build
-of torch (of the version given, else of the one pinned today), and reads it back.
+Installs the newest releases that pyproject.toml allows, and the CPU build of torch (of the given
+version, else of the pinned one), into a temporary environment, and lists its packages.
 """
 
 import subprocess
@@ -20,12 +20,12 @@ HEADER = """\
 
 
 def main(torch: str) -> None:
-    """Fill an environment and write down what is in it."""
+    """Install into an environment and write its versions."""
     with tempfile.TemporaryDirectory() as folder:
         python = install.create(Path(folder) / "venv")
-        free = Path(folder) / "constraints.txt"
-        free.write_text(f"torch=={torch}\n")
-        newest = install.pip(python, "install", "--upgrade", "--constraint", str(free))
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text(f"torch=={torch}\n")
+        newest = install.pip(python, "install", "--upgrade", "--constraint", str(constraints))
         install.run([*newest, "pip"])
         install.install_cpu_torch(newest, torch, torch)
         install.run([*newest, "--editable", str(install.ROOT), *install.groups("dev", "docs")])

@@ -1,9 +1,9 @@
-"""Write the figures of README.md and docs/ from the committed results files.
+"""Write the tables and numbers of README.md and docs/ from the committed results files.
 
-    python tools/figures.py            put the figures in
-    python tools/figures.py --check    say which page differs from its results file
+    python tools/figures.py            write the pages
+    python tools/figures.py --check    list the pages that differ from their results files
 
-A page marks a place with `<!-- figures: NAME -->` and `<!-- end -->`; NAME is a function below.
+A page marks a table with `<!-- figures: NAME -->` and `<!-- end -->`; NAME is a function below.
 """
 
 import json
@@ -62,8 +62,8 @@ def teacher_line() -> str:
     seen = [r for r in entries if (r["prompts"], r["guidance_scale"]) == ("seen", scale)]
     best = [row for row in seen if row["steps"] == 50][-1]
     few = next(row for row in seen if row["steps"] == 4)
-    told = "{value:.1%} (95 %: {low:.1%} to {high:.1%}, n = {n:,})"
-    many, four = (told.format(**r["metrics"]["prompt_accuracy"]) for r in (best, few))
+    text = "{value:.1%} (95 %: {low:.1%} to {high:.1%}, n = {n:,})"
+    many, four = (text.format(**r["metrics"]["prompt_accuracy"]) for r in (best, few))
     return (
         f"The teacher gets {many} of held-out prompts right in 50 steps of guidance\n"
         f"{scale:g}, and {four} in 4 plain ones.\n"
@@ -71,11 +71,11 @@ def teacher_line() -> str:
 
 
 def teacher_attributes() -> str:
-    """The teacher's best row by what is claimed, for combinations that training showed or not."""
+    """The teacher's best row by attribute, for seen and held-back combinations."""
     entries = json.loads((RESULTS / "teacher.json").read_text())["rows"]
     held_back = next(row for row in entries if row["prompts"] == "held-back")
-    alike = {key: held_back[key] for key in ("steps", "guidance_scale")}
-    seen = [row for row in entries if row["prompts"] == "seen" and alike.items() <= row.items()][-1]
+    same = {key: held_back[key] for key in ("steps", "guidance_scale")}
+    seen = [row for row in entries if row["prompts"] == "seen" and same.items() <= row.items()][-1]
     lines = [
         [
             name.partition(".")[2] or "all that is said",
@@ -87,12 +87,12 @@ def teacher_attributes() -> str:
         for name in seen["metrics"]
         if name.startswith("prompt_accuracy")
     ]
-    note = "At {steps} steps and guidance {guidance_scale:g}.".format(**alike)
+    note = "At {steps} steps and guidance {guidance_scale:g}.".format(**same)
     return f"{_markdown(['right', 'seen', 'held back'], lines)}\n{note}\n"
 
 
 def openness() -> str:
-    """How much a caption leaves to the noise."""
+    """How much of the image a caption leaves open."""
     entries = json.loads((RESULTS / "openness.json").read_text(encoding="utf-8"))["captions"]
     lines = [
         [caption, *(f"{error:.3f}" for error in row.values())] for caption, row in entries.items()
@@ -113,7 +113,7 @@ def timesteps() -> str:
 
 
 def segments(name: str) -> str:
-    """How far the jumps of a multi-boundary student land from its teacher."""
+    """How far the jumps of a multi-boundary student are from its teacher."""
     results = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     names = ["student", "teacher, guided", "teacher, unguided"]
     lines = [
@@ -133,7 +133,7 @@ def verified(name: str) -> str:
 
 
 def speed(name: str) -> str:
-    """A table of designs: how fast, how much memory, beside the first."""
+    """A table of designs: speed and memory, relative to the first."""
     results = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     rate = results["matmul_flops_per_second"]
     lines = []
@@ -142,11 +142,11 @@ def speed(name: str) -> str:
         if "failed" in row:
             lines.append([*head, row["failed"], "–", "–", "–", "–"])
             continue
-        an_image = f"{seconds_per_image(row):.2g}"
+        per_image = f"{seconds_per_image(row):.2g}"
         ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
         memory = (f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes"))
         times = "{value:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
-        lines.append([*head, times, an_image, f"{row['flops_per_second'] / rate:.0%}", *memory])
+        lines.append([*head, times, per_image, f"{row['flops_per_second'] / rate:.0%}", *memory])
     columns = ["design", "batch", "times as fast", "seconds an image", "share of the matmul rate",
                "memory whatever the batch", "at most"]  # fmt: skip
     work = results["work"]
@@ -156,12 +156,12 @@ def speed(name: str) -> str:
 
 
 def seconds_per_image(row: dict) -> float:
-    """Return the median seconds that a design takes for each image of its batch."""
+    """Return the median seconds per image of a design."""
     return row["seconds"]["value"] / row["batch_size"]
 
 
 def reading() -> str:
-    """What reading a batch costs, over the number of pairs, beside a training step."""
+    """The cost of reading a batch by the number of pairs, relative to a training step."""
     results = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))
     step = results["step_seconds"]["value"]
     lines = []
@@ -244,7 +244,7 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def filled(text: str) -> str:
-    """Return a page with every marked place filled from its results file, or saying it lacks it."""
+    """Return a page with every marked table written from its results file, if that exists."""
 
     def figures(mark: re.Match[str]) -> str:
         try:

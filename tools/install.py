@@ -1,10 +1,10 @@
-"""Install fewstep and its tools into a virtual environment, with the torch that fits the machine.
+"""Install fewstep and its tools into a virtual environment, with the right torch build.
 
     python tools/install.py FOLDER [CONSTRAINTS]
 
-Needs the standard library alone. Without an NVIDIA GPU every version is that of
-constraints/current.txt and torch its CPU build; with one, torch is left to pip. CONSTRAINTS is
-another file of versions, whose torch is asked for on every machine.
+Needs only the standard library. Without an NVIDIA GPU all versions are those of
+constraints/current.txt, and torch is the CPU build; with one, pip chooses torch. CONSTRAINTS is
+another file of versions, whose torch is installed on every machine.
 """
 
 import platform
@@ -20,45 +20,45 @@ CONSTRAINTS = ROOT / "constraints" / "current.txt"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
-def main(folder: Path, wanted: Path = CONSTRAINTS) -> None:
-    """Make the environment if there is none, and bring it up to date."""
-    gpu = has_gpu() and wanted == CONSTRAINTS
-    pins = wanted.read_text().splitlines(keepends=True)
+def main(folder: Path, versions: Path = CONSTRAINTS) -> None:
+    """Create the environment if it is missing, and bring it up to date."""
+    gpu = has_gpu() and versions == CONSTRAINTS
+    pins = versions.read_text().splitlines(keepends=True)
     python = create(folder)
     constraints = folder / "constraints.txt"
     unpinned = "".join(pin for pin in pins if not pin.startswith("torch=="))
-    constraints.write_text(unpinned)  # torch is asked for by itself, perhaps in another version
+    constraints.write_text(unpinned)  # torch is installed separately
 
     say(f"installing into {folder}, with torch for {'CUDA' if gpu else 'the CPU'}; the first time")
     say("this downloads up to " + ("3 GB" if gpu else "500 MB") + " and takes some minutes")
     install = pip(python, "install", "--constraint", str(constraints))
-    run([*install, "--upgrade", "pip"])  # an older one knows no dependency groups
+    run([*install, "--upgrade", "pip"])  # older versions do not know dependency groups
     if not gpu:
-        torch = install_cpu_torch(install, pinned("torch", wanted), pinned("torch"))
+        torch = install_cpu_torch(install, pinned("torch", versions), pinned("torch"))
         constraints.write_text(f"{unpinned}torch=={torch}\n")
     run([*install, "--editable", str(ROOT), *groups("dev", "docs")])
     say(f"ready: {folder / 'bin' / 'fewstep'}")
 
 
 def create(folder: Path) -> Path:
-    """Return the environment's Python, made anew where it is missing or does not run."""
+    """Return the environment's Python; create it if it is missing or does not run."""
     python = folder / "bin" / "python"
     if python.exists() and succeeds(pip(python, "--version")):
         return python
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
-        stop(f"{folder} holds something else than a virtual environment; choose another VENV")
+        stop(f"{folder} is not a virtual environment and not empty; choose another VENV")
     try:
         import ensurepip  # noqa: F401
     except ImportError:
         version = ".".join(map(str, sys.version_info[:2]))
         stop(
-            f"{sys.executable} lacks the parts that make virtual environments; on Debian and "
-            f"Ubuntu: apt install python{version}-venv"
+            f"{sys.executable} cannot create virtual environments; on Debian and Ubuntu: "
+            f"apt install python{version}-venv"
         )
     try:
         venv.create(folder, clear=True, with_pip=True, symlinks=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        stop(f"cannot make a virtual environment in {folder}: {error}")
+        stop(f"cannot create a virtual environment in {folder}: {error}")
     return python
 
 
@@ -66,25 +66,25 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and succeeds(["nvidia-smi", "--list-gpus"])
 
 
-def install_cpu_torch(install: list[str], version: str, instead: str) -> str:
-    """Install a torch without CUDA, which on Linux PyPI's own build brings along, and return which.
+def install_cpu_torch(install: list[str], version: str, fallback: str) -> str:
+    """Install a torch without CUDA, which PyPI's build for Linux includes; return its version.
 
-    pip is asked for the CPU build by its exact name: first where it looks anyway, as a mirror or a
-    folder of wheels may have it, then with PyTorch's index. Where it has none of this version, the
-    version `instead` is asked for.
+    pip gets the exact name of the CPU build: first with its configured indexes, because a mirror or
+    a folder of wheels may have it, then with PyTorch's index. If this version is not available, the
+    version `fallback` is installed.
     """
     if platform.system() != "Linux":
         return version  # PyPI's build is the CPU build
     pytorch = ["--extra-index-url", CPU_WHEELS, "--timeout", "15", "--retries", "1"]
-    for other in dict.fromkeys((version, instead)):
+    for other in dict.fromkeys((version, fallback)):
         torch = f"torch=={other}+cpu"
-        for where in ([], pytorch):
-            if succeeds([*install, "--dry-run", "--no-deps", *where, torch]):
+        for index in ([], pytorch):
+            if succeeds([*install, "--dry-run", "--no-deps", *index, torch]):
                 if other != version:
-                    say(f"torch {version} is out of reach as a CPU build; {torch} takes its place")
-                run([*install, *where, torch])
+                    say(f"torch {version} is not available as a CPU build; installing {torch}")
+                run([*install, *index, torch])
                 return other
-    say(f"torch=={version}+cpu is out of reach; taking PyPI's, with several gigabytes of CUDA")
+    say(f"torch=={version}+cpu is not available; PyPI's build includes several GB of CUDA")
     return version
 
 
@@ -93,7 +93,7 @@ def pinned(name: str, constraints: Path = CONSTRAINTS) -> str:
     for line in constraints.read_text().splitlines():
         if line.startswith(f"{name}=="):
             return line.removeprefix(f"{name}==")
-    stop(f"{constraints} does not pin {name}; name a version: make constraints TORCH=…")
+    stop(f"{constraints} does not pin {name}; give a version: make constraints TORCH=…")
 
 
 def groups(*names: str) -> list[str]:
@@ -102,7 +102,7 @@ def groups(*names: str) -> list[str]:
 
 
 def pip(python: Path, *arguments: str) -> list[str]:
-    """Return a pip command, which says nothing but errors where nobody is watching."""
+    """Return a pip command, which prints only errors if the output is not a terminal."""
     quiet = [] if sys.stdout.isatty() else ["-qq"]
     return [str(python), "-m", "pip", "--disable-pip-version-check", *quiet, *arguments]
 
@@ -112,11 +112,11 @@ def succeeds(command: list[str]) -> bool:
 
 
 def run(command: list[str]) -> None:
-    """Run pip, and end with a sentence where it fails."""
+    """Run pip, and exit with a message if it fails."""
     if subprocess.run(command, check=False).returncode:
         stop(
-            "pip could not install the packages (its reason is above); check the network and the "
-            "space on the disk, and run make again: what was downloaded is kept"
+            "pip could not install the packages (its error is above); check the network and the "
+            "disk space, and run make again: downloads are kept"
         )
 
 

@@ -1,4 +1,4 @@
-"""Run the notebook from a clean kernel and keep its outputs, without what libraries warn of.
+"""Run the notebook in a new kernel and keep its outputs, without warnings of libraries.
 
 python tools/notebook.py
 """
@@ -17,7 +17,7 @@ PATH = ROOT / "notebooks" / "consistency_distillation.ipynb"
 
 
 def main() -> None:
-    """Execute beside a copy of the configs, so that no path of this machine is printed."""
+    """Execute next to a copy of the configs, so that no path of this machine is printed."""
     notebook = nbformat.read(PATH, as_version=4)
     with tempfile.TemporaryDirectory(prefix="fewstep-") as folder:
         shutil.copytree(ROOT / "configs", Path(folder) / "configs")
@@ -28,17 +28,17 @@ def main() -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
         if cell.cell_type == "code":
-            cell.outputs = [output for output in map(tidy, cell.outputs) if worth_keeping(output)]
+            cell.outputs = [output for output in map(tidy, cell.outputs) if is_result(output)]
     nbformat.write(notebook, PATH)
 
 
-def worth_keeping(output: nbformat.NotebookNode) -> bool:
-    """Tell results from what libraries warn of."""
+def is_result(output: nbformat.NotebookNode) -> bool:
+    """Return whether an output is a result, not an empty stream."""
     return output.output_type != "stream" or bool(output.text.strip())
 
 
 def tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Keep nothing of stderr but finished progress bars, and take the addresses of objects out."""
+    """Keep only finished progress bars of stderr, and remove the addresses of objects."""
     if output.get("name") == "stderr":
         bars = (line for line in output.text.splitlines(keepends=True) if "━" in line)
         output.text = "".join(bars)

@@ -2,7 +2,7 @@
 
 python tools/students_image.py
 
-The students are the first of each method that `python benchmarks/students.py` has trained.
+The students are the first one per method that `python benchmarks/students.py` trains.
 """
 
 from pathlib import Path

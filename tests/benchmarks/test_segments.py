@@ -1,4 +1,4 @@
-"""A student that has learnt nothing jumps as its unguided teacher does."""
+"""An untrained student jumps like its unguided teacher."""
 
 from dataclasses import replace
 

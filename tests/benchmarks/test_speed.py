@@ -1,4 +1,4 @@
-"""The timed designs do the same work, and what is said of their cost is right."""
+"""The timed designs do the same work, and their reported cost is right."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
 from benchmarks import speed, speed_data, speed_sampling
-from benchmarks.speed_designs import ASIDE, DESIGNS, LADDER, Levers, build
+from benchmarks.speed_designs import DESIGNS, EXTRA, LADDER, Levers, build
 from benchmarks.speed_models import SIZES, save_pipeline
 from benchmarks.speed_table import arguments, measure, rows_of
 from benchmarks.speed_turns import WorkFailed, flops_of, in_turns, median
@@ -50,7 +50,7 @@ def test_the_designs_compute_the_gradient_of_the_reference(setting, names):
 
 
 def test_each_rung_adds_to_the_one_before():
-    rungs = [rung for name, rung in LADDER.items() if name not in ASIDE]
+    rungs = [rung for name, rung in LADDER.items() if name not in EXTRA]
     assert rungs[0] == Levers()
     on = [{lever for lever, used in vars(rung).items() if used} for rung in rungs]
     assert all(before < after for before, after in pairwise(on))
@@ -66,7 +66,7 @@ def test_operations_are_counted_by_the_formulas_forward_and_backward():
     assert flops_of(lambda: attend(q, q, q)) == 2 * (2 * 4 * 16 * 16 * 8) * 2
 
 
-def test_a_forward_pass_of_stable_diffusion_has_the_operations_that_are_known_of_it():
+def test_a_forward_pass_of_stable_diffusion_has_the_known_number_of_operations():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SIZES["sd15"].unet)
         inputs = torch.empty(1, 4, 64, 64), torch.empty(1), torch.empty(1, 77, 768)
@@ -80,10 +80,10 @@ def test_shared_weights_count_once():
     assert network_bytes([one, one, other], torch.zeros(2)) == 2 * 64 + 8
 
 
-def test_turns_alternate_and_each_round_changes_who_begins():
+def test_turns_alternate_and_the_first_one_changes_each_round():
     order = []
 
-    class Told:
+    class FakeRemote:
         def __init__(self, name, seconds):
             self.name, self.each = name, seconds
 
@@ -91,7 +91,7 @@ def test_turns_alternate_and_each_round_changes_who_begins():
             order.append(self.name)
             return [self.each] * count
 
-    ours, theirs = in_turns(Told("a", 1.0), Told("b", 2.0), rounds=3, count=2)  # type: ignore[arg-type]
+    ours, theirs = in_turns(FakeRemote("a", 1.0), FakeRemote("b", 2.0), rounds=3, count=2)  # type: ignore[arg-type]
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert (ours, theirs) == ([1.0] * 3, [2.0] * 3)
 
@@ -110,14 +110,14 @@ def broken(pipe, name, setting):
 
 
 def sleeping(pipe, name, setting):
-    outcome = {"x": torch.ones(3) * (2 if name == "wrong" else 1)}
+    output = {"x": torch.ones(3) * (2 if name == "wrong" else 1)}
     from benchmarks.speed_table import serve
 
-    serve(pipe, setting, name, lambda: torch.ones(8, 8) @ torch.ones(8, 8), outcome, lambda: 64)
+    serve(pipe, setting, name, lambda: torch.ones(8, 8) @ torch.ones(8, 8), output, lambda: 64)
 
 
 @pytest.mark.slow
-def test_a_design_that_fails_or_does_other_work_is_a_row_that_says_so(setting):
+def test_a_design_that_fails_or_does_other_work_is_a_row_with_the_reason(setting):
     rows = rows_of(sleeping, ["base", "wrong", "right"], setting, rounds=2, steps=1)
     assert [row["design"] for row in rows] == ["base", "wrong", "right"]
     assert "off by 100.0%" in rows[1]["failed"]
@@ -137,7 +137,7 @@ def test_a_design_that_fails_or_does_other_work_is_a_row_that_says_so(setting):
         (["--designs", "mine"], "invalid choice"),
     ],
 )
-def test_bad_arguments_are_refused_in_words(bad, words, monkeypatch, capsys):
+def test_bad_arguments_are_refused_with_a_message(bad, words, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["speed", "-o", "x.json", *bad])
     with pytest.raises(SystemExit):
@@ -182,16 +182,18 @@ def test_a_sampling_table_compares_the_same_images(tmp_path, monkeypatch):
     assert by_name["fewstep"]["flops"] < by_name["diffusers, LoRA"]["flops"]
 
 
-def test_a_sampling_design_is_timed_where_it_is_another(monkeypatch):
+def test_a_sampling_design_is_timed_where_it_differs(monkeypatch):
     left_out = {"fewstep, half decoder", "fewstep, tiny decoder"}
-    assert set(speed_sampling.DESIGNS) - {*speed_sampling.fitting("tiny", "fp32")} == left_out
-    assert "fewstep, half decoder" in speed_sampling.fitting("tiny", "bf16")
+    assert (
+        set(speed_sampling.DESIGNS) - {*speed_sampling.distinct_designs("tiny", "fp32")} == left_out
+    )
+    assert "fewstep, half decoder" in speed_sampling.distinct_designs("tiny", "bf16")
     monkeypatch.setattr(speed_sampling, "try_to_load_from_cache", lambda *name: "/config.json")
-    assert "fewstep, tiny decoder" in speed_sampling.fitting("sd15", "fp16")
-    assert "fewstep, tiny decoder" not in speed_sampling.fitting("tiny", "fp16")
+    assert "fewstep, tiny decoder" in speed_sampling.distinct_designs("sd15", "fp16")
+    assert "fewstep, tiny decoder" not in speed_sampling.distinct_designs("tiny", "fp16")
 
 
-def test_the_tiny_decoder_is_that_of_the_cache(setting, tmp_path, monkeypatch):
+def test_the_tiny_decoder_is_loaded_from_the_cache(setting, tmp_path, monkeypatch):
     AutoencoderTiny().save_pretrained(tmp_path)
     monkeypatch.setattr(speed_sampling, "TINY_DECODER", str(tmp_path))
     speed_sampling.write_student(setting)

@@ -14,7 +14,7 @@ for setting in ("train.steps=1", "train.batch_size=2", "data.num_pairs=8"):
 
 
 @pytest.mark.slow
-def test_two_seeds_of_the_asked_methods_are_trained_and_judged(tmp_path):
+def test_two_seeds_of_the_given_methods_are_trained_and_evaluated(tmp_path):
     out, runs = tmp_path / "bundled.json", tmp_path / "runs"
     command = ["benchmarks/students.py", "-o", str(out), "--runs", str(runs)]
     command += ["--methods", "cd", "multi-boundary", "--seeds", "0", "1", *SMALL]
@@ -25,4 +25,4 @@ def test_two_seeds_of_the_asked_methods_are_trained_and_judged(tmp_path):
     trained = {(row["method"], row["seed"]) for row in results["rows"] if row["seed"] is not None}
     assert trained == {(m, s) for m in ("cd", "multi-boundary-cd") for s in (0, 1)}
     adapters = runs.glob("trainings/*/artefact/adapter_model.safetensors")
-    assert len({path.read_bytes() for path in adapters}) == 4  # no two trainings are one
+    assert len({path.read_bytes() for path in adapters}) == 4  # all trainings differ
