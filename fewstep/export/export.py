@@ -28,9 +28,17 @@ from fewstep.export.write import (
 from fewstep.files import check_writable, write_folder
 from fewstep.models.precision import DTYPES
 from fewstep.student.contract import CONTRACT_FILE, Contract
-from fewstep.student.integrity import check_files, checked
-from fewstep.student.load import load_base, read_artefact, read_contract, student_network
-from fewstep.student.locate import on_the_hub, open_folder, public_name
+from fewstep.student.load import (
+    artefact_folder,
+    check_files,
+    checked,
+    load_base,
+    on_the_hub,
+    public_name,
+    read_artefact,
+    read_contract,
+    student_network,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     dtype = DTYPES[options.precision]
     check_out(out)
     contract, weights = read_artefact(source)
-    check_files(open_folder(source), contract)
+    check_files(artefact_folder(source), contract)
     artefact = _artefact(source, contract, weights, options)
     family = None
     if options.fused or options.checkpoint or options.base:  # a base is checked before it is named
@@ -115,7 +123,7 @@ def _artefact(
     source: str, contract: Contract, weights: Mapping[str, Tensor], options: ExportOptions
 ) -> Artefact:
     """Combine what the source holds with the options."""
-    run, folder, old_name = Path(source), open_folder(source), name_of(contract.files)
+    run, folder, old_name = Path(source), artefact_folder(source), name_of(contract.files)
     preview, network_config = folder / f"{old_name}.png", None
     if is_whole_network(contract):
         path = checked(folder, FULL_CONFIG, contract)

@@ -14,9 +14,7 @@ from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_re
 from fewstep.errors import UserError
 from fewstep.export.artefact import CARD_FILE, FUSED
 from fewstep.student.contract import CONTRACT_FILE
-from fewstep.student.integrity import checked
-from fewstep.student.load import read_artefact, read_contract
-from fewstep.student.locate import on_the_hub, open_folder
+from fewstep.student.load import artefact_folder, checked, on_the_hub, read_artefact, read_contract
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 """What the Hub's client raises, with requests as with httpx."""
@@ -54,7 +52,7 @@ def upload_manifest(source: str | Path, fused: bool = False) -> UploadManifest:
         UserError: if a file is missing or damaged, the base model is one that others do not
             have, or the card names no license.
     """
-    folder = open_folder(source)
+    folder = artefact_folder(source)
     contract, _ = read_artefact(folder)
     if not contract.files:
         raise UserError(f"{folder} is of an older fewstep; fewstep export it first")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fewstep.config import Config
 from fewstep.student.contract import Contract
-from fewstep.student.locate import on_the_hub, public_name
+from fewstep.student.load import on_the_hub, public_name
 
 
 def last_preview(run: Path) -> bytes | None:

@@ -1,40 +1,93 @@
-"""Reading an artefact: its contract, its weights and the base model that it stands on."""
+"""Loading an artefact: its folder, its contract, its weights after their checks, its base model."""
 
-# of libraries without types
-# pyright: reportArgumentType=false
-
+import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fewstep.errors import UserError
+from fewstep.files import sha256_of
 from fewstep.models.adapters import lora_modules, merge_lora
 from fewstep.models.architectures import ARCHITECTURES, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.loading import load_model
-from fewstep.student.contract import (
-    CONTRACT_FILE,
-    FULL_FILE,
-    LORA_FILE,
-    SCHEDULER_FILE,
-    Contract,
-)
-from fewstep.student.integrity import (
-    ArtefactError,
-    check_inside,
-    check_scheduler,
-    checked,
-    missing,
-)
-from fewstep.student.locate import open_folder
+from fewstep.models.single_file import PICKLED
+from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, SCHEDULER_FILE, Contract
+from fewstep.student.other_programs import scheduler_config
 
-NEEDED = {"base": {"id": str, "fingerprint": str}, "data": {"resolution": int}}
-"""The entries of a contract without which nothing can be generated."""
+REQUIRED = (("base", "id", str), ("base", "fingerprint", str), ("data", "resolution", int))
+"""The entries of a contract that generating needs."""
+
+WITHOUT_EFFECT = {"_diffusers_version", "steps_offset"}
+"""Entries of a scheduler config that the schedulers of artefacts ignore."""
+
+
+class ArtefactError(UserError):
+    """An artefact that cannot be used; the message says why."""
+
+
+def on_the_hub(name: str) -> bool:
+    """Return whether a name is a Hub id, and no path on this machine.
+
+    >>> on_the_hub("me/model"), on_the_hub("checkpoints/model.safetensors")
+    (True, False)
+    """
+    is_path = name.endswith((".safetensors", *PICKLED)) or Path(name).exists()
+    return not is_path and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
+
+
+def public_name(name: str) -> str:
+    """Return a Hub id or a word as it is, and only the last part of a path, which is private.
+
+    >>> public_name("bundled"), public_name("me/model"), public_name("/disk/me/model.ckpt")
+    ('bundled', 'me/model', 'model.ckpt')
+    """
+    return name if on_the_hub(name) else Path(name).name
+
+
+def is_artefact(source: str | Path) -> bool:
+    """Return whether a source is an artefact, or a run that holds one, and not a plain model."""
+    folder = Path(source)
+    if folder.exists():
+        return any((folder / part / CONTRACT_FILE).is_file() for part in ("", "artefact"))
+    try:
+        return on_the_hub(str(source)) and bool(hf_hub_download(str(source), CONTRACT_FILE))
+    except (OSError, ValueError):  # not there, or offline and never downloaded
+        return False
+
+
+def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of an artefact: of a run that holds one, or downloaded from the Hub.
+
+    Raises:
+        ArtefactError: if it is a file, or neither a folder nor on the Hub.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / "artefact" if (folder / "artefact").is_dir() else folder
+    if folder.is_file():
+        raise ArtefactError(
+            f"{source} is a file, which has no timesteps: name the run, or the exported folder"
+        )
+    if not on_the_hub(str(source)):
+        raise ArtefactError(f"{source} is neither a folder nor a Hub id such as name/model")
+    needed = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, "unet/*.safetensors", "unet/*.json"]
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=needed))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(
+            f"{source} is no folder and cannot be downloaded from the Hub ({reason}); check the "
+            "name, the network, and for a private one the login (hf auth login)"
+        ) from error
 
 
 def read_contract(folder: Path) -> Contract:
@@ -47,17 +100,16 @@ def read_contract(folder: Path) -> Contract:
     try:
         contract = Contract.from_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
-        raise missing(folder, CONTRACT_FILE) from error
+        raise _missing(folder, CONTRACT_FILE) from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"cannot read the artefact {folder}: {error}") from error
-    for part, entries in NEEDED.items():
-        for entry, kind in entries.items():
-            value = getattr(contract, part).get(entry)
-            if type(value) is not kind or not value or (kind is int and value < 0):
-                raise ArtefactError(
-                    f"{path} has {part}.{entry} = {value!r}, with which nothing can be generated; "
-                    "get the artefact again"
-                )
+    for part, entry, kind in REQUIRED:
+        value = getattr(contract, part).get(entry)
+        if type(value) is not kind or not value or (isinstance(value, int) and value < 0):
+            raise ArtefactError(
+                f"{path} has {part}.{entry} = {value!r}, with which nothing can be generated; "
+                "get the artefact again"
+            )
     return contract
 
 
@@ -70,37 +122,111 @@ def read_artefact(
         ArtefactError: if a file is missing, damaged, pickled, outside the folder, or another than
             the one that the contract was written for.
     """
-    folder = open_folder(source, revision)
+    folder = artefact_folder(source, revision)
     contract = read_contract(folder)
     is_full = contract.adapter.get("preset") == "full"
     for name in contract.files:
-        check_inside(folder, name)
-    weights = checked(folder, FULL_FILE if is_full else LORA_FILE, contract)
+        _check_inside(folder, name)
+    path = checked(folder, FULL_FILE if is_full else LORA_FILE, contract)
     if SCHEDULER_FILE in contract.files or (folder / SCHEDULER_FILE).exists():
-        check_scheduler(folder, contract)
+        _check_scheduler(folder, contract)
     try:
-        tensors = load_file(weights)
+        weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtefactError(
-            f"{weights} is no whole safetensors file ({error}); get the artefact again, or export "
+            f"{path} is no whole safetensors file ({error}); get the artefact again, or export "
             "the run again"
         ) from error
-    tensors = {name.removeprefix("unet."): value for name, value in tensors.items()}
+    weights = {name.removeprefix("unet."): value for name, value in weights.items()}
     if not is_full:
-        _check_lora(weights, tensors, contract)
-    return contract, tensors
+        _check_lora(path, weights, contract)
+    return contract, weights
+
+
+def checked(folder: Path, name: str, contract: Contract) -> Path:
+    """Return the path of a file that is in the folder with the checksum that the contract has.
+
+    Raises:
+        ArtefactError: if it is missing, outside the folder or another file.
+    """
+    _check_inside(folder, name)
+    path = folder / name
+    if not path.is_file():
+        raise _missing(folder, name)
+    if contract.files.get(name) not in (None, sha256_of(path)):
+        raise ArtefactError(
+            f"{path} is not the file that {CONTRACT_FILE} was written for (its sha256 differs): "
+            "one of them was changed or damaged; get the artefact again, or export the run again"
+        )
+    return path
+
+
+def check_files(folder: Path, contract: Contract) -> None:
+    """Check every file of the contract that is in the folder; some may be missing."""
+    for name in contract.files:
+        _check_inside(folder, name)
+        if (folder / name).exists():
+            checked(folder, name, contract)
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    """Refuse a file whose name, or whose link, leads out of the artefact's folder.
+
+    The Hub's cache has links from `models--REPO/snapshots/COMMIT` to `models--REPO/blobs`.
+    """
+    path, above = PurePosixPath(name), folder.parent
+    in_cache = above.name == "snapshots" and above.parent.name.startswith("models--")
+    root = above.parent if in_cache else folder
+    is_named_outside = path.is_absolute() or ".." in path.parts or "\\" in name
+    if is_named_outside or not (folder / path).resolve().is_relative_to(root.resolve()):
+        raise ArtefactError(
+            f"{folder / CONTRACT_FILE} names {name!r}, which lies outside of the artefact's "
+            "folder; do not use it unless you know who made it, and then export the run again"
+        )
+
+
+def _missing(folder: Path, name: str) -> ArtefactError:
+    """Return the error for a file that is not there."""
+    files = [*folder.glob("*"), *folder.glob("unet/*")]
+    pickles = sorted(path.name for path in files if path.suffix in PICKLED)
+    if pickles and name != CONTRACT_FILE:
+        return ArtefactError(
+            f"{folder} has its weights in {pickles[0]}, which is pickled: reading it may run "
+            f"somebody's code. Get them as safetensors ({name})"
+        )
+    return ArtefactError(
+        f"{folder} is no whole artefact: {name} is missing; give a finished run, or export it again"
+    )
+
+
+def _check_scheduler(folder: Path, contract: Contract) -> None:
+    """Refuse a scheduler config with which other programs would sample the student wrongly."""
+    path = folder / SCHEDULER_FILE
+    if not path.is_file():
+        raise _missing(folder, SCHEDULER_FILE)
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtefactError(f"cannot read {path}: {error}; export the run again") from error
+    needed = scheduler_config(contract)
+    for name in sorted({*found, *needed} - WITHOUT_EFFECT):
+        if found.get(name) != needed.get(name):
+            raise ArtefactError(
+                f"{path} has {name} = {found.get(name)!r}, where this student needs "
+                f"{needed.get(name)!r} to be sampled rightly; export the run again"
+            )
 
 
 def _check_lora(path: Path, weights: Mapping[str, Tensor], contract: Contract) -> None:
-    """Refuse a file whose LoRA is not the whole one that was trained."""
+    """Refuse a LoRA that is not the whole one that was trained."""
     try:
         found = len(lora_modules(weights))
     except ModelError as error:
         raise ArtefactError(f"{path}: {error}; export the run again") from error
-    told = contract.adapter.get("num_modules", found)
-    if found != told:
+    trained = contract.adapter.get("num_modules", found)
+    if found != trained:
         raise ArtefactError(
-            f"{path} changes {found} modules, and {told} were trained; export the run again"
+            f"{path} changes {found} modules, and {trained} were trained; export the run again"
         )
 
 
@@ -115,38 +241,38 @@ def load_base(
     """Load the model that an artefact was distilled from, or `base` in its place.
 
     Raises:
-        ArtefactError: if it cannot be loaded, or its weights, noise levels or kind of prediction
-            are not those that were distilled.
+        ArtefactError: if it cannot be loaded, or its weights, noise levels or prediction type are
+            not those that were distilled.
     """
-    named, source = contract.base, base or contract.base["id"]
-    way_out = f"give base= (--base) the model that it was made from ({named['id']})"
+    source, options = base or contract.base["id"], _base_options(contract.base, base)
+    hint = f"give base= (--base) the model that it was made from ({contract.base['id']})"
     try:
-        family = load_model(source, dtype=dtype, device=device, **_reading(named, base))
+        family = load_model(source, dtype=dtype, device=device, **options)
     except (ModelError, OSError) as error:
-        raise ArtefactError(f"cannot load the base model of {artefact}: {error}; {way_out}, or a "
-                            "copy of it that is on this machine") from error  # fmt: skip
-    predicts = family.scheduler_config.get("prediction_type", "epsilon")
+        raise ArtefactError(
+            f"cannot load the base model of {artefact}: {error}; {hint}, or a copy of it that is "
+            "on this machine"
+        ) from error
+    prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     for difference, same in {
-        "other weights than those": family.fingerprint == named["fingerprint"],
+        "other weights than those": family.fingerprint == contract.base["fingerprint"],
         "another noise schedule than that": family.schedule.digest == contract.schedule.digest,
-        "another prediction_type than that": predicts == contract.prediction_type,
+        "another prediction_type than that": prediction_type == contract.prediction_type,
     }.items():
         if not same:
-            raise ArtefactError(
-                f"{artefact} was distilled from {difference} of {source}; {way_out}"
-            )
+            raise ArtefactError(f"{artefact} was distilled from {difference} of {source}; {hint}")
     return family
 
 
-def _reading(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:
-    """Return how the base model is read, or a copy of it in its place.
+def _base_options(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """Return how to load the base model that is named, or `base`, a copy of it.
 
-    A copy has its own revision and variant. Where it is a checkpoint file, it is built as the named
-    one was, or as that Hub id is known to be.
+    A copy has its own revision and variant; a checkpoint file is built as the named model was, or
+    as that Hub id is known to be.
     """
-    config = named.get("config")
     if base is None:
         return {key: named.get(key) for key in ("revision", "variant", "config")}
+    config = named.get("config")
     is_here = config in ARCHITECTURES or (config is not None and Path(config).is_dir())
     return {"config": config if is_here else known_architecture(named["id"])}
 

@@ -12,7 +12,7 @@ from fewstep.files import check_writable, write_file
 from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
 from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
-from fewstep.student.locate import is_artefact
+from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.png_info import SampledImage, parameters_of, png
 

@@ -17,8 +17,7 @@ from fewstep.diffusion.prediction import output_reader
 from fewstep.diffusion.schedule import CLEAN, NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.student.contract import Contract
-from fewstep.student.load import read_contract
-from fewstep.student.locate import open_folder
+from fewstep.student.load import artefact_folder, read_contract
 from fewstep.student.other_programs import noise_levels
 from fewstep.types import Latents, Timesteps
 
@@ -77,7 +76,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def from_artefact(cls, artefact: str | Path, revision: str | None = None) -> Self:
         """Make the scheduler of an artefact folder, a run or a Hub id."""
-        return cls.from_contract(read_contract(open_folder(artefact, revision)))
+        return cls.from_contract(read_contract(artefact_folder(artefact, revision)))
 
     @classmethod
     def from_contract(cls, contract: Contract) -> Self:

@@ -15,8 +15,7 @@ from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.base import ModelError
 from fewstep.models.ldm import ldm_weights, unet_name, vae_name
 from fewstep.models.loading import load_model, load_skeleton
-from fewstep.student.integrity import ArtefactError
-from fewstep.student.locate import is_artefact
+from fewstep.student.load import ArtefactError, is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.sample import Wish, generate
 from tests.artefacts import tiny_artefact
@@ -94,7 +93,7 @@ def test_the_checkpoint_is_not_taken_for_a_teacher(exported, tmp_path):
     for read in (load_model, load_skeleton, lambda file: generate(file, PROMPTS, Wish())):
         with pytest.raises(ModelError, match=inside):
             read(path)
-    with pytest.raises(ArtefactError, match="is a file, and says nothing of timesteps: name the"):
+    with pytest.raises(ArtefactError, match="is a file, which has no timesteps: name the"):
         evaluate_sources([path], "prompts", tmp_path)
 
 

@@ -16,8 +16,7 @@ from fewstep.export.hub import push_artefact, upload, upload_manifest
 from fewstep.export.write import write_student
 from fewstep.models.adapters import merge_lora
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE
-from fewstep.student.load import ArtefactError, read_artefact, read_contract
-from fewstep.student.locate import is_artefact
+from fewstep.student.load import ArtefactError, is_artefact, read_artefact, read_contract
 from tests.artefacts import copy_of, tiny_artefact, tiny_contract, tiny_family, tiny_student
 from tests.export.fake_hub import TOKEN, fake_hub
 from tests.tiny import tiny_pipeline
@@ -151,7 +150,7 @@ def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
 
 def test_one_that_is_not_there_is_refused(hub):
     assert not is_artefact("me/nothing")
-    with pytest.raises(ArtefactError, match="the Hub did not give it"):
+    with pytest.raises(ArtefactError, match="cannot be downloaded from the Hub"):
         read_artefact("me/nothing")
 
 
