@@ -1,10 +1,10 @@
 """From images to features: each set of images goes through each network once, then is cached.
 
 The preparation of images is our own: image processors of libraries change with what else is
-installed, and the same network then sees other pixels.
+installed, and the same network then gets other pixels.
 """
 
-# diffusers, transformers and PEFT hand out their networks and configs without types
+# diffusers, transformers and PEFT return their networks and configs without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from fewstep.images import Images
 
 Features = NDArray[np.float32]
 Device = torch.device | str
-AT_ONCE = 50
+BATCH = 50
 BUNDLED = Path(__file__).parents[1] / "world"
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -44,7 +44,7 @@ class Extractor:
     weights: Weights | None = None
 
     def find(self, folder: Path | None = None) -> Path:
-        """Return where its weights are; those that are shipped lie in the package.
+        """Return where its weights are, in the package if they are shipped.
 
         Raises:
             WeightsMissing: if they are nowhere.
@@ -54,7 +54,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The features of images that one extractor has seen, on disk by what they were made from."""
+    """One extractor's features of images, on disk by what they were computed from."""
 
     folder: Path
     identity: str
@@ -74,7 +74,7 @@ class FeatureCache:
 
     @cached_property
     def extractor(self) -> Callable[[Images], Features]:
-        """The network, loaded when the first images come that are not cached."""
+        """The network, loaded for the first images that are not cached."""
         return self.load()
 
     def of(self, images: Images) -> Features:
@@ -87,11 +87,12 @@ class FeatureCache:
             identity, lambda: np.concatenate([self.extractor(batch) for batch in batches()])
         )
 
-    def kept(self, key: str, make: Callable[[], Features]) -> Features:
+    def kept(self, key: str, compute: Callable[[], Features]) -> Features:
+        """Return the features cached under the key, computing them the first time."""
         name = hashlib.sha256(f"{self.identity} {key}".encode()).hexdigest()[:32]
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            write_file(path, save({"features": torch.from_numpy(make()).contiguous()}))
+            write_file(path, save({"features": torch.from_numpy(compute()).contiguous()}))
         return load_file(path)["features"].numpy()
 
 
@@ -103,10 +104,10 @@ def content_key(images: Images, *words: str) -> str:
 
 
 def identity_of(path: Path) -> str:
-    """Return what a file, or a folder with all in it, is known by: names, sizes, times."""
+    """Return a digest of a file, or of a folder with all in it: names, sizes, times."""
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    told = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.suffix != ".pyc"]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.suffix != ".pyc"]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def load_bundled(path: Path, device: Device) -> Callable[[Images], Features]:
@@ -130,16 +131,14 @@ def load_clip(path: Path, device: Device) -> Callable[[Images], Features]:
     network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
     network = network.to(device).eval()
     mean, std = (torch.tensor(row).view(1, 3, 1, 1) for row in (CLIP_MEAN, CLIP_STD))
-    side = network.config.image_size
 
     def embed(part: Images) -> Tensor:
-        pixels = (resized(part, side).round() / 255 - mean) / std
+        pixels = (resized(part, network.config.image_size).round() / 255 - mean) / std
         return network(pixel_values=pixels.to(device)).image_embeds
 
     return in_batches(embed)
 
 
-@torch.no_grad()
 def embed_prompts(path: Path, prompts: Sequence[str], device: Device = "cpu") -> Features:
     """Return CLIP's embedding of prompts; one that is too long loses its end."""
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -147,24 +146,24 @@ def embed_prompts(path: Path, prompts: Sequence[str], device: Device = "cpu") ->
     tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
     network = CLIPTextModelWithProjection.from_pretrained(path, local_files_only=True)
     network = network.to(device).eval()
-    length = network.config.max_position_embeddings
-    parts = []
-    for first in range(0, len(prompts), AT_ONCE):
+
+    def embed(part: Sequence[str]) -> Tensor:
         tokens = tokenizer(
-            list(prompts[first : first + AT_ONCE]), padding="max_length", truncation=True,
-            max_length=length, return_tensors="pt",
-        ).to(device)  # fmt: skip
-        parts.append(network(**tokens).text_embeds.float().cpu())
-    return torch.cat(parts).numpy()
+            list(part), padding="max_length", truncation=True,
+            max_length=network.config.max_position_embeddings, return_tensors="pt",
+        )  # fmt: skip
+        return network(**tokens.to(device)).text_embeds
+
+    return in_batches(embed)(prompts)
 
 
-def in_batches(network: Callable[[Images], Tensor]) -> Callable[[Images], Features]:
-    """Return a network that is given images a few at a time, without gradients."""
+def in_batches(network: Callable[[Any], Tensor]) -> Callable[[Any], Features]:
+    """Return a network that takes its inputs a few at a time, without gradients."""
 
     @torch.no_grad()
-    def features(images: Images) -> Features:
-        starts = range(0, len(images), AT_ONCE)
-        return torch.cat([network(images[i : i + AT_ONCE]).float().cpu() for i in starts]).numpy()
+    def features(inputs: Any) -> Features:
+        starts = range(0, len(inputs), BATCH)
+        return torch.cat([network(inputs[i : i + BATCH]).float().cpu() for i in starts]).numpy()
 
     return features
 
@@ -172,8 +171,8 @@ def in_batches(network: Callable[[Images], Tensor]) -> Callable[[Images], Featur
 def resized(images: Images, side: int) -> Tensor:
     """Return images as [n, 3, side, side] from 0 to 255, each channel resized in floating point.
 
-    Pillow's bicubic filter widens with the reduction, so that nothing is aliased; where it
-    overshoots it is cut off. Images that are not square lose their longer ends.
+    Pillow's bicubic filter widens with the reduction, so that nothing is aliased; values beyond
+    0 and 255 are cut off. Images that are not square lose their longer ends.
 
     Source: Parmar et al. 2022 (On Aliased Resizing and Surprising Subtleties in GAN Evaluation).
     """
@@ -183,12 +182,11 @@ def resized(images: Images, side: int) -> Tensor:
     square = images[:, top : top + short, left : left + short].astype(np.float32)
     channels = square.transpose(0, 3, 1, 2).reshape(-1, short, short)
     if short != side:
-        filtered = (
+        filtered = [
             Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
             for channel in channels
-        )
-        channels = np.stack([np.asarray(image) for image in filtered])
-        channels = channels.clip(0, 255)
+        ]
+        channels = np.stack([np.asarray(image) for image in filtered]).clip(0, 255)
     return torch.from_numpy(np.ascontiguousarray(channels)).view(-1, 3, side, side)
 
 
@@ -205,4 +203,4 @@ EXTRACTORS: dict[str, Extractor] = {
         "CLIP ViT-L/14-336, bicubic resize to 336", load_clip, clip("clip-vit-large-patch14-336")
     ),
 }  # fmt: skip
-"""The networks whose features metrics compare, by the name that a metric asks for."""
+"""The networks whose features metrics compare, by the name that a metric gives."""

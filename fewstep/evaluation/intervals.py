@@ -1,7 +1,8 @@
-"""95 % intervals of a mean over images: alone, against a baseline, over several trainings.
+"""95 % intervals of a mean over images, alone and over several trainings.
 
 Every metric gives each image one number whose mean is the metric's value (a Fréchet distance too:
-see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all.
+see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all; a difference to
+the teacher is the mean of paired differences.
 """
 
 from dataclasses import dataclass
@@ -92,20 +93,8 @@ def proportion(holds: ArrayLike) -> Interval:
     return Interval(share, min(share, low), max(share, high), n)
 
 
-def paired_difference(values: ArrayLike, baseline: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean of values - baseline, paired by image (same prompt, same noise).
-
-    Raises:
-        ValueError: if the two do not have a value for each image both, or see `mean`.
-    """
-    ours, theirs = checked(values, 1), checked(baseline, 1)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"{len(ours)} images cannot be paired with {len(theirs)}")
-    return mean(ours - theirs, seed=seed)
-
-
 def pooled(values: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean over trainings and images of values `[trainings, images]`.
+    """Return the mean over trainings and images of values [trainings, images].
 
     All trainings draw the same images (prompts and noises), and `n` counts these once. The
     interval is for a new training and new images alike: it adds a bootstrap over images to
@@ -142,7 +131,7 @@ def resampled_means(per_image: Values, seed: int) -> Values:
 
 
 def checked(values: ArrayLike, dimensions: int) -> Values:
-    """Return values as float64, or say why no interval can be had of them."""
+    """Return values as float64; raises ValueError for too few or for one that is not finite."""
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions or array.shape[-1] < 2:
         raise ValueError(f"an interval needs two images or more, not values of {array.shape}")

@@ -1,6 +1,5 @@
-"""Judges' weights that are not shipped: where they are looked for, and how to get them."""
+"""Feature extractors' weights that are not shipped: where they are looked for, how to get them."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from fewstep.errors import UserError
+from fewstep.files import sha256_of
+
+LOADED = ("model.safetensors", "pytorch_model.bin")
+"""What transformers loads of a folder, the first that is there."""
 
 
 class WeightsMissing(UserError):
@@ -18,11 +21,11 @@ class WeightsMissing(UserError):
 class Weights:
     """A file or folder in the folder of weights, or a model in the Hub's cache.
 
-    `sha256` holds the beginnings of the digests of the files of weights that are known, by name.
+    `hint` says how to get it; `sha256` holds the beginnings of the known files' digests by name.
     """
 
     name: str
-    get: str
+    hint: str
     sha256: Mapping[str, str] = field(default_factory=dict)
     repo: str = ""
 
@@ -31,41 +34,39 @@ class Weights:
 
         Raises:
             WeightsMissing: if they are neither in the folder nor in the Hub's cache, or not whole.
-            UserError: if a file is another one than its name says, or one that is not known.
+            UserError: if a file has another digest than its name says, or is not known.
         """
         folder = folder or weights_folder()
         path = folder / self.name
-        if path.exists():
-            self.check(path)
-            return path
-        if self.repo and (cached := in_hub_cache(self.repo)):
-            self.check(cached)
-            return cached
-        raise WeightsMissing(f"needs {self.name} in {folder}: {self.get}")
+        if not path.exists():
+            path = in_hub_cache(self.repo) if self.repo else None
+        if path is None:
+            raise WeightsMissing(f"needs {self.name} in {folder}: {self.hint}")
+        self.check(path)
+        return path
 
     def check(self, path: Path) -> None:
         """Refuse a file whose digest is not the known one, and a folder without any known file."""
         files = {name: path / name if path.is_dir() else path for name in self.sha256}
-        there = {name: file for name, file in files.items() if file.is_file()}
-        if files and not there:
-            raise WeightsMissing(f"{path} holds no {' and no '.join(files)}; {self.get}")
+        present = {name: file for name, file in files.items() if file.is_file()}
+        if files and not present:
+            raise WeightsMissing(f"{path} holds no {' and no '.join(files)}; {self.hint}")
         unknown = [name for name in LOADED if (path / name).is_file() and name not in files]
         if files and unknown:
             raise UserError(f"{path / unknown[0]} is no known file of weights; remove it")
-        for name, file in there.items():
+        for name, file in present.items():
             known, found = self.sha256[name], digest(file, file.stat().st_mtime_ns)
             if not found.startswith(known):
                 raise UserError(
                     f"{file} is damaged or another file: its sha256 begins with "
-                    f"{found[: len(known)]} and not with {known}; {self.get}"
+                    f"{found[: len(known)]} and not with {known}; {self.hint}"
                 )
 
 
 @cache
 def digest(file: Path, changed: int) -> str:
-    """Return a file's sha256, which is read once as long as it was `changed` at the same time."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    """Return a file's sha256, computed once for each time at which it was `changed`."""
+    return sha256_of(file)
 
 
 def weights_folder() -> Path:
@@ -74,7 +75,7 @@ def weights_folder() -> Path:
 
 
 def in_hub_cache(repo: str) -> Path | None:
-    """Return the folder of a model that was downloaded before, without asking the Hub."""
+    """Return the folder of a model that was downloaded before, without a request to the Hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -83,9 +84,6 @@ def in_hub_cache(repo: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
 
-
-LOADED = ("model.safetensors", "pytorch_model.bin")
-"""What transformers loads of a folder, the first that is there."""
 
 INCEPTION = Weights(
     "pt_inception-2015-12-05-6726825d.pth",
@@ -103,7 +101,7 @@ CLIP_SHA256 = {
 
 
 def clip(name: str) -> Weights:
-    """Return where one of OpenAI's CLIP models is looked for."""
+    """Return the weights of one of OpenAI's CLIP models."""
     repo = f"openai/{name}"
-    get = f"hf download {repo} --local-dir THAT_FOLDER/{name}"
-    return Weights(name, get, CLIP_SHA256.get(name, {}), repo)
+    hint = f"hf download {repo} --local-dir THAT_FOLDER/{name}"
+    return Weights(name, hint, CLIP_SHA256.get(name, {}), repo)
