@@ -269,10 +269,7 @@ def push(
     """Upload an artefact to the Hub, with the token of `hf auth login` or HF_TOKEN."""
     from fewstep.export.hub import push_artefact
 
-    done = push_artefact(
-        artefact, repo, public=public, fused=fused, dry_run=dry_run, say=typer.echo
-    )
-    typer.echo(done)
+    typer.echo(push_artefact(artefact, repo, public=public, fused=fused, dry_run=dry_run))
 
 
 @app.command()

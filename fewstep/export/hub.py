@@ -21,12 +21,18 @@ HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 
 
 def push_artefact(
-    source: str, repo: str, *, public: bool, fused: bool, dry_run: bool, say: Callable[[str], None]
+    source: str,
+    repo: str,
+    *,
+    public: bool = False,
+    fused: bool = False,
+    dry_run: bool = False,
+    echo: Callable[[str], None] = print,
 ) -> str:
-    """Print the files and their sizes with `say`, upload them and return what was done."""
+    """List the files and their sizes with `echo`, upload them and return what was done."""
     check_repo(repo)
     manifest = upload_manifest(source, fused)
-    say(manifest.listing())
+    echo(manifest.listing())
     if dry_run:
         return f"dry run: nothing was uploaded to {repo}"
     return f"uploaded to {upload(manifest, repo, public)} ({'public' if public else 'private'})"

@@ -14,7 +14,7 @@ from tests.tiny import tiny_pipeline
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; return its exit code, and what it said."""
+    """Run a command in an empty folder; return its exit code, and its output."""
     monkeypatch.chdir(tmp_path)
 
     def typed(*arguments):
@@ -22,8 +22,8 @@ def run(monkeypatch, capsys, tmp_path):
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             cli.main()
-        told = capsys.readouterr()
-        return left.value.code, " ".join((told.out + told.err).split())
+        output = capsys.readouterr()
+        return left.value.code, " ".join((output.out + output.err).split())
 
     return typed
 
@@ -44,18 +44,18 @@ def style(path):
 def test_an_image_is_generated_from_another_with_a_style(run, artefact, tmp_path):
     Image.new("RGB", (32, 48), "red").save(tmp_path / "sketch.png")
     style(tmp_path / "ink.safetensors")
-    code, told = run(
+    code, output = run(
         "sample", artefact, "a star", "--image", "sketch.png", "--strength", 0.5,
         "--lora", "ink.safetensors=0.5", "--seed", 9,
     )  # fmt: skip
-    assert (code, "2 network calls an image, starting at timesteps 499, 249" in told) == (0, True)
+    assert (code, "2 network calls an image, starting at timesteps 499, 249" in output) == (0, True)
     with Image.open(tmp_path / "out.png") as image:
         text = image.info["parameters"]
     for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 4"):
         assert words in text
 
 
-def test_several_images_say_what_made_them_too(run, artefact, tmp_path):
+def test_several_images_hold_their_settings_too(run, artefact, tmp_path):
     code, _ = run("sample", artefact, "a star", "two rings", "--seed", 9)
     with Image.open(tmp_path / "out.png") as image:
         *prompts, settings = image.info["parameters"].split("\n")
@@ -64,7 +64,7 @@ def test_several_images_say_what_made_them_too(run, artefact, tmp_path):
         assert words in settings
 
 
-def test_a_teachers_image_says_what_made_it_too(run, tmp_path):
+def test_a_teachers_image_holds_its_settings_too(run, tmp_path):
     code, _ = run("sample", tiny_pipeline(), "a star", "--steps", 2)
     with Image.open(tmp_path / "out.png") as image:
         assert "Steps: 2, Sampler: DDIM trailing, CFG scale: 4" in image.info["parameters"]
@@ -82,21 +82,21 @@ def test_a_teachers_image_says_what_made_it_too(run, tmp_path):
     ],
 )
 def test_what_cannot_be_generated_is_one_sentence(run, artefact, arguments, message):
-    code, told = run("sample", artefact, "a star", *arguments)
-    assert (code, message in told) == (2, True), told
+    code, output = run("sample", artefact, "a star", *arguments)
+    assert (code, message in output) == (2, True), output
 
 
 def test_a_plain_model_refuses_what_is_for_students(run):
-    code, told = run("sample", tiny_pipeline(), "a star", "--lora", "a.safetensors")
-    assert (code, "--lora is for students" in told) == (2, True)
+    code, output = run("sample", tiny_pipeline(), "a star", "--lora", "a.safetensors")
+    assert (code, "--lora is for students" in output) == (2, True)
 
 
-def test_export_leads_to_push_and_a_dry_run_says_what_would_go(run, artefact, tmp_path):
-    code, told = run("export", artefact, "-o", "out", "--license", "mit", "--name", "my-student")
-    assert (code, "next: fewstep push out you/name --dry-run" in told) == (0, True)
-    code, told = run("push", "out", "me/mine", "--dry-run")
-    assert (code, "a place on this machine" in told) == (2, True)
+def test_export_leads_to_push_and_a_dry_run_lists_the_files(run, artefact, tmp_path):
+    code, output = run("export", artefact, "-o", "out", "--license", "mit", "--name", "my-student")
+    assert (code, "next: fewstep push out you/name --dry-run" in output) == (0, True)
+    code, output = run("push", "out", "me/mine", "--dry-run")
+    assert (code, "a place on this machine" in output) == (2, True)
     tiny_artefact(tmp_path / "hub", base="me/base")
-    code, told = run("push", "hub", "me/mine", "--dry-run")
-    assert (code, "in 9 files dry run: nothing was uploaded" in told) == (0, True)
-    assert "tiny-student.safetensors" in told
+    code, output = run("push", "hub", "me/mine", "--dry-run")
+    assert (code, "in 9 files dry run: nothing was uploaded" in output) == (0, True)
+    assert "tiny-student.safetensors" in output

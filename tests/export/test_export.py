@@ -1,4 +1,4 @@
-"""A run becomes an artefact that generates the same images, and says where it comes from."""
+"""A run becomes an artefact that generates the same images, and names where it comes from."""
 
 import json
 import shutil
@@ -59,8 +59,8 @@ def test_a_runs_artefact_is_whole_as_training_leaves_it(run):
 def test_an_export_generates_the_same_image_and_keeps_the_name(run, tmp_path):
     export_artefact(str(run), tmp_path / "out", ExportOptions(license="mit"))
     assert np.array_equal(image(run), image(tmp_path / "out"))
-    told = export_artefact(str(tmp_path / "out"), tmp_path / "again", ExportOptions())
-    assert "4 steps, CFG 1" in told
+    message = export_artefact(str(tmp_path / "out"), tmp_path / "again", ExportOptions())
+    assert "4 steps, CFG 1" in message
     for name in ("fewstep-my-run.safetensors", "fewstep-my-run.png"):
         assert (tmp_path / "again" / name).exists()
     first, second = (read_artefact(tmp_path / name)[0] for name in ("out", "again"))
@@ -75,7 +75,7 @@ def test_half_precision_halves_the_file_and_keeps_the_image(run, tmp_path):
     assert difference.max() <= 2
 
 
-def test_a_base_of_another_name_is_looked_at_before_it_is_named(run, tmp_path):
+def test_a_base_of_another_name_is_checked_before_it_is_named(run, tmp_path):
     same = save_tiny_pipeline(tmp_path / "same")
     export_artefact(str(run), tmp_path / "out", ExportOptions(base=str(same)))
     assert read_artefact(tmp_path / "out")[0].base["id"] == str(same)
@@ -113,11 +113,11 @@ def test_the_settings_of_the_card_name_no_place_and_no_prompt():
     model = replace(config.model, base="/disk/me/sd21.safetensors", config="/disk/me/sd21")
     data = replace(config.data, path="/disk/me/coco", images="/disk/me/val2017", cache="/disk/c")
     train = replace(config.train, preview_prompts=("my secret",))
-    told = without_own_paths(replace(config, model=model, data=data, train=train))
-    assert (told.model.base, told.model.config) == ("sd21.safetensors", "sd21")
-    assert (told.data.path, told.data.images, told.data.cache) == ("coco", "val2017", None)
-    assert "disk" not in to_toml(told)
-    assert "secret" not in to_toml(told)
+    public = without_own_paths(replace(config, model=model, data=data, train=train))
+    assert (public.model.base, public.model.config) == ("sd21.safetensors", "sd21")
+    assert (public.data.path, public.data.images, public.data.cache) == ("coco", "val2017", None)
+    assert "disk" not in to_toml(public)
+    assert "secret" not in to_toml(public)
     on_hub = replace(config, data=replace(data, path="user/set"), model=replace(model, base="a/b"))
     assert without_own_paths(on_hub).data.path == "user/set"
     assert without_own_paths(on_hub).model.base == "a/b"
@@ -126,14 +126,14 @@ def test_the_settings_of_the_card_name_no_place_and_no_prompt():
 def test_the_contract_names_data_by_hub_id_or_last_part_and_no_config_that_is_not_used():
     contract = tiny_contract(base="me/model")
     base = {**contract.base, "config": "/disk/me/sd21"}
-    for path, told in (
+    for path, expected in (
         ("user/set", "user/set"),
         ("/disk/me/coco", "coco"),
         ("bundled", "bundled"),
     ):
         data = {**contract.data, "path": path}
         public = without_paths(replace(contract, base=base, data=data))
-        assert (public.data["path"], public.base["config"]) == (told, None)
+        assert (public.data["path"], public.base["config"]) == (expected, None)
     local = replace(contract, base={**base, "id": "/disk/me/sd21.safetensors"})
     assert without_paths(local).base["config"] == "/disk/me/sd21", "it is needed to load it"
 
@@ -242,5 +242,8 @@ def test_a_whole_network_is_exported_without_lora_files(tmp_path):
     }  # fmt: skip
     assert np.array_equal(image(tmp_path / "full"), image(tmp_path / "out"))
     assert "_name_or_path" not in (tmp_path / "out" / "unet" / "config.json").read_text()
-    told = json.loads((tmp_path / "out" / "fewstep.json").read_text())["files"].keys()
-    assert told == {*names, "fused/fewstep-full-fused.safetensors"} - {"fewstep.json", "README.md"}
+    files = json.loads((tmp_path / "out" / "fewstep.json").read_text())["files"].keys()
+    assert files == {*names, "fused/fewstep-full-fused.safetensors"} - {
+        "fewstep.json",
+        "README.md",
+    }

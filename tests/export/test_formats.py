@@ -5,7 +5,7 @@ import json
 import pytest
 from load_matrix import DTYPES, RESULTS, TOLERANCE, WRONG, write_files
 from load_matrix_reader import READERS, error
-from load_matrix_truth import ALPHA, RANK, answer, thin_unet, trained
+from load_matrix_truth import ALPHA, RANK, output_of, thin_unet, trained
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +20,7 @@ CASES = [(preset, name) for preset in PRESETS for name in DTYPES]
 
 
 def lora(preset):
-    """Return what PEFT trained, folded, and the answer that it leads to."""
+    """Return what PEFT trained, folded, and the output that it leads to."""
     weights, truth = trained(tuple(PRESETS[preset]))
     return folded(weights, ALPHA / RANK), truth
 
@@ -43,12 +43,12 @@ def test_every_reader_gets_the_unet_that_was_trained(case, reader):
 def test_the_pipelines_own_way_gets_it_too(case):
     folder, truth, tolerance = case
     weights = {n.removeprefix("unet."): w for n, w in load_file(folder / LORA_FILE).items()}
-    assert (answer(merge_lora(thin_unet(), weights)) - truth).abs().max() <= tolerance
+    assert (output_of(merge_lora(thin_unet(), weights)) - truth).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_lora_that_the_readers_are_held_against_changes_much(preset):
-    assert (lora(preset)[1] - answer(thin_unet())).abs().max() > 0.1
+    assert (lora(preset)[1] - output_of(thin_unet())).abs().max() > 0.1
 
 
 def not_folded(weights):
@@ -144,7 +144,7 @@ def test_the_committed_matrix_is_whole_and_everything_in_it_loads():
     assert all(row["loads"] == row["should_load"] for row in rows)
     assert {row["case"] for row in rows} == {*(", ".join(case) for case in CASES), WRONG}
     for case in {row["case"] for row in rows}:
-        told = [(row["file"], row["reader"]) for row in rows if row["case"] == case]
-        assert {name for name, _ in told} == {"diffusers file", "kohya file", "PEFT files"}
-        assert {"diffusers 0.30.3", "PEFT 0.8.2"} <= {reader for _, reader in told}
-        assert len(told) == 2 * len(READERS), "two environments"
+        read = [(row["file"], row["reader"]) for row in rows if row["case"] == case]
+        assert {name for name, _ in read} == {"diffusers file", "kohya file", "PEFT files"}
+        assert {"diffusers 0.30.3", "PEFT 0.8.2"} <= {reader for _, reader in read}
+        assert len(read) == 2 * len(READERS), "two environments"

@@ -51,12 +51,10 @@ def artefact(tmp_path):
 
 
 def push(artefact, repo=REPO, fused=False, dry_run=False):
-    """Return what is said before the upload, and what after it."""
-    told = []
-    done = push_artefact(
-        str(artefact), repo, public=False, fused=fused, dry_run=dry_run, say=told.append
-    )
-    return "\n".join(told), done
+    """Return the list of files and the final message."""
+    listed = []
+    done = push_artefact(str(artefact), repo, fused=fused, dry_run=dry_run, echo=listed.append)
+    return "\n".join(listed), done
 
 
 def test_the_files_of_the_artefact_and_no_others_arrive(hub, artefact):
@@ -73,7 +71,7 @@ def test_the_files_of_the_artefact_and_no_others_arrive(hub, artefact):
     assert done == f"uploaded to {hub.endpoint}/{REPO} (private)"
 
 
-def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(hub, artefact, monkeypatch):
+def test_a_dry_run_lists_files_and_sizes_and_connects_to_nothing(hub, artefact, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     listing, done = push(artefact, dry_run=True)
     size = (artefact / LORA_FILE).stat().st_size
@@ -82,12 +80,12 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(hub, artefact, monkeypa
     assert not hub.repos
 
 
-def test_the_list_is_said_before_anything_is_sent(hub, artefact):
+def test_the_list_is_printed_before_anything_is_sent(hub, artefact):
     def look(listing):
         assert LORA_FILE in listing
         assert not hub.repos
 
-    push_artefact(str(artefact), REPO, public=False, fused=False, dry_run=False, say=look)
+    push_artefact(str(artefact), REPO, echo=look)
     assert hub.repos
 
 
@@ -142,9 +140,9 @@ def test_what_was_uploaded_loads_in_diffusers_and_here(hub, artefact):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
     pipe.load_lora_weights(REPO, weight_name=LORA_FILE)
     mine = merge_lora(copy_of(tiny_family().network), weights)
-    asked = torch.ones(1, 4, 8, 8), torch.tensor([499]), torch.ones(1, 5, 16)
+    inputs = torch.ones(1, 4, 8, 8), torch.tensor([499]), torch.ones(1, 5, 16)
     with torch.no_grad():
-        difference = pipe.unet(*asked).sample - mine(*asked).sample
+        difference = pipe.unet(*inputs).sample - mine(*inputs).sample
     assert difference.abs().max() < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Cards, pages and workflows say what the contract says."""
+"""Cards, pages and workflows agree with the contract."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_a_generated_page_is_up_to_date(path):
         ("cd", {}, (999, 759, 499, 259)),
     ],
 )
-def test_comfyui_starts_where_its_code_says(method, settings, starts):
+def test_comfyui_starts_where_its_code_does(method, settings, starts):
     assert comfyui_starts(tiny_contract(method, **settings), len(starts)) == starts
 
 
@@ -66,7 +66,7 @@ def test_the_guides_follow_the_contract():
     ("method", "scheduler"),
     [("multi-boundary-cd", "Euler"), ("cd", "LCM")],
 )
-def test_programs_are_told_timesteps_that_are_not_even(method, scheduler):
+def test_programs_get_timesteps_that_are_not_even(method, scheduler):
     contract = tiny_contract(method, num_solver_steps=16, spacing="quadratic")
     stock = guide_of(contract, "diffusers alone")
     assert scheduler in stock.settings
@@ -76,9 +76,9 @@ def test_programs_are_told_timesteps_that_are_not_even(method, scheduler):
     assert guide_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
-    told = EulerDiscreteScheduler.from_config(contract.scheduler_config)
-    told.set_timesteps(timesteps=[999, 561, 249, 61])
-    np.testing.assert_allclose(levels, told.sigmas, rtol=1e-5)
+    euler = EulerDiscreteScheduler.from_config(contract.scheduler_config)
+    euler.set_timesteps(timesteps=[999, 561, 249, 61])
+    np.testing.assert_allclose(levels, euler.sigmas, rtol=1e-5)
 
 
 V_PREDICTION = {"prediction_type": "v_prediction"}
@@ -96,7 +96,7 @@ ZERO_SNR = V_PREDICTION | {"rescale_betas_zero_snr": True}
         ("cd", ZERO_SNR, ["v_prediction", True], "not measured"),
     ],
 )
-def test_comfyui_is_told_what_the_network_predicts(config, method, scheduler, node, result):
+def test_comfyui_gets_the_networks_prediction_type(config, method, scheduler, node, result):
     contract = Contract.of(method, METHODS[method](), 8.0, config | scheduler)
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     assert nodes.get("ModelSamplingDiscrete", {}).get("widgets_values") == node
@@ -156,7 +156,7 @@ def front_matter(text):
     return yaml.safe_load(text.split("---")[1])
 
 
-def test_the_card_says_what_the_student_is():
+def test_the_card_describes_the_student():
     metrics = {"frechet": Interval(1.2, 1.1, 1.3, 500)}
     row = Row("mine", "multi-boundary-cd", 4, 4, 0, metrics)
     results = Results("bundled", "evaluate", "c", "m", (row,))
@@ -216,14 +216,14 @@ def test_an_artefact_holds_every_file_and_the_headers_name_no_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("width", "prediction", "told"),
+    ("width", "prediction", "expected"),
     [
         (768, "epsilon", ("sd_v1", "False", "stable-diffusion-v1/lora", "SD1")),
         (1024, "epsilon", ("sd_v2", "True", "stable-diffusion-v2-512/lora", "SD2")),
         (1024, "v_prediction", ("sd_v2_v", "True", "stable-diffusion-v2-768-v/lora", "SD2")),
     ],
 )
-def test_the_header_says_which_stable_diffusion_it_is_for(config, width, prediction, told):
+def test_the_header_names_the_stable_diffusion_it_is_for(config, width, prediction, expected):
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     lora = {
         f"{name}.lora_A.weight": torch.ones(2, width),
@@ -233,9 +233,9 @@ def test_the_header_says_which_stable_diffusion_it_is_for(config, width, predict
     student = Artefact("a-student", contract, lora)
     names = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
     version = json.loads(sidecar(student))["sd version"]
-    assert (*(kohya_header(student)[name] for name in names), version) == told
+    assert (*(kohya_header(student)[name] for name in names), version) == expected
     unet = Artefact("a-student", contract, {f"{name}.weight": torch.ones(8, width)})
-    assert modelspec(unet)["modelspec.architecture"] == told[2].removesuffix("/lora")
+    assert modelspec(unet)["modelspec.architecture"] == expected[2].removesuffix("/lora")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_name_made_of_a_runs_folder_is_one_that_may_be_given(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fewstep-lion", "v1.5"])
-def test_a_name_is_told_from_the_files(name):
+def test_a_name_is_read_from_the_files(name):
     others = ["README.md", "adapter_model.safetensors", "fused/a-fused.safetensors",
               "model_index.json", "unet/config.json"]  # fmt: skip
     assert name_of([*others, f"{name}.png"]) == name

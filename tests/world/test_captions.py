@@ -1,4 +1,4 @@
-"""Captions are true, can be read back, and are judged by what they say."""
+"""Captions are true, can be read back, and are checked against scenes."""
 
 from dataclasses import replace
 
@@ -50,16 +50,16 @@ def test_the_vocabulary_is_small_and_names_no_word_twice():
 def test_captions_leave_open_and_say_what_they_should():
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng) for _ in range(1500)]
-    said = [claims(describe(scene, rng)) for scene in scenes]
-    mentions = [mention for claim in said for mention in claim.mentions]
-    several = [claim for claim, scene in zip(said, scenes, strict=True) if len(scene.things) > 1]
+    found = [claims(describe(scene, rng)) for scene in scenes]
+    mentions = [mention for claim in found for mention in claim.mentions]
+    several = [claim for claim, scene in zip(found, scenes, strict=True) if len(scene.things) > 1]
 
     assert np.mean([m.colour is not None for m in mentions]) == pytest.approx(0.7, abs=0.06)
     assert np.mean([m.size is not None for m in mentions]) == pytest.approx(0.17, abs=0.06)
     assert np.mean([m.count > 1 for m in mentions]) > 0.08
     assert np.mean([c.relation is not None for c in several]) == pytest.approx(0.45, abs=0.06)
-    assert np.mean([c.background is not None for c in said]) == pytest.approx(0.33, abs=0.06)
-    assert np.mean([str(c).count(" ") == 1 for c in said]) == pytest.approx(0.2, abs=0.06)
+    assert np.mean([c.background is not None for c in found]) == pytest.approx(0.33, abs=0.06)
+    assert np.mean([str(c).count(" ") == 1 for c in found]) == pytest.approx(0.2, abs=0.06)
 
 
 @pytest.mark.parametrize(
