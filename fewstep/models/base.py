@@ -23,7 +23,7 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(*tables: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of tensors, rounded to fp16 so that it is the same for both files."""
+    """Return the sha256 of tensors, rounded to fp16 so that files in fp16 and fp32 agree."""
     sha = hashlib.sha256()
     for table in tables:
         for name, weight in sorted(table.items()):
@@ -38,60 +38,28 @@ class ModelFamily(Protocol):
     What it has no format for (`pipeline`, `checkpoint_weights`) it refuses with a ModelError.
     """
 
-    @property
-    def network(self) -> nn.Module:
-        """The network that is distilled, frozen."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """The network's fingerprint as it was stored, whatever its precision is now."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision that denoisers compute in."""
-        ...
-
-    @property
-    def revision(self) -> str | None:
-        """The commit on the Hub that the weights are of."""
-        ...
-
-    @property
-    def vae_and_text_encoder(self) -> Sequence[nn.Module]:
-        """The networks that encode images and prompts."""
-        ...
-
-    @property
-    def encoding_settings(self) -> Mapping[str, Any]:
-        """What decides latents and conditioning besides those networks' weights, as JSON."""
-        ...
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The noise levels, on the network's device."""
-        ...
-
-    @property
-    def scheduler_config(self) -> Mapping[str, Any]:
-        """diffusers' scheduler config, from which the schedule was made."""
-        ...
-
-    @property
-    def lora_presets(self) -> Mapping[str, Sequence[str]]:
-        """How the names of the modules end that a LoRA of each `adapter.preset` changes."""
-        ...
-
-    @property
-    def default_resolution(self) -> int:
-        """The side in pixels of the images that the model was trained on."""
-        ...
-
-    @property
-    def image_divisor(self) -> int:
-        """What the sides of an image have to be multiples of."""
-        ...
+    network: nn.Module
+    """The network that is distilled, frozen."""
+    fingerprint: str
+    """The network's fingerprint as it was stored, whatever its precision is now."""
+    dtype: torch.dtype
+    """The precision that denoisers compute in."""
+    revision: str | None
+    """The commit on the Hub that the weights are of."""
+    vae_and_text_encoder: Sequence[nn.Module]
+    """The networks that encode images and prompts."""
+    encoding_settings: Mapping[str, Any]
+    """What decides latents and conditioning besides those networks' weights, as JSON."""
+    schedule: NoiseSchedule
+    """The noise levels, on the network's device."""
+    scheduler_config: Mapping[str, Any]
+    """diffusers' scheduler config, from which the schedule was made."""
+    lora_presets: Mapping[str, Sequence[str]]
+    """How the names of the modules end that a LoRA of each `adapter.preset` changes."""
+    default_resolution: int
+    """The side in pixels of the images that the model was trained on."""
+    image_divisor: int
+    """What the sides of an image have to be multiples of."""
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents of a square image, or raise."""

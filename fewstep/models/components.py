@@ -1,4 +1,7 @@
-"""The components of a diffusers model, each read with an error that names it and its source."""
+"""The components of a diffusers model, each read from its folder in a folder or a Hub repository.
+
+A failure is a ModelError that names the component and the source.
+"""
 
 # diffusers and transformers hand out their classes without types
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
@@ -19,22 +22,15 @@ from transformers import CLIPTokenizer
 
 from fewstep.models.base import ModelError
 
-NOT_ONLY_WEIGHTS = (
-    "it is pickled and holds more than weights, or none, as a git-LFS pointer does: convert it to "
-    ".safetensors, or get it again"
-)
+NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer does: "
+                    "convert it to .safetensors, or get it again")  # fmt: skip
+UNSAFE = "is pickled, and unpickling may run code that somebody put there"
 
 
 def read_network(
     kind: type, source: str | Path, name: str, revision: str | None, **options: Any
 ) -> nn.Module:
-    """Read a network in fp32 from its folder in a diffusers folder or a Hub repository.
-
-    Options are `variant` and `allow_pickle`.
-
-    Raises:
-        ModelError: if it is missing, half-written, pickled or of another variant.
-    """
+    """Read a network in fp32; options are `variant` and `allow_pickle`."""
     folder, variant = Path(source) / name, options["variant"]
     with explained(source, name):
         if not options["allow_pickle"]:
@@ -57,11 +53,7 @@ def read_network(
 
 
 def empty_network(kind: type, source: str | Path, name: str, revision: str | None) -> nn.Module:
-    """Build a network as its config says, with weights on the meta device.
-
-    Raises:
-        ModelError: if its config is missing or cannot be used.
-    """
+    """Build a network as its config says, with weights on the meta device."""
     with explained(source, name), init_empty_weights():
         if hasattr(kind, "load_config"):
             config = kind.load_config(source, subfolder=name, revision=revision)
@@ -71,11 +63,7 @@ def empty_network(kind: type, source: str | Path, name: str, revision: str | Non
 
 
 def read_tokenizer(source: str | Path, revision: str | None, num_tokens: int) -> CLIPTokenizer:
-    """Read the tokenizer of a text encoder that knows `num_tokens`.
-
-    Raises:
-        ModelError: if it is missing or another one's.
-    """
+    """Read the tokenizer of a text encoder that knows `num_tokens`."""
     with explained(source, "tokenizer"):
         tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
         if len(tokenizer) != num_tokens:  # transformers makes an empty one where there is none
@@ -84,11 +72,7 @@ def read_tokenizer(source: str | Path, revision: str | None, num_tokens: int) ->
 
 
 def read_scheduler_config(source: str | Path, revision: str | None) -> Mapping[str, Any]:
-    """Read the scheduler's settings.
-
-    Raises:
-        ModelError: if they are missing or damaged.
-    """
+    """Read the scheduler's settings."""
     with explained(source, "scheduler"):
         return read_json(source, "scheduler/scheduler_config.json", revision)[0]
 
@@ -96,12 +80,7 @@ def read_scheduler_config(source: str | Path, revision: str | None) -> Mapping[s
 def read_json(
     source: str | Path, name: str, revision: str | None
 ) -> tuple[dict[str, Any], str | None]:
-    """Read a JSON object of a folder or a Hub repository, and of the latter the commit as well.
-
-    Raises:
-        ValueError: if it is no JSON, or not an object.
-        OSError: if it cannot be read.
-    """
+    """Return a JSON object, and of a Hub repository the commit; raise OSError or ValueError."""
     path = Path(source) / name
     if not Path(source).exists():
         path = Path(hf_hub_download(str(source), name, revision=revision))
@@ -134,8 +113,8 @@ def explained(source: object, component: str) -> Iterator[None]:
 def _refuse_pickles(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")) and (pickles := sorted(folder.glob("*.bin"))):
         raise ValueError(
-            f"{pickles[0].name} is pickled, and unpickling may run code that somebody put there: "
-            "get it as safetensors, or set model.allow_pickle = true if you trust its origin"
+            f"{pickles[0].name} {UNSAFE}: get it as safetensors, or set model.allow_pickle = true "
+            "if you trust its origin"
         )
 
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.components import UNSAFE
 from fewstep.models.loading import quietly
 
 DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight")
@@ -60,18 +61,15 @@ def add_loras(
 def _check(path: Path) -> None:
     """Refuse a LoRA that is pickled, missing, damaged or a DoRA."""
     if path.suffix != ".safetensors":
-        raise ModelError(
-            f"the LoRA {path} is no .safetensors file; others are pickled, and reading those may "
-            "run code that somebody put there"
-        )
+        raise ModelError(f"the LoRA {path} is no .safetensors file; any other {UNSAFE}")
     if not path.is_file():
         raise ModelError(f"there is no LoRA {path}; give the path of its file")
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
+            is_dora = any(name.endswith(MAGNITUDES) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the LoRA {path} ({error}); get it again") from error
-    if any(name.endswith(MAGNITUDES) for name in names):
+    if is_dora:
         raise ModelError(
             f"the LoRA {path} is a DoRA, whose magnitudes cannot be read here; merge it into its "
             "base model, or take a plain LoRA"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -15,11 +16,11 @@ from fewstep.models.components import read_json
 from fewstep.models.single_file import PICKLED, SAFE, read_checkpoint, recognise
 from fewstep.models.stable_diffusion import load_stable_diffusion
 
-MODELS: dict[str, Callable[..., ModelFamily]] = {"StableDiffusionPipeline": load_stable_diffusion}
-"""What loads each family, by the pipeline class that a model's `model_index.json` names.
+MODELS: dict[str, Callable[..., Any]] = {"StableDiffusionPipeline": load_stable_diffusion}
+"""What loads a family, as `load_stable_diffusion`, by the class that model_index.json names."""
 
-It takes what `load_stable_diffusion` takes.
-"""
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""What a Hub id looks like; a path such as ./folder does not."""
 
 STUDENT_FILE = "fewstep.json"
 """The contract of a student, which whole models that hold one have beside their components."""
@@ -62,13 +63,14 @@ def load_model(
         )
     source = bundled_folder() if base == "bundled" else base
     path, weights, built_as = Path(source), None, None
+    is_skeleton = torch.device(device).type == "meta"
     if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
         raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
     with ExitStack() as stack, quietly():
         if path.is_file():
             weights, metadata = read_checkpoint(path, allow_pickle, device)
             built_as = config or recognise(path, weights, metadata)
-        elif torch.device(device).type == "meta" and not path.exists() and _is_hub_id(str(source)):
+        elif is_skeleton and not path.exists() and HUB_ID.fullmatch(str(base)):
             built_as = config or known_architecture(str(source))
         if built_as in ARCHITECTURES:
             built_as = stack.enter_context(architecture_folder(built_as))
@@ -86,17 +88,11 @@ def load_model(
 
 
 def load_skeleton(base: str | Path, **options) -> ModelFamily:
-    """Return the model without its weights, on the meta device; options are those of `load_model`.
-
-    Raises:
-        ModelError: as `load_model`, where the configs decide it.
-    """
+    """Return the model on the meta device, from its configs alone; options as `load_model`'s."""
     return load_model(base, device="meta", **options)
 
 
-def _family(
-    source: str | Path, revision: str | None
-) -> tuple[Callable[..., ModelFamily], str | None]:
+def _family(source: str | Path, revision: str | None) -> tuple[Callable[..., Any], str | None]:
     """Return what loads a model's family, and of a Hub id the commit that `revision` means."""
     if (Path(source) / STUDENT_FILE).is_file():
         raise ModelError(
@@ -116,25 +112,20 @@ def _family(
     return MODELS[name], commit
 
 
-def _is_hub_id(source: str) -> bool:
-    """Whether it can be one; a path such as ./folder cannot."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
-
-
 @contextmanager
 def quietly() -> Iterator[None]:
     """Turn off the libraries' progress bars and advice while they load."""
-    libraries = (diffusers_logging, transformers_logging)
-    levels = [library.get_verbosity() for library in libraries]
+    levels = {
+        library: library.get_verbosity() for library in (diffusers_logging, transformers_logging)
+    }
     shows_bars = transformers_logging.is_progress_bar_enabled()
-    for library in libraries:
+    for library in levels:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, level in zip(libraries, levels, strict=True):
+        for library, level in levels.items():
             library.set_verbosity(level)
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
-        diffusers_logging.enable_progress_bar()
+            if library is diffusers_logging or shows_bars:
+                library.enable_progress_bar()

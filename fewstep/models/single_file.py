@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep.models.base import ModelError
-from fewstep.models.components import NOT_ONLY_WEIGHTS
+from fewstep.models.components import NOT_ONLY_WEIGHTS, UNSAFE
 
 SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -39,8 +39,8 @@ def read_checkpoint(
         )
     if path.suffix in PICKLED and not allow_pickle:
         raise ModelError(
-            f"{path} is pickled, and unpickling may run code that somebody put there: convert it "
-            "to .safetensors, or set model.allow_pickle = true if you trust its origin"
+            f"{path} {UNSAFE}: convert it to .safetensors, or set model.allow_pickle = true if you "
+            "trust its origin"
         )
     weights, metadata = _contents(path, "meta" if torch.device(device).type == "meta" else "cpu")
     if STUDENT_KEY in metadata:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -102,6 +102,7 @@ class StableDiffusion:
     read: OutputReader
     dtype: torch.dtype = torch.float32
     revision: str | None = None
+    lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
 
     def pipeline(self, network: nn.Module, scheduler: Any = None) -> StableDiffusionPipeline:
         """Return diffusers' own pipeline of these components, with `network` as the UNet."""
@@ -117,10 +118,6 @@ class StableDiffusion:
 
     def with_own_text_encoder(self) -> "StableDiffusion":
         return replace(self, text_encoder=deepcopy(self.text_encoder))
-
-    @property
-    def lora_presets(self) -> Mapping[str, Sequence[str]]:
-        return PRESETS
 
     @property
     def vae_and_text_encoder(self) -> tuple[nn.Module, ...]:
