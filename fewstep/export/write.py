@@ -18,7 +18,7 @@ from fewstep.export.lora_formats import write_diffusers_lora, write_kohya_lora, 
 from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.files import sha256_of, write_file
 from fewstep.models.base import ModelFamily
-from fewstep.models.saving import save_checkpoint, save_folder
+from fewstep.models.loading import quietly
 from fewstep.models.single_file import STUDENT_KEY
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.other_programs import scheduler_config
@@ -68,7 +68,11 @@ def write_checkpoint(
     """
     header = modelspec(artefact) | {STUDENT_KEY: artefact.contract.method["name"]}
     path = folder / FUSED / f"{artefact.name}-fused.safetensors"
-    save_checkpoint(path, family, network, header, dtype)
+    weights = {
+        name: weight.to(dtype) if weight.is_floating_point() else weight
+        for name, weight in family.checkpoint_weights(network).items()
+    }
+    write_file(path, save(weights, {"format": "pt"} | header))
 
 
 def write_whole_model(
@@ -79,7 +83,12 @@ def write_whole_model(
     Its contract keeps it from being loaded as a teacher.
     """
     folder, config = folder / FUSED_FOLDER, scheduler_config(contract)
-    save_folder(folder, family, network, config)
+    with quietly():
+        family.pipeline(network, config).save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)  # where it was on this machine
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     write_file(folder / SCHEDULER_FILE, _as_json(config))
     whole = replace(contract, adapter={"preset": "full"}, files=checksums(folder))
     write_file(folder / CONTRACT_FILE, whole.to_json())

@@ -81,7 +81,9 @@ class ModelFamily(Protocol):
         """Return images [batch, 3, H, W] in [0, 1]."""
         ...
 
-    def pipeline(self, network: nn.Module, scheduler: Any = None) -> Any:
+    def pipeline(
+        self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
+    ) -> Any:
         """Return diffusers' own pipeline of the model, with `network` in its place."""
         ...
 

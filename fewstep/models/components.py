@@ -22,8 +22,8 @@ from transformers import CLIPTokenizer
 
 from fewstep.models.base import ModelError
 
-NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer does: "
-                    "convert it to .safetensors, or get it again")  # fmt: skip
+NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer "
+                    "does: convert it to .safetensors, or get it again")  # fmt: skip
 UNSAFE = "is pickled, and unpickling may run code that somebody put there"
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -104,11 +105,17 @@ class StableDiffusion:
     revision: str | None = None
     lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
 
-    def pipeline(self, network: nn.Module, scheduler: Any = None) -> StableDiffusionPipeline:
+    def pipeline(
+        self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
+    ) -> diffusers.StableDiffusionPipeline:
         """Return diffusers' own pipeline of these components, with `network` as the UNet."""
-        return StableDiffusionPipeline(
-            self.vae, self.text_encoder, self.tokenizer, network, scheduler or DDIMScheduler(),
-            None, None, requires_safety_checker=False,
+        config = dict(scheduler_config or {})
+        scheduler = getattr(diffusers, config.get("_class_name", "DDIMScheduler")).from_config(
+            config
+        )
+        return diffusers.StableDiffusionPipeline(
+            self.vae, self.text_encoder, self.tokenizer, network, scheduler, None, None,
+            requires_safety_checker=False,
         )  # fmt: skip
 
     def checkpoint_weights(self, network: nn.Module) -> dict[str, Tensor]:

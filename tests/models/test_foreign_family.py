@@ -85,7 +85,7 @@ class PixelFamily:
     def decode(self, latents):
         return (nn.functional.interpolate(latents, scale_factor=4) / 2 + 0.5).clamp(0, 1)
 
-    def pipeline(self, network, scheduler=None):
+    def pipeline(self, network, scheduler_config=None):
         raise ModelError("the pixel family has no pipeline in diffusers")
 
     checkpoint_weights = pipeline
