@@ -16,12 +16,10 @@ class ImageError(DataError):
 
 
 class Captioned(Protocol):
-    """Numbered captions."""
+    """Numbered captions; `identity` is a digest of everything that a cache of them depends on."""
 
     @property
-    def identity(self) -> str:
-        """A digest of everything that a cache of these depends on."""
-        ...
+    def identity(self) -> str: ...
 
     @property
     def parts(self) -> Sequence[int]:
@@ -30,20 +28,15 @@ class Captioned(Protocol):
 
     def __len__(self) -> int: ...
 
-    def name(self, number: int) -> str:
-        """Return what messages call it."""
-        ...
+    def name(self, number: int) -> str: ...
 
     def captions(self, number: int) -> tuple[str, ...]: ...
 
 
 class Source(Captioned, Protocol):
-    """Captions with images as they are stored."""
+    """Captions with image files; `unused` names the files that belong to no pair."""
 
-    @property
-    def unused(self) -> Sequence[str]:
-        """The files beside them that belong to no pair."""
-        return ()
+    unused: Sequence[str] = ()
 
     def read(self, number: int) -> bytes:
         """Return the image file's content, or raise an ImageError."""

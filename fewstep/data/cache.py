@@ -61,7 +61,6 @@ class LatentCache:
 
     @cached_property
     def uncond(self) -> Conditioning:
-        """The empty prompt's conditioning, one row."""
         return {name: row[None] for name, row in self._text(0).items()}
 
     @property
@@ -104,10 +103,9 @@ def open_cache(
     shuffle_buffer: int = 65536,
     group: int = 1,
 ) -> LatentCache:
-    """Open a complete cache; every `group` samples, a step's batch, have latents of one size.
+    """Open a cache, or raise a DataError if it is not complete.
 
-    Raises:
-        DataError: if it is missing or not complete.
+    Every `group` samples, a step's batch, have latents of one size.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -115,11 +113,10 @@ def open_cache(
     about, columns = read_about(path), load_file(path)
     parts = columns["shard"].unique_consecutive(return_counts=True)[1].tolist()
     order = ordered(parts, seed, shuffle_buffer, columns["size"], group)
-    sizes, num_views = tuple(about["sizes"]), about["num_views"]
+    about = {"sizes": tuple(about["sizes"]), "num_views": about["num_views"]}
     return LatentCache(
-        folder, **columns, sizes=sizes, num_views=num_views, order=order, seed=seed,
-        caption_dropout=caption_dropout,
-    )  # fmt: skip
+        folder, **columns, **about, order=order, seed=seed, caption_dropout=caption_dropout
+    )
 
 
 @dataclass(frozen=True)

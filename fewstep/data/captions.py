@@ -1,9 +1,9 @@
-"""What counts as a caption, and text files that hold captions."""
+"""What counts as a caption, and the text files that hold captions."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fewstep.data.base import DataError
 from fewstep.data.files import one_spelling, read_file
@@ -21,24 +21,20 @@ class CaptionErrors(DataError):
         super().__init__("; ".join(reasons[:5]) + (more if len(reasons) > 1 else ""))
 
 
-class Faults(list[str]):
-    """Collects what is wrong with captions, so that all of it is reported at once."""
-
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Note a DataError and go on after the block."""
+def collect(read: Callable[..., Any], rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return `read(*row)` for every row; raise CaptionErrors with all its DataErrors at once."""
+    found, reasons = [], []
+    for row in rows:
         try:
-            yield
+            found.append(read(*row))
         except DataError as error:
-            self.append(str(error))
-
-    def check(self) -> None:
-        """Raise CaptionErrors if there were any."""
-        if self:
-            raise CaptionErrors(self)
+            reasons.append(str(error))
+    if reasons:
+        raise CaptionErrors(reasons)
+    return found
 
 
-def checked(caption: object, name: str) -> str:
+def checked(name: str, caption: object) -> str:
     """Return a caption without surrounding white space, in Unicode's composed form (NFC).
 
     Raises:
@@ -89,7 +85,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path} line {number}", line
 
 
-def read_json(text: str, where: str) -> object:
+def read_json(text: str, where: str) -> Any:
     """Return the value that JSON text holds, or raise a DataError."""
     try:
         return json.loads(text)

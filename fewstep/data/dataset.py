@@ -14,7 +14,7 @@ from fewstep.config import DataSettings, SettingError
 from fewstep.console import Steps
 from fewstep.data.base import ImageError
 from fewstep.data.cache import LatentCache, open_cache
-from fewstep.data.encode import Encoded, encode_views, fill_cache, views_of
+from fewstep.data.encode import Encoded, encode_views, fill_cache
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.order import ordered
@@ -38,10 +38,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "pillow")
 
 @dataclass
 class Dataset:
-    """The data of a run, opened and fingerprinted.
-
-    `root` is the folder of caches; with `teacher_guidance` the teacher generates for prompts that
-    have no images.
+    """The data of a run, opened and fingerprinted; `root` is the folder of all caches.
 
     Raises:
         UserError: if the resolution does not suit the model, or the data cannot be used.
@@ -53,6 +50,7 @@ class Dataset:
     root: Path
     teacher_guidance: float
     pairs: Pairs | Prompts = field(init=False)
+    num_views: int = field(init=False)
     encoders: Mapping[str, Any] = field(init=False)
     """Everything of the model that turns images and captions into latents and texts."""
     fingerprint: Fingerprint = field(init=False)
@@ -62,13 +60,11 @@ class Dataset:
         self.family.latent_shape(self.resolution)  # before images are looked for
         index, divisor = self.root / "shards", self.family.image_divisor
         self.pairs = open_data(self.settings, self.resolution, divisor, index)
+        is_flipped = self.settings.flip and not isinstance(self.pairs, Prompts)
+        self.num_views = 2 if is_flipped else 1
         self.encoders = _encoders(self.family)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         self.fingerprint = Fingerprint(self._made_from(), versions, self.settings.path)
-
-    @property
-    def num_views(self) -> int:
-        return 2 if self.settings.flip and not isinstance(self.pairs, Prompts) else 1
 
     @property
     def cache_folder(self) -> Path:
@@ -115,11 +111,7 @@ class Dataset:
         return open_cache(self.cache_folder, seed, data.caption_dropout, data.shuffle_buffer, group)
 
     def stream(self, seed: int, on_skipped: Callable[[str], None]) -> Stream:
-        """Return the pairs as they are encoded at each step.
-
-        Raises:
-            SettingError: if there are prompts without images.
-        """
+        """Return the pairs, encoded at each step; raise SettingError for prompts alone."""
         data = self.settings
         if isinstance(self.pairs, Prompts):
             raise SettingError(
@@ -127,16 +119,9 @@ class Dataset:
                 "teacher would generate each at each step; leave data.streaming out, so that it "
                 "does so once"
             )
-        return Stream(
-            pairs=self.pairs,
-            order=ordered(self.pairs.parts, seed, data.shuffle_buffer),
-            encode_images=self.family.encode_images,
-            encode_prompts=self.family.encode_prompts,
-            seed=seed,
-            num_views=self.num_views,
-            caption_dropout=data.caption_dropout,
-            on_skipped=on_skipped,
-        )
+        order = ordered(self.pairs.parts, seed, data.shuffle_buffer)
+        dropout = data.caption_dropout
+        return Stream(self.pairs, order, self.family, seed, self.num_views, dropout, on_skipped)
 
     def batches(self, seed: int, group: int, on_skipped: Callable[[str], None]) -> Batches:
         """Return the cache, or the stream where [data] asks for streaming."""
@@ -174,11 +159,11 @@ class Dataset:
         )
         for number in one_by_one:
             try:
-                views = views_of(read(number), self.num_views)
+                image = read(number)
             except ImageError as error:
                 yield error
             else:
-                yield encode_views(self.family.encode_images, views)
+                yield encode_views(self.family.encode_images, image, range(self.num_views))
 
     def _generated(self, numbers: Sequence[int]) -> Iterator[Encoded]:
         """Let the teacher generate; its latents are certain, so that their deviation is 0."""

@@ -1,7 +1,7 @@
 """Fill a latent cache: file by file, by any number of processes, from where it stopped."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -28,22 +28,16 @@ EncodePairs = Callable[[Sequence[int]], Iterable[Encoded | ImageError]]
 EncodePrompts = Callable[[Sequence[str]], Conditioning]
 
 
-def views_of(image: Tensor, num_views: int) -> list[Tensor]:
-    """Return an image, and its mirror image where there are two views."""
-    return [image, image.flip(-1)][:num_views]
+def encode_views(
+    encode_images: Callable[[Tensor], Encoded], image: Tensor, views: Iterable[int]
+) -> Encoded:
+    """Return the latents of an image (view 0) and its mirror image (1) in fp32 on the CPU.
 
-
-def encode_views(encode_images: Callable[[Tensor], Encoded], views: Sequence[Tensor]) -> Encoded:
-    """Return the latents of each view in fp32 on the CPU; none depends on the others."""
-    halves = [encode_images(view[None]) for view in views]
+    Each is encoded by itself, so that it does not depend on the others.
+    """
+    halves = [encode_images((image.flip(-1) if view else image)[None]) for view in views]
     mean, std = (torch.cat([half[i] for half in halves]).float().cpu() for i in (0, 1))
     return mean.contiguous(), std.contiguous()
-
-
-def own_shards(num_pairs: int, shard_size: int, processes: Processes) -> dict[int, range]:
-    """Return the numbers of the files that this process writes, and the pairs of each."""
-    starts = range(0, num_pairs, shard_size)[processes.rank :: processes.count]
-    return {n // shard_size: range(n, min(n + shard_size, num_pairs)) for n in starts}
 
 
 def fill_cache(
@@ -58,65 +52,71 @@ def fill_cache(
 ) -> Steps[None]:
     """Encode every pair and every distinct caption that the folder lacks.
 
-    Each process writes every `count`-th file of `shard_size` pairs; a file that is interrupted is
-    lost.
+    Each process writes every `count`-th file of `shard_size` pairs; what is interrupted is at most
+    one file.
 
     Raises:
         DataError: if more than the fraction `max_skipped` of the images cannot be used, or latents
             are not finite.
     """
-    shard_size, limit = shard_size or SHARD, max_skipped * len(pairs)
-    own, num_shards = own_shards(len(pairs), shard_size, processes), -(-len(pairs) // shard_size)
-    total = sum(map(len, own.values()))
+    limit, own = max_skipped * len(pairs), slice(processes.rank, None, processes.count)
+    files = _files(folder, "latents", len(pairs), shard_size or SHARD)
+    total = sum(len(numbers) for _, numbers in files[own])
     progress = partial(TaskProgress, "encoding images", total=total)
-    if _is_filled(folder, num_shards):
+    if _is_filled(folder, files):
         yield progress(total)
         return
     done, skipped = 0, []
-    for number, numbers in own.items():
-        path = shard_file(folder, "latents", number)
+    for path, numbers in files[own]:
         if not path.exists():
-            written = _write_latents(path, numbers, pairs, encode_pairs(numbers), skipped, limit)
+            encoded = zip(numbers, encode_pairs(numbers), strict=True)
+            written = _write_latents(path, encoded, pairs, skipped, limit)
             yield from (progress(done + count) for count in written)
         done += len(numbers)
         yield progress(done)
         skipped += read_about(path)["skipped"]
     processes.wait()
-    shards = [read_about(shard_file(folder, "latents", number)) for number in range(num_shards)]
+    shards = [read_about(path) for path, _ in files]
     check_skipped([reason for shard in shards for reason in shard["skipped"]], limit)
     captions = {caption for shard in shards for row in shard["captions"] for caption in row}
     texts = ["", *sorted(captions - {""})]
-    _write_texts(folder, texts, encode_prompts, processes)
+    for path, numbers in _files(folder, "text", len(texts), SHARD)[own]:
+        if not path.exists():
+            _write_texts(path, [texts[number] for number in numbers], encode_prompts)
     processes.wait()
     if processes.is_main:
         _write_index(folder, shards, texts)
     processes.wait()
 
 
-def _is_filled(folder: Path, num_shards: int) -> bool:
+def _files(folder: Path, what: str, count: int, size: int) -> list[tuple[Path, range]]:
+    """Return the path of every file of `size` pairs or texts, and the numbers of these."""
+    return [
+        (shard_file(folder, what, start // size), range(start, min(start + size, count)))
+        for start in range(0, count, size)
+    ]
+
+
+def _is_filled(folder: Path, latents: list[tuple[Path, range]]) -> bool:
     """Return whether the index is there, and every file that it names."""
     if not (folder / INDEX).is_file():
         return False
-    counts = {"latents": num_shards, "text": -(-read_about(folder / INDEX)["texts"] // SHARD)}
-    return all(
-        shard_file(folder, what, number).is_file()
-        for what, count in counts.items()
-        for number in range(count)
-    )
+    texts = _files(folder, "text", read_about(folder / INDEX)["texts"], SHARD)
+    return all(path.is_file() for path, _ in [*latents, *texts])
 
 
 def _write_latents(
     path: Path,
-    numbers: Sequence[int],
+    encoded_pairs: Iterable[tuple[int, Encoded | ImageError]],
     pairs: Captioned,
-    encoded_pairs: Iterable[Encoded | ImageError],
     skipped_before: Sequence[str],
     limit: float,
 ) -> Iterator[int]:
+    """Write a file of latents, with captions and skipped pairs in its header; yield the count."""
     rows: dict[str, list[Encoded]] = {}
     kept: list[tuple[str, int]] = []
     captions, skipped = [], []
-    for count, (number, encoded) in enumerate(zip(numbers, encoded_pairs, strict=True), 1):
+    for count, (number, encoded) in enumerate(encoded_pairs, 1):
         if isinstance(encoded, ImageError):
             skipped.append(one_line(str(encoded)))
             check_skipped([*skipped_before, *skipped], limit)
@@ -145,45 +145,41 @@ def one_line(reason: str) -> str:
     return " ".join(reason.split()).encode(errors="backslashreplace").decode()
 
 
-def check_skipped(reasons: Collection[str], limit: float) -> None:
+def check_skipped(reasons: Sequence[str], limit: float) -> None:
     """Raise a DataError if more images are left out than the limit allows."""
     if len(reasons) > limit:
         raise DataError(
             f"{len(reasons)} images cannot be used, and data.max_skipped allows {int(limit)}; "
-            f"the last is {list(reasons)[-1]}. fewstep data check lists them all: fix or remove "
-            "them, or raise data.max_skipped"
+            f"the last is {reasons[-1]}. fewstep data check lists them all: fix or remove them, or "
+            "raise data.max_skipped"
         )
 
 
-def _write_texts(
-    folder: Path, texts: Sequence[str], encode_prompts: EncodePrompts, processes: Processes
-) -> None:
-    for number, numbers in own_shards(len(texts), SHARD, processes).items():
-        path = shard_file(folder, "text", number)
-        if not path.exists():
-            own = [texts[i] for i in numbers]
-            starts = range(0, len(own), PROMPTS_AT_ONCE)
-            parts = [encode_prompts(own[i : i + PROMPTS_AT_ONCE]) for i in starts]
-            tensors = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-            write_file(path, save({name: value.contiguous() for name, value in tensors.items()}))
+def _write_texts(path: Path, texts: Sequence[str], encode_prompts: EncodePrompts) -> None:
+    starts = range(0, len(texts), PROMPTS_AT_ONCE)
+    parts = [encode_prompts(texts[i : i + PROMPTS_AT_ONCE]) for i in starts]
+    tensors = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    write_file(path, save({name: value.contiguous() for name, value in tensors.items()}))
 
 
 def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> None:
+    """Write which row of which file each pair is, after the list of skipped images."""
     number_of = {text: number for number, text in enumerate(texts)}
-    sizes = sorted({size for shard in shards for size, _ in shard["kept"]})
+    kept = [(n, size, row) for n, shard in enumerate(shards) for size, row in shard["kept"]]
+    sizes = sorted({size for _, size, _ in kept})
     if not sizes:
         raise DataError(f"{folder} would hold no pair: none of the images can be used")
     captions = [row for shard in shards for row in shard["captions"]]
     columns: dict[str, list[int]] = {
-        "shard": [number for number, shard in enumerate(shards) for _ in shard["kept"]],
-        "size": [sizes.index(size) for shard in shards for size, _ in shard["kept"]],
-        "row": [row for shard in shards for _, row in shard["kept"]],
+        "shard": [number for number, _, _ in kept],
+        "size": [sizes.index(size) for _, size, _ in kept],
+        "row": [row for _, _, row in kept],
         "first": list(accumulate(map(len, captions), initial=0)),
         "caption": [number_of[caption] for row in captions for caption in row],
     }
     skipped = [reason for shard in shards for reason in shard["skipped"]]
     write_file(folder / "skipped.txt", "".join(f"{reason}\n" for reason in skipped))
-    first = open_tensors(shard_file(folder, "latents", columns["shard"][0]))
+    first = open_tensors(shard_file(folder, "latents", kept[0][0]))
     num_views = next(iter(first.tensors.values()))["shape"][1]
     about = {"sizes": sizes, "num_views": num_views, "skipped": len(skipped), "texts": len(texts)}
     tensors = {name: torch.tensor(rows) for name, rows in columns.items()}

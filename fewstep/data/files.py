@@ -20,8 +20,7 @@ MAX_IMAGE_BYTES = 2**30
 def files_below(folder: Path) -> list[Path]:
     """Return the files below a folder, relative to it and sorted, without hidden ones.
 
-    Raises:
-        DataError: if a folder in it cannot be read, or is a link.
+    A folder in it that cannot be read, or is a link, is a DataError.
     """
 
     def refuse(error: OSError) -> None:
@@ -42,12 +41,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
-    """Return a file's content.
-
-    Raises:
-        OSError: if it cannot be read, is larger than `max_bytes`, or is a pipe or device, which
-            might never end.
-    """
+    """Return a file's content; pipes and devices, which might never end, are an OSError."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(errno.EINVAL, "it is a pipe or device", str(path))

@@ -31,19 +31,23 @@ class Fingerprint:
 def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
     """Make the cache's folder below `root`, or check that the one there is of the same data.
 
-    Returns notes for the user: what differs from other caches of the same data, and which library
-    versions have changed.
+    Returns notes for the user: how other caches of these data differ, which libraries have changed.
 
     Raises:
         DataError: if the folder holds another cache, or half of one by other libraries.
     """
     folder = root / fingerprint.key
-    path = folder / FINGERPRINT
-    if not path.is_file():
-        notes = _differing(root, fingerprint)
-        write_file(path, json.dumps(asdict(fingerprint), indent=2, sort_keys=True) + "\n")
-        return notes
-    found = _read(path)
+    if not (folder / FINGERPRINT).is_file():
+        others = [(path.parent, _read(path)) for path in sorted(root.glob(f"*/{FINGERPRINT}"))]
+        text = json.dumps(asdict(fingerprint), indent=2, sort_keys=True) + "\n"
+        write_file(folder / FINGERPRINT, text)
+        return [
+            f"encoding anew: the cache in {other_folder} is another "
+            f"({_changes(other.made_from, fingerprint.made_from)})"
+            for other_folder, other in others
+            if other.path == fingerprint.path
+        ]
+    found = _read(folder / FINGERPRINT)
     if changed := _changes(found.made_from, fingerprint.made_from):
         raise DataError(
             f"{folder} holds another cache ({changed}); delete it, or set data.cache to another "
@@ -62,17 +66,6 @@ def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
     ]
 
 
-def _differing(root: Path, fingerprint: Fingerprint) -> list[str]:
-    """Return how other caches of the same data differ."""
-    others = [(path.parent, _read(path)) for path in sorted(root.glob(f"*/{FINGERPRINT}"))]
-    return [
-        f"encoding anew: the cache in {folder} is another "
-        f"({_changes(other.made_from, fingerprint.made_from)})"
-        for folder, other in others
-        if other.path == fingerprint.path
-    ]
-
-
 def _read(path: Path) -> Fingerprint:
     try:
         return Fingerprint(**json.loads(path.read_text(encoding="utf-8")))
@@ -81,13 +74,11 @@ def _read(path: Path) -> Fingerprint:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    def short(value: object) -> str:
+        return text if len(text := str(value)) <= 20 else f"{text[:12]}…"
+
     return "; ".join(
-        f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
+        f"{name} was {short(old.get(name))} and is {short(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 20 else f"{text[:12]}…"

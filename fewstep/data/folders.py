@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.base import DataError, Source, digest
-from fewstep.data.captions import Faults, checked, numbered_lines, read_json, read_text
+from fewstep.data.captions import checked, collect, numbered_lines, read_json, read_text
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -54,8 +54,9 @@ class ImageFiles(Source):
         return read_image(self.folder / self.files[number])
 
     def pick(self, numbers: Sequence[int]) -> "ImageFiles":
-        files, texts = ([column[i] for i in numbers] for column in (self.files, self.texts))
-        return ImageFiles(self.folder, tuple(files), tuple(texts), self.unused)
+        files = tuple(self.files[i] for i in numbers)
+        texts = tuple(self.texts[i] for i in numbers)
+        return ImageFiles(self.folder, files, texts, self.unused)
 
 
 def read_folder(folder: Path) -> ImageFiles:
@@ -77,16 +78,17 @@ def read_folder(folder: Path) -> ImageFiles:
         for file in files
         if file.suffix.lower() in CAPTION_SUFFIXES
     }
-    find, texts, used, faults = finder(captions), [], set(), Faults()
-    for image in images:
+    find, used = finder(captions), set()
+
+    def caption_of(image: Path) -> tuple[str]:
         path = folder / image
         found = (find(str(image.with_suffix(suffix))) for suffix in CAPTION_SUFFIXES)
-        with faults.collect():
-            if (key := next(filter(None, found), None)) is None:
-                raise DataError(f"{path} has no caption: write it into {path.with_suffix('.txt')}")
-            used.add(key)
-            texts.append((checked(read_text(folder / captions[key]), str(path)),))
-    faults.check()
+        if (key := next(filter(None, found), None)) is None:
+            raise DataError(f"{path} has no caption: write it into {path.with_suffix('.txt')}")
+        used.add(key)
+        return (checked(str(path), read_text(folder / captions[key])),)
+
+    texts = collect(caption_of, ((image,) for image in images))
     unused = tuple(str(captions[key]) for key in captions if key not in used)
     return ImageFiles(folder, tuple(map(str, images)), tuple(texts), unused)
 
@@ -106,15 +108,12 @@ def read_metadata(table: Path, images: Path | None = None) -> ImageFiles:
             f"{table} has the columns {', '.join(rows[0][1])}; it needs file_name and one of "
             f"{', '.join(CAPTION_COLUMNS)}"
         )
-    files, texts, faults = [], [], Faults()
     for where, row in rows:
         if not isinstance(row.get("file_name"), str) or not row["file_name"]:
             raise DataError(f"{where} has no file_name; write the image's name there")
-        files.append(row["file_name"])
-        with faults.collect():
-            texts.append((checked(row.get(column), where),))
-    faults.check()
-    return _named_files(images or table.parent, files, texts, table)
+    files = [row["file_name"] for _, row in rows]
+    texts = collect(checked, ((where, row.get(column)) for where, row in rows))
+    return _named_files(images or table.parent, files, [(text,) for text in texts], table)
 
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -155,33 +154,31 @@ def read_coco(path: Path, images: Path | None = None) -> ImageFiles:
     if path.is_dir():
         path = _only(captions_files(path), path, images)
     names, notes = _coco_tables(path)
-    texts: dict[object, list[str]] = {image: [] for image in names}
-    faults, described = Faults(), {image for image, *_ in notes}
-    for image, number, caption in notes:
-        if image not in texts:
-            raise DataError(f"{path}: annotation {number} is of image {image}, which is missing")
-        with faults.collect():
-            texts[image].append(checked(caption, f"{path}: annotation {number}"))
+    described = {image for image, *_ in notes}
+    if strange := [note for note in notes if note[0] not in names]:
+        image, number, _ = strange[0]
+        raise DataError(f"{path}: annotation {number} is of image {image}, which is missing")
     order = sorted(names, key=lambda image: names[image])
-    faults += [
-        f"{path}: image {names[image]} has no caption; write one, or remove the image"
-        for image in order
-        if image not in described
-    ]
-    faults.check()
-    folder = images or next(filter(Path.is_dir, _image_folders(path)), None)
+    missing = [f"{path}: image {names[image]}" for image in order if image not in described]
+    rows = [(f"{path}: annotation {number}", caption) for _, number, caption in notes]
+    captions = collect(checked, [*rows, *((name, None) for name in missing)])
+    texts: dict[object, tuple[str, ...]] = dict.fromkeys(names, ())
+    for (image, *_), caption in zip(notes, captions, strict=True):
+        texts[image] += (caption,)
+    folders = _image_folders(path)
+    folder = images or next(filter(Path.is_dir, folders), None)
     if folder is None:
         raise DataError(
-            f"the images of {path} are in none of {', '.join(map(str, _image_folders(path)))}; put "
-            "them there, or set data.images to their folder"
+            f"the images of {path} are in none of {', '.join(map(str, folders))}; put them there, "
+            "or set data.images to their folder"
         )
-    rows = [tuple(texts[image]) for image in order]
-    return _named_files(folder, [names[image] for image in order], rows, path)
+    files = [names[image] for image in order]
+    return _named_files(folder, files, [texts[image] for image in order], path)
 
 
 def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]]:
     """Return file names by image id, and (image id, id, caption) of each annotation, sorted."""
-    table: Any = read_json(read_text(path), str(path))
+    table = read_json(read_text(path), str(path))
     try:
         names = {image["id"]: str(image["file_name"]) for image in table["images"]}
         notes = sorted((a["image_id"], a["id"], a["caption"]) for a in table["annotations"])
@@ -205,7 +202,7 @@ def _only(found: list[Path], folder: Path, images: Path | None) -> Path:
         return (usable or found)[0]
     raise DataError(
         f"{folder} holds {len(found)} caption files, {len(usable)} of them with their images; "
-        f"set data.path to one of {', '.join(str(path) for path in found)}"
+        f"set data.path to one of {', '.join(map(str, found))}"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.base import DataError, ImageError, Source
-from fewstep.data.captions import Faults, checked
+from fewstep.data.captions import checked, collect
 from fewstep.data.files import read_image
 from fewstep.data.folders import CAPTION_COLUMNS
 
@@ -39,12 +39,10 @@ class Rows(Source):
         try:
             value = self._texts[number][self.caption]
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"the caption of {self.name(number)} is not UTF-8 ({error.reason}); save it as "
-                "UTF-8"
-            ) from error
+            what = f"the caption of {self.name(number)}"
+            raise DataError(f"{what} is not UTF-8 ({error.reason}); save it as UTF-8") from error
         values = value if isinstance(value, list) else [value]
-        return tuple(checked(text, self.name(number)) for text in values or [None])
+        return tuple(checked(self.name(number), text) for text in values or [None])
 
     def read(self, number: int) -> bytes:
         try:
@@ -75,10 +73,9 @@ def is_hf_dataset(folder: Path) -> bool:
 def read_hf_dataset(
     path: str, split: str, image_column: str | None = None, caption_column: str | None = None
 ) -> Rows:
-    """Open a folder or a Hub id; columns that are not named are found by their type and name.
+    """Open a folder or a Hub id, or raise a DataError.
 
-    Raises:
-        DataError: if it cannot be loaded, a column cannot be found, or a caption cannot be used.
+    Columns that are not named are found by their type and name.
     """
     table = _loaded(path, split)
     from datasets import Image
@@ -86,8 +83,8 @@ def read_hf_dataset(
     features = table.features
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     image = image_column or (images[0] if len(images) == 1 else "")
-    named = [name for name in (*CAPTION_COLUMNS, "captions") if name in features]
-    caption = caption_column or (named[0] if named else "")
+    named = (name for name in (*CAPTION_COLUMNS, "captions") if name in features)
+    caption = caption_column or next(named, "")
     for setting, column in (("image_column", image), ("caption_column", caption)):
         if column not in features:
             raise DataError(
@@ -96,11 +93,7 @@ def read_hf_dataset(
     if image not in images:
         raise DataError(f"data.image_column is {image!r}, which holds no images")
     rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
-    faults = Faults()
-    for number in range(len(rows)):
-        with faults.collect():  # now, and not after hours
-            rows.captions(number)
-    faults.check()
+    collect(rows.captions, ((number,) for number in range(len(rows))))  # now, not after hours
     return rows
 
 

@@ -15,8 +15,6 @@ from fewstep.data.base import ImageError
 from fewstep.diffusion.random import generator
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded."""
-
 MAX_PIXELS = 100_000_000
 """More is refused from the header: a file of 50 kB can hold an image of 1 GB."""
 
@@ -26,11 +24,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, 
 
 
 def open_image(content: bytes) -> Image.Image:
-    """Return an image of which only the header has been read.
-
-    Raises:
-        ImageError: if it is empty, of no known format, or too large to be decoded.
-    """
+    """Return an image of which only the header was read, or raise an ImageError."""
     if not content:
         raise ImageError("the file is empty")
     try:
@@ -48,10 +42,7 @@ def open_image(content: bytes) -> Image.Image:
 def decode(content: bytes) -> Image.Image:
     """Return the whole image (of an animation the first frame), upright, in 8-bit RGB.
 
-    Transparent parts become white.
-
-    Raises:
-        ImageError: if it cannot be decoded to its end.
+    Transparent parts become white; what cannot be decoded to its end is an ImageError.
     """
     image = open_image(content)
     try:

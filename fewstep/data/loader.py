@@ -24,23 +24,21 @@ Reader = Callable[[Sequence[int]], Any]
 
 
 class Batches(Protocol):
-    """Where the batches of a run come from: a cache, or a stream that is encoded at each step."""
+    """Where the batches of a run come from: a cache, or a stream that is encoded at each step.
+
+    `reader` needs no network and may run ahead in loader processes; `batch` makes a batch of what
+    it returns. `uncond` is the empty prompt's conditioning, one row.
+    """
 
     def __len__(self) -> int: ...
 
     @property
-    def reader(self) -> Reader:
-        """What loader processes may do ahead, without any network."""
-        ...
+    def reader(self) -> Reader: ...
 
     @property
-    def uncond(self) -> Conditioning:
-        """The empty prompt's conditioning, one row."""
-        ...
+    def uncond(self) -> Conditioning: ...
 
-    def batch(self, read: Any) -> Batch:
-        """Make a batch of what was read."""
-        ...
+    def batch(self, read: Any) -> Batch: ...
 
 
 def batches_at(

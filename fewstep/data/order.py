@@ -18,9 +18,9 @@ T = TypeVar("T")
 class Shuffled:
     """Every epoch shows every pair once, in an order of its own.
 
-    Pairs are stored in `parts`. The parts are shuffled, and their pairs go in that order through a
-    shuffle buffer of `buffer` pairs, so that what is read at a time lies near together; a dataset
-    that fits into the buffer is shuffled as a whole.
+    The `parts` in which pairs are stored are shuffled, and go one after another through a shuffle
+    buffer of `buffer` pairs, so that reading stays local; a dataset that fits into it is shuffled
+    as a whole.
     """
 
     parts: tuple[int, ...]
@@ -72,7 +72,6 @@ class Bucketed:
         return list(accumulate(-(-len(members) // self.group) for members in self.members))
 
     def pair(self, sample: int) -> int:
-        """Return the pair that this sample of the run shows."""
         step, place = divmod(sample, self.group)
         epoch, slot = divmod(step, self.ends[-1])
         group = int(_permutation(self.seed, "groups", epoch, 0, self.ends[-1])[slot])

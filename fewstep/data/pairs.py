@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.config import DataSettings
 from fewstep.data.base import Captioned, DataError, ImageError, Source, digest
-from fewstep.data.captions import Faults, checked, numbered_lines
+from fewstep.data.captions import checked, collect, numbered_lines
 from fewstep.data.folders import TABLES, captions_files, read_coco, read_folder, read_metadata
 from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
 from fewstep.data.images import Framing, as_tensor, buckets_of, decode
@@ -199,11 +199,7 @@ def subset(source: Source, count: int | None, seed: int) -> Source:
 
 def read_prompts(path: Path, num_pairs: int | None, seed: int) -> Prompts:
     """Read a text file with one prompt a line; raise a DataError if it holds none."""
-    prompts, faults = [], Faults()
-    for where, line in numbered_lines(path):
-        with faults.collect():
-            prompts.append(checked(line, where))
-    faults.check()
+    prompts = collect(checked, numbered_lines(path))
     if not prompts:
         raise DataError(f"{path} holds no prompt; write one a line")
     return Prompts(tuple(prompts), num_pairs or len(prompts), seed)

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 
 from fewstep.data.base import DataError, Source, digest
-from fewstep.data.captions import Faults, checked, decoded
+from fewstep.data.captions import checked, collect, decoded
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     check_all_read,
@@ -44,7 +44,7 @@ class Shards(Source):
     @property
     def identity(self) -> str:
         lines = [f"{file.name} {size_and_time(file)}" for file in self.files]
-        return digest([*lines, hashlib.sha256(np.ascontiguousarray(self.places)).hexdigest()])
+        return digest([*lines, hashlib.sha256(self.places.tobytes()).hexdigest()])
 
     @property
     def parts(self) -> Sequence[int]:
@@ -61,7 +61,7 @@ class Shards(Source):
 
     def captions(self, number: int) -> tuple[str, ...]:
         shard, _, _, offset, size = self.places[number].tolist()
-        return (_caption(_read(self.files[shard], offset, size), self.name(number)),)
+        return (_caption(self.name(number), _read(self.files[shard], offset, size)),)
 
     def read(self, number: int) -> bytes:
         shard, offset, size, *_ = self.places[number].tolist()
@@ -136,7 +136,7 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
 def _scan(file: Path) -> list[tuple[int, int, int, int]]:
     images: dict[str, tuple[int, int]] = {}
     texts: dict[str, tuple[int, int]] = {}
-    names, faults = [], Faults()
+    names, contents = [], []
     for member in _members(file):
         name = PurePosixPath(member.name)
         if name.name.startswith("."):
@@ -148,16 +148,11 @@ def _scan(file: Path) -> list[tuple[int, int, int, int]]:
                 raise DataError(f"{file} holds two images called {key}; give each its own name")
             images[key] = place
         elif name.suffix.lower() in CAPTION_SUFFIXES:
-            with faults.collect():
-                _caption(_read(file, *place), f"{file}: {name}")
+            contents.append((f"{file}: {name}", _read(file, *place)))
             texts[key] = place
     check_all_read(names, file)
-    faults += [
-        f"{file}: {key} has no caption; add {key}.txt to the shard"
-        for key in images
-        if key not in texts
-    ]
-    faults.check()
+    missing = [(f"{file}: {key}", None) for key in images if key not in texts]
+    collect(_caption, [*contents, *missing])
     return [(*place, *texts[key]) for key, place in images.items()]
 
 
@@ -198,17 +193,21 @@ def _check_end(file: Path, last: int) -> None:
 
 
 def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
-    name = PurePosixPath(member.name)
+    name, fault = PurePosixPath(member.name), None
     if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{file} holds {member.name!r}, which leads out of it; make it anew")
-    if not (member.isfile() or member.isdir()):
-        raise DataError(f"{file} holds {member.name!r}, a link or device; put the file itself in")
-    if name.suffix.lower() in PICKLES:
-        raise DataError(f"{file} holds {member.name!r}, a pickle, which can run code; leave it out")
+        fault = "which leads out of it; make it anew"
+    elif not (member.isfile() or member.isdir()):
+        fault = "a link or device; put the file itself in"
+    elif name.suffix.lower() in PICKLES:
+        fault = "a pickle, which can run code; leave it out"
+    if fault:
+        raise DataError(f"{file} holds {member.name!r}, {fault}")
 
 
-def _caption(content: bytes, name: str) -> str:
-    return checked(decoded(content, f"the caption of {name}"), name)
+def _caption(name: str, content: bytes | None) -> str:
+    if content is None:
+        raise DataError(f"{name} has no caption; add {name.rpartition(': ')[2]}.txt to the shard")
+    return checked(name, decoded(content, f"the caption of {name}"))
 
 
 def _read(file: Path, offset: int, size: int) -> bytes:

@@ -9,56 +9,40 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import DataError, ImageError
-from fewstep.data.encode import (
-    Encoded,
-    EncodePrompts,
-    check_skipped,
-    encode_views,
-    one_line,
-    views_of,
-)
+from fewstep.data.encode import check_skipped, encode_views, one_line
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order, choose, draw_x_0
 from fewstep.data.pairs import Pairs
 from fewstep.distributed import ALONE, Processes
 from fewstep.methods.base import Batch
+from fewstep.models.base import ModelFamily
 from fewstep.types import Conditioning
 
-
-@dataclass(frozen=True)
-class Read:
-    """What a loader process has read for a batch, before any network encodes it."""
-
-    samples: Sequence[int]
-    images: Sequence[Tensor]
-    captions: Sequence[tuple[str, ...]]
-    skipped: Sequence[str]
+Read = tuple[list[tuple[int, Tensor, tuple[str, ...]]], list[str]]
+"""Sample, image and captions of each row of a batch, and why other images were skipped."""
 
 
 @dataclass(frozen=True)
 class Stream:
     """Pairs in the order of a run; latents and texts are those that a cache would hold.
 
-    An image that cannot be used is replaced by the next pair that can, and reported to
-    `on_skipped` each time.
+    An image that cannot be used is replaced by the next pair's, and reported to `on_skipped`.
     """
 
     pairs: Pairs
     order: Order
-    encode_images: Callable[[Tensor], Encoded]
-    encode_prompts: EncodePrompts
+    family: ModelFamily
     seed: int
-    num_views: int = 1
-    caption_dropout: float = 0.0
-    on_skipped: Callable[[str], None] = lambda reason: None
+    num_views: int
+    caption_dropout: float
+    on_skipped: Callable[[str], None]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     @cached_property
     def uncond(self) -> Conditioning:
-        """The empty prompt's conditioning, one row."""
-        return self.encode_prompts([""])
+        return self.family.encode_prompts([""])
 
     @property
     def reader(self) -> Reader:
@@ -66,36 +50,34 @@ class Stream:
 
     def batch(self, read: Read) -> Batch:
         """Encode what was read."""
-        for reason in read.skipped:
+        rows, skipped = read
+        for reason in skipped:
             self.on_skipped(reason)
         x_0, texts = [], []
-        for sample, image, captions in zip(read.samples, read.images, read.captions, strict=True):
+        for sample, image, captions in rows:
             caption, view, noise = choose(
                 self.seed, sample, captions, self.num_views, self.caption_dropout
             )
-            mean, std = encode_views(self.encode_images, [views_of(image, self.num_views)[view]])
+            mean, std = encode_views(self.family.encode_images, image, [view])
             x_0.append(draw_x_0(mean[0], std[0], noise))
             texts.append(caption or "")
-        return Batch(torch.stack(x_0), self.encode_prompts(texts))
+        return Batch(torch.stack(x_0), self.family.encode_prompts(texts))
 
 
 def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:
-    """Read the samples with these numbers in the run; loader processes call it."""
-    images, captions, skipped = [], [], []
+    """Read the samples with these numbers in the run, in a loader process if there are any."""
+    rows, skipped = [], []
     for sample in samples:
-        number, image = _usable(pairs, order.pair(sample), skipped)
-        images.append(image)
-        captions.append(pairs.captions(number))
-    return Read(tuple(samples), images, captions, skipped)
-
-
-def _usable(pairs: Pairs, number: int, skipped: list[str]) -> tuple[int, Tensor]:
-    for candidate in range(number, number + len(pairs)):
-        try:
-            return candidate % len(pairs), pairs.image(candidate % len(pairs))
-        except ImageError as error:
-            skipped.append(str(error))
-    raise DataError("none of the images can be used; fewstep data check lists why")
+        first = order.pair(sample)
+        for number in (*range(first, len(pairs)), *range(first)):
+            try:
+                rows.append((sample, pairs.image(number), pairs.captions(number)))
+                break
+            except ImageError as error:
+                skipped.append(str(error))
+        else:
+            raise DataError("none of the images can be used; fewstep data check lists why")
+    return rows, skipped
 
 
 class Skipped:
@@ -114,11 +96,7 @@ class Skipped:
         self.new.append(one_line(reason))
 
     def settle(self) -> None:
-        """List and count what all processes have left out; each calls it after each step.
-
-        Raises:
-            DataError: once there are more than the limit.
-        """
+        """List what all processes have left out, after each step; raise a DataError if too many."""
         if not self.processes.all_reduce_max(len(self.new)):
             return
         gathered, self.new = self.processes.gather_lines(self.new), []
@@ -127,4 +105,4 @@ class Skipped:
         if self.processes.is_main:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
-        check_skipped(self.listed, self.limit)
+        check_skipped(list(self.listed), self.limit)
