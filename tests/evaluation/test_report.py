@@ -216,9 +216,9 @@ def test_a_folder_that_is_no_run_or_is_damaged_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="line 1 is damaged"):
         TrainingRun.read(run)
     for spoilt, words in (
-        (b'method = "cd"', "has no method.name"),
-        (b"[method", "config.toml is damaged"),
-        (b"\xff", "config.toml is damaged"),
+        (b'method = "cd"', "method is 'cd'; it has to be a table"),
+        (b"[method", "config.toml is not TOML"),
+        (b"\xff", "config.toml is not TOML"),
     ):
         (run / "config.toml").write_bytes(spoilt)
         with pytest.raises(UserError, match=words):

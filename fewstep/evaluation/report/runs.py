@@ -1,11 +1,11 @@
 """What a training run leaves in its folder, as the report shows it: settings and loss."""
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fewstep.config import load_config
 from fewstep.errors import UserError
 from fewstep.evaluation.labels import title_of
 
@@ -26,7 +26,7 @@ class TrainingRun:
     settings: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
-    by_noise: tuple[Curve, ...] = ((),) * QUARTERS
+    by_noise: tuple[Curve, ...]
 
     @property
     def title(self) -> str:
@@ -42,14 +42,8 @@ class TrainingRun:
         config = folder / "config.toml"
         if not config.is_file():
             raise UserError(f"{folder} is not a run: it has no config.toml")
-        try:
-            settings = config.read_text(encoding="utf-8")
-            method = tomllib.loads(settings)["method"]["name"]
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UserError(f"{config} is damaged: {error}") from error
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{config} is not a run's: it has no method.name") from error
-        log = read_log(folder / "metrics.jsonl")
+        method = load_config(config).method.get("name", "")
+        settings, log = config.read_text(encoding="utf-8"), read_log(folder / "metrics.jsonl")
         losses = tuple(loss for loss, _ in log.values())
         curves = tuple(
             tuple((step, loss) for step, (_, part) in log.items() if (loss := part[q]) is not None)

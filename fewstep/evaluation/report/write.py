@@ -7,15 +7,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fewstep.errors import UserError
+from fewstep.evaluation import labels
 from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, Comparison, load_comparison
-from fewstep.evaluation.labels import (
-    capital,
-    cost,
-    line_title,
-    metric_title,
-    shown,
-    shown_range,
-)
+from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.headline import facts, headline, lead, match
 from fewstep.evaluation.report.plots import against_calls, against_seconds, losses, losses_by_noise
@@ -24,8 +18,6 @@ from fewstep.evaluation.results import Results, Row, joined, load, metric_names,
 from fewstep.files import write_file
 from fewstep.images import png
 
-Plot = tuple[str, str, str]
-"""Title, caption and SVG."""
 PLOTTED = ("prompt_accuracy", "frechet", "fid", "clip_score", "latent_frechet")
 
 
@@ -59,17 +51,20 @@ def report(
         UserError: if a run's folder is not one, or damaged.
         OSError: if `out` cannot be written to.
     """
-    trained = [TrainingRun.read(folder) for folder in runs]
     found, rows = match(results.rows), overview(results.rows)
     names = metric_names(rows)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals.update({function.__name__: function for function in HELPERS})
+    environment.globals |= {
+        "labels": labels, "image_counts": image_counts, "png_base64": png_base64,
+        "losses": losses, "losses_by_noise": losses_by_noise,
+    }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         title=headline(found) if found else "Results",
-        match=found,
+        lead=lead(found) if found else "",
+        facts=facts(found) if found else (),
         comparison=comparison,
         results=results,
         rows=rows,
@@ -77,8 +72,7 @@ def report(
         metrics=[name for name in names if "." not in name],
         parts=[name for name in names if "." in name],
         plots=quality_plots(rows),
-        losses=loss_plots(trained),
-        runs=[(run, noise_plots(run)) for run in trained],
+        runs=[TrainingRun.read(folder) for folder in runs],
         setting={
             "Protocol": results.protocol,
             "Machine": results.machine,
@@ -96,28 +90,14 @@ def report(
     return out
 
 
-def quality_plots(rows: Sequence[Row]) -> list[Plot]:
-    """Draw the main metrics against NFE and against seconds."""
+def quality_plots(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Return title, caption and SVG of the main metrics against NFE and against seconds."""
     plots = []
     for name in PLOTTED:
         title, caption = metric_title(name), f"{better(name)}. Bars are 95% intervals."
         plots.append((title, caption, against_calls(rows, name)))
         plots.append((f"{title}, by time", caption, against_seconds(rows, name)))
-    return [plot for plot in plots if plot[-1]]
-
-
-def loss_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
-    """Draw the losses of all runs."""
-    caption = "Smoothed. Each method has a loss of its own: compare shapes, not heights."
-    svg = losses(runs)
-    return [("Loss", caption, svg)] if svg else []
-
-
-def noise_plots(run: TrainingRun) -> list[Plot]:
-    """Draw a run's loss by noise level."""
-    caption = "Smoothed. A quarter of the timesteps each; the darker, the noisier."
-    svg = losses_by_noise(run)
-    return [("Loss by noise level", caption, svg)] if svg else []
+    return plots
 
 
 def better(name: str) -> str:
@@ -133,10 +113,3 @@ def image_counts(rows: Sequence[Row], name: str) -> list[int]:
 def png_base64(image) -> str:
     """Return an image uint8 [H, W, 3] as PNG in base64, for a data URI."""
     return b64encode(png(image)).decode()
-
-
-HELPERS = (
-    capital, cost, facts, image_counts, lead, line_title, metric_title, png_base64,
-    shown, shown_range,
-)  # fmt: skip
-"""The functions that the template calls."""
