@@ -86,7 +86,7 @@ def check_repo(repo: str) -> None:
     """Refuse a REPO that is not a repository's name, you/name.
 
     Raises:
-        UserError: saying what such a name looks like.
+        UserError: with the form of such a name.
     """
     with suppress(HFValidationError):
         validate_repo_id(repo)
@@ -110,7 +110,7 @@ def upload(manifest: UploadManifest, repo: str, public: bool = False) -> str:
     try:
         address = api.create_repo(repo, private=not public, exist_ok=True)
         if not public and not api.model_info(repo).private:
-            raise UserError(f"{repo} exists and is public; say --public, or choose another name")
+            raise UserError(f"{repo} exists and is public; use --public, or choose another name")
         api.upload_folder(
             repo_id=repo,
             folder_path=manifest.folder,

@@ -61,7 +61,7 @@ def claims(caption: str) -> Claims:
     body, on, ground = " ".join(caption.lower().split()).partition(" on a ")
     background = ground.removesuffix(" background")
     if on and (background not in BACKGROUNDS or background == ground):
-        raise ValueError(f"cannot read the ground {ground!r}: say e.g. 'on a white background'")
+        raise ValueError(f"cannot read the ground {ground!r}: write e.g. 'on a white background'")
     phrases = re.split(rf" (with|and|{'|'.join(RELATIONS)}) ", body)
     joints = phrases[1::2]
     if any(joint in RELATIONS for joint in joints[:-1]):
@@ -74,7 +74,7 @@ def read_mention(phrase: str) -> Mention:
     """Read a phrase such as "two big red stars"."""
     article, *words = phrase.split() or [""]
     if article not in COUNTS or not words:
-        raise ValueError(f"cannot read {phrase!r}: say e.g. 'a red heart' or 'two big stars'")
+        raise ValueError(f"cannot read {phrase!r}: write e.g. 'a red heart' or 'two big stars'")
     size = words.pop(0) if words[0] in SIZES else None
     colour = words.pop(0) if words and words[0] in COLOURS else None
     found = Mention(COUNTS[article], size, colour)

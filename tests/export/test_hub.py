@@ -156,7 +156,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub, artefact):
     manifest = upload_manifest(artefact)
     upload(manifest, REPO, public=True)
     assert not hub.repos[REPO]["private"]
-    with pytest.raises(UserError, match="exists and is public; say --public"):
+    with pytest.raises(UserError, match="exists and is public; use --public"):
         upload(manifest, REPO)
     hub.repos[REPO]["files"].clear()
     upload(manifest, REPO, public=True)
