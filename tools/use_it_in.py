@@ -25,9 +25,9 @@ STUDENTS = {
     "quadratic": MultiBoundaryDistillation(spacing="quadratic"),
 }
 TITLES = {
-    "multi-boundary-cd": "A multi-boundary student: one jump a segment, no noise in between",
+    "multi-boundary-cd": "A multi-boundary student: one jump per segment, no noise in between",
     "cd": "A CD or CT student: fresh noise between the jumps",
-    "quadratic": "A multi-boundary student of quadratic timesteps",
+    "quadratic": "A multi-boundary student with quadratic timesteps",
 }
 
 PAGE_TEXT = """\
@@ -35,18 +35,18 @@ PAGE_TEXT = """\
 
 <!-- Written by `python tools/use_it_in.py`; do not edit. -->
 
-An artefact holds the student in the file format of every program below, and its contract,
-`fewstep.json`, says at which timesteps it is sampled. `fewstep export RUN -o DIR` writes all of it;
-this page is made from the contracts of three students of Stable Diffusion 1.5, of default settings
-but for the last one's `spacing`.
-The model card of each artefact has the same table for its own.
+An artefact contains the student in the file format of every program below, and its contract,
+`fewstep.json`, lists the timesteps for sampling. `fewstep export RUN -o DIR` writes all of it.
+This page is generated from the contracts of three students of Stable Diffusion 1.5 with default
+settings, except for the `spacing` of the last one.
+The model card of each artefact has the same table for its own student.
 
 Two rules hold everywhere. **Guidance is 1** (CFG 1, no negative prompt): it was distilled into the
-student. **The number of steps and the sampler are the student's**: another sampler asks it for
-jumps that it never learnt, and the image looks wrong without an error.
+student. **Use the number of steps and the sampler of the student**: another sampler makes jumps
+that the student was not trained for, and the image looks wrong without an error message.
 
-"Exact" is computed: the program's rule starts and lands each call where the student does. Errors in
-parentheses are against that, for latents of unit variance.
+"Exact" is computed: the timesteps of the program and its jump targets are those of the student.
+Errors in parentheses are relative to that, for latents of unit variance.
 
 {students}
 ## From Python
@@ -54,12 +54,12 @@ parentheses are against that, for latents of unit variance.
 ```python
 from fewstep.student.pipeline import FewStepPipeline
 
-pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= names a copy of the base
+pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= is a copy of the base model
 image = pipeline("a lighthouse at dusk", seed=7)[0]
-image.save("lighthouse.png")  # with its settings inside, as A1111 reads them
+image.save("lighthouse.png")  # with its settings in A1111's format
 
 pipeline("a lighthouse at dusk", image=sketch, strength=0.75)  # image to image
-FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # a style with it
+FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # with a style LoRA
 ```
 
 Inside diffusers' own pipelines, text-to-image, image-to-image, ControlNet and others:
@@ -73,9 +73,8 @@ pipe.scheduler = FewStepScheduler.from_artefact("DIR")
 image = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
 ```
 
-It is exact for every number of segments and steps and every spacing of timesteps; of the stock
-schedulers in the tables, those that are told a number of steps are for numbers that divide the 1000
-timesteps.
+It is exact for every number of segments and steps and every spacing of timesteps. The stock
+schedulers in the tables that take a number of steps need one that divides the 1000 timesteps.
 
 With PEFT alone:
 
@@ -86,44 +85,44 @@ unet = PeftModel.from_pretrained(unet, "DIR")
 
 ## Negative prompts
 
-A student with guidance inside has no use for them. `configs/guidance-free.toml` trains one that
-takes both: no guidance in its teacher (`teacher.guidance_scale = 1`) and some captions dropped
-(`data.caption_dropout = 0.1`), so that it knows the empty prompt. It is then sampled with
-`guidance_scale` above 1, at two network calls a step.
+A student with distilled guidance cannot use them. `configs/guidance-free.toml` trains one that
+supports guidance and negative prompts: its teacher has no guidance (`teacher.guidance_scale = 1`)
+and some captions are dropped (`data.caption_dropout = 0.1`), so that it learns the empty prompt. It
+is then sampled with `guidance_scale` above 1, at two network evaluations per step.
 
 ## Programs that load whole models
 
 `fewstep export RUN -o DIR --fused` writes `DIR/fused/diffusers/`, a diffusers folder with the
-student inside and the right scheduler (InvokeAI; quadratic timesteps have to be told), and
-`--checkpoint` writes `DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable
-Diffusion's first release.
-Neither holds a safety checker: pass the base model's. The folder has a contract of its own, so that
-`fewstep sample DIR/fused/diffusers` samples it as the student that it is, and not as a teacher.
+student fused into the base model and the right scheduler (for InvokeAI; quadratic timesteps have to
+be passed explicitly), and `--checkpoint` writes `DIR/fused/NAME-fused.safetensors`, one file in the
+layout of Stable Diffusion's first release.
+Neither contains a safety checker: pass the base model's. The folder has its own contract, so that
+`fewstep sample DIR/fused/diffusers` samples it as a student, not as a teacher.
 
 ## On the Hub
 
-    fewstep push DIR you/name --dry-run     # the files and their sizes; asks nobody
-    fewstep push DIR you/name               # private; --public for everybody
+    fewstep push DIR you/name --dry-run     # list the files and sizes, without network
+    fewstep push DIR you/name               # private; --public makes it public
 
-What goes is the contract's list of files, the contract and the card, and nothing else that lies in
-the folder; the whole models of `fused/` go with `--fused`. Each file has to be the one that the
-contract was written for. An artefact that is in the repository already is replaced. The token is
-that of `hf auth login` or of `HF_TOKEN`.
+Only the files listed in the contract, the contract and the card are uploaded, and nothing else in
+the folder; the whole models in `fused/` are included with `--fused`. The checksum of each file has
+to match the contract. An artefact that is already in the repository is replaced. The token comes
+from `hf auth login` or `HF_TOKEN`.
 
-## Is it so?
+## How this is tested
 
-`python benchmarks/load_matrix.py` puts each file through each reader that can run without a
-display, in today's versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha
-unlike the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
+`python benchmarks/load_matrix.py` loads each file in each library that runs without a display, in
+current versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha different
+from the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
 `benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. ComfyUI,
-A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests hold the names in the
-files against Stable Diffusion's layout, and the timesteps against their rules.
+A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests compare the names in the
+files with Stable Diffusion's layout, and the timesteps with their rules.
 """
 
 STUDENT_TEXT = """\
 ## {title}
 
-`{method}`, {steps} steps, calls at timesteps {starts}.
+`{method}`, {steps} steps, at timesteps {starts}.
 
 {table}
 
@@ -134,7 +133,7 @@ the LoRA.
 
 
 def contract_of(method: Method) -> Contract:
-    """Return what a student of Stable Diffusion 1.5 promises."""
+    """Return the contract of a student of Stable Diffusion 1.5."""
     name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
     return Contract.of(name, method, 8.0, SCHEDULER, data={"resolution": 512})
 
