@@ -63,12 +63,14 @@ def distill(
 ) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
     settings = load_config(config, set_ or [])
-    from fewstep.training.distill import distill_run
-    from fewstep.training.progress import TerminalListener
+    from fewstep.training.settings import check_settings  # torch alone: mistakes show at once
 
-    with TerminalListener(str(run)) as listener:
-        steps = distill_run(settings, run, listener)
-    listener.say(f"trained {steps} steps; next: fewstep sample {run} 'a prompt' -o out.png")
+    check_settings(settings)
+    from fewstep.console import print_once, show_progress
+    from fewstep.training import distill as training
+
+    steps = show_progress(training.distill(settings, run))
+    print_once(f"trained {steps} steps; next: fewstep sample {run} 'a prompt' -o out.png")
 
 
 @app.command()
@@ -82,12 +84,10 @@ def prepare(
 ) -> None:
     """Encode the data of CONFIG once, for all runs. Run the same command again to resume."""
     settings = load_config(config, set_ or [])
+    from fewstep.console import print_once, show_progress
     from fewstep.training.prepare import prepare_data
-    from fewstep.training.progress import TerminalListener
 
-    with TerminalListener("") as listener:
-        prepared = prepare_data(settings, run, listener.on_encoded)
-    listener.say(prepared.said())
+    print_once(show_progress(prepare_data(settings, run)).summary())
 
 
 data = typer.Typer(help="Check data before training.", no_args_is_help=True)
@@ -120,11 +120,10 @@ def check(
         "num_pairs": num_pairs,
     }
     settings = from_tables(DataSettings, given, "data.")
+    from fewstep.console import show_progress
     from fewstep.training.prepare import check_data
-    from fewstep.training.progress import TerminalListener
 
-    with TerminalListener("") as listener:
-        found = check_data(settings, listener.on_checked)
+    found = show_progress(check_data(settings))
     typer.echo("\n".join(found.lines()))
     if not found.is_usable:
         raise typer.Exit(2)

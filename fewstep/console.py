@@ -64,6 +64,12 @@ def show_progress(steps: Steps[Result]) -> Result:
         return finish(steps, show)
 
 
+def print_once(text: str) -> None:
+    """Print a text, from the main process alone."""
+    if is_main_process():
+        print(text)
+
+
 class Cut(TextColumn):
     """Words that are cut where a line is too narrow for all: counts and times stay whole."""
 

@@ -1,15 +1,15 @@
-"""`fewstep quickstart`: the whole story on the bundled world, by the commands' own functions."""
+"""`fewstep quickstart`: distil, evaluate and report on the bundled world by the commands' code."""
 
 from pathlib import Path
 
 from rich.console import Console
 
 from fewstep.config import load_config
+from fewstep.console import show_progress
 from fewstep.evaluation.evaluate import evaluate_sources, print_results
 from fewstep.evaluation.report.write import write_report
 from fewstep.files import check_writable
-from fewstep.training.distill import distill_run
-from fewstep.training.progress import TerminalListener
+from fewstep.training.distill import distill
 
 CONFIGS = Path(__file__).parent / "world" / "configs"
 NAMES = ("ct", "cd", "multi-boundary")
@@ -19,24 +19,21 @@ QUICK = ("train.steps=12", "train.batch_size=16", "train.warmup=2", "data.num_pa
          "train.preview_every=12")  # fmt: skip
 QUICK_NUM_PROMPTS = 100
 STEPS = (1, 4, 8)
-"""The numbers of steps at which students are judged, where they know them."""
+"""The numbers of steps at which students are evaluated, where they support them."""
 
 
 def run_quickstart(out: Path, quick: bool) -> Path:
     """Distil with every method, evaluate, and return the report; interrupted, it continues.
 
-    It trains each method once, shorter than its config says, and judges fewer images than the
-    committed results do; `quick` far less: enough to show that everything works, not what a method
-    can do.
+    It trains each method once, for fewer steps than its config says, and evaluates fewer images
+    than the committed results; `quick` far fewer: enough to show that everything works.
     """
     check_writable(out, needed_bytes=500_000_000)
     runs = []
     for name in NAMES:
-        run = out / name
         config = load_config(CONFIGS / f"{name}.toml", QUICK if quick else DEMO)
-        with TerminalListener(name) as listener:
-            distill_run(config, run, listener)
-        runs.append(run)
+        runs.append(out / name)
+        show_progress(distill(config, runs[-1]))
 
     evaluation = out / "evaluation"
     num_prompts = QUICK_NUM_PROMPTS if quick else NUM_PROMPTS

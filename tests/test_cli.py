@@ -177,7 +177,7 @@ def test_ctrl_c_before_training_leaves_with_code_130(monkeypatch, capsys, tmp_pa
     def pressed(*arguments):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("fewstep.training.distill.check_everything", pressed)
+    monkeypatch.setattr("fewstep.training.distill.build", pressed)
     code, told = run(monkeypatch, capsys, "distill", config, "--run", tmp_path / "run")
     assert code == 130
     assert "run the same command again to continue" in told.err

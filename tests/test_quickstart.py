@@ -18,19 +18,17 @@ def small(monkeypatch):
     monkeypatch.setattr(quickstart, "QUICK_NUM_PROMPTS", 100)
 
 
-class StoppedInCD(quickstart.TerminalListener):
-    """Ctrl-C after the second step of the second method."""
-
-    def on_step(self, result):
-        super().on_step(result)
-        if self.name == "cd" and result.step == 2:
+def stopped_in_cd(events):
+    """Press Ctrl-C after the second step of the second method."""
+    for event in events:
+        if event.task.endswith("/cd") and event.done == 2:
             signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
 def test_an_interrupted_quick_start_continues_to_its_report(small, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(quickstart, "TerminalListener", StoppedInCD)
+        patch.setattr(quickstart, "show_progress", stopped_in_cd)
         with pytest.raises(Interrupted, match="after step 2"):
             quickstart.run_quickstart(tmp_path, quick=True)
     first = tmp_path / "ct" / "metrics.jsonl"

@@ -1,9 +1,11 @@
-"""The artefact of a run: the averaged weights, the contract, and the files for every reader."""
+"""The artefact of a run: the averaged weights and the contract, as files for other programs."""
 
 # of libraries without types
 # pyright: reportArgumentType=false
 
+import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 from fewstep.config import to_toml
 from fewstep.export.artefact import Artefact, name_from
@@ -11,25 +13,78 @@ from fewstep.export.lora_formats import folded
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.write import write_student
 from fewstep.files import write_folder
-from fewstep.training.contract import contract_of
-from fewstep.training.setup import Workshop, lora_alpha
+from fewstep.student.contract import Contract
+from fewstep.training.setup import Components, lora_alpha
+
+LIBRARIES = ("fewstep", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+"""Those that decide the numbers."""
 
 
-def write_artefact(shop: Workshop) -> Path:
-    """Write what is shared of a run into `RUN/artefact`, whole or not at all."""
-    adapter, config = shop.config.adapter, None
+def write_artefact(components: Components) -> Path:
+    """Write `RUN/artefact`, whole or not at all; return its path."""
+    adapter, network_config = components.config.adapter, None
     if adapter is not None:
-        weights = folded(shop.weights.averaged, lora_alpha(adapter) / adapter.rank)
+        weights = folded(components.state.averaged, lora_alpha(adapter) / adapter.rank)
     else:
-        weights = {name: w.detach().cpu() for name, w in shop.weights.averaged.items()}
-        config = dict(getattr(shop.family.network, "config", {}))
+        weights = {name: w.detach().cpu() for name, w in components.state.averaged.items()}
+        network_config = dict(getattr(components.family.network, "config", {}))
     artefact = Artefact(
-        name=name_from(shop.run),
-        contract=without_paths(contract_of(shop)),
+        name=name_from(components.run),
+        contract=without_paths(contract_of(components)),
         weights=weights,
-        network_config=config,
-        preview=last_preview(shop.run),
-        settings=to_toml(without_own_paths(shop.resolved)),
+        network_config=network_config,
+        preview=last_preview(components.run),
+        settings=to_toml(without_own_paths(components.config)),
     )
-    write_folder(shop.run / "artefact", lambda folder: write_student(folder, artefact))
-    return shop.run / "artefact"
+    write_folder(components.run / "artefact", lambda folder: write_student(folder, artefact))
+    return components.run / "artefact"
+
+
+def contract_of(components: Components) -> Contract:
+    """Return the contract of a run's student."""
+    config, family, dataset = components.config, components.family, components.dataset
+    return Contract.of(
+        config.method["name"],
+        components.method,
+        components.guidance_scale,
+        family.scheduler_config,
+        adapter=_adapter_entry(components),
+        base={
+            "id": config.model.base,
+            "revision": family.revision,
+            "variant": config.model.variant,
+            "config": config.model.config,
+            "fingerprint": family.fingerprint,
+        },
+        data={
+            "path": config.data.path,
+            "num_pairs": len(dataset.pairs),
+            "resolution": components.resolution,
+            "digest": dataset.fingerprint.key,
+            "caption_dropout": config.data.caption_dropout,
+        },
+        train={
+            "steps": config.train.steps,
+            "global_batch": components.global_batch,
+            "seed": config.train.seed,
+            "precision": config.model.precision,
+        },
+        versions=versions(),
+    )
+
+
+def _adapter_entry(components: Components) -> dict[str, Any]:
+    adapter = components.config.adapter
+    if adapter is None:
+        return {"preset": "full"}
+    return {
+        "preset": adapter.preset,
+        "rank": adapter.rank,
+        "alpha": lora_alpha(adapter),
+        "num_modules": len(components.state.trained) // 2,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide the numbers."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}

@@ -1,183 +1,201 @@
-"""Train, or continue, a run: the loop's caller, which logs, saves and draws between its steps."""
+"""Train, or continue, a run: between the loop's steps it is logged, saved and previewed."""
 
 import json
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fewstep.config import Config, SettingError
+from fewstep.config import Config
+from fewstep.console import Steps, TaskProgress, finish
+from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
-from fewstep.diffusion.losses import check_weighting
+from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
 from fewstep.files import check_writable
 from fewstep.models.loading import default_device
-from fewstep.student.sample import check_words
 from fewstep.training.artefact import write_artefact
 from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.plan import explained_memory
 from fewstep.training.previews import Previews
-from fewstep.training.run_dir import (
-    claim_base,
-    claim_data,
-    claim_run_folder,
-    log_entry,
-    truncate_log,
-)
-from fewstep.training.setup import Workshop
-from fewstep.training.trackers import Trackers, check_trackers
+from fewstep.training.run_dir import claim_run, log_entry, truncate_log
+from fewstep.training.setup import Components, build, check_batch
+from fewstep.training.trackers import Trackers
 
 
-class Listener:
-    """What a run tells while it works; this one says nothing."""
+@dataclass(frozen=True)
+class TrainingStep(TaskProgress):
+    """An optimiser step that was taken and logged, and is saved when the run is continued."""
 
-    def on_encoded(self, total: int) -> Callable[[int], None]:
-        return lambda count: None
-
-    def on_start(self, shop: Workshop, first_step: int) -> None: ...
-
-    def on_step(self, result: StepResult) -> None: ...
+    result: StepResult | None = None
 
 
-def distill_run(
-    config: Config, run: Path, listener: Listener | None = None, device: str | None = None
-) -> int:
+def distill_run(config: Config, run: Path, device: str | None = None) -> int:
     """Train, or continue, the run in folder `run`; return the number of steps done.
 
     Raises:
         UserError: before any training, if a setting, the model, the data or the folder is at fault.
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
-    shop = Workshop(config, run, device or default_device())
-    processes = shop.processes
-    check_everything(shop)
+    return finish(distill(config, run, device))
+
+
+def distill(config: Config, run: Path, device: str | None = None) -> Steps[int]:
+    """Do what `distill_run` does while iterated, and yield how far encoding and training are."""
+    return train_run(build(config, run, device or default_device()))
+
+
+def train_run(components: Components) -> Steps[int]:
+    """Train the components of a run; yield how far it is, and a TrainingStep after each step."""
+    processes, log = components.processes, components.run / "metrics.jsonl"
     if processes.is_main:
-        needed_bytes = 20_000_000 + shop.checkpoints.needed_bytes
-        check_writable(run, needed_bytes)
-        if not config.data.streaming:  # run and cache are on one disk, as a rule
-            check_writable(shop.dataset.root, needed_bytes + shop.dataset.cache_bytes)
-        claim_run_folder(shop.resolved, run)
-        claim_data(run, shop.pairs.identity)
-        claim_base(run, shop.family, shop.dataset.encoders)
+        check_disk(components)
+        claim_run(components)
     processes.wait()
-    listener = listener or Listener()
-    batches = shop.batches(listener.on_encoded)
-    shop.park_codec()
-    first_step = shop.checkpoints.load_last()
-    if not processes.is_main:
-        follow(shop, batches, first_step)
-        return config.train.steps
-    truncate_log(run / "metrics.jsonl", first_step)
-
-    with stop_requests() as stop, explained_memory(config), Record(shop, first_step) as record:
-        listener.on_start(shop, first_step)
-        if first_step == 0:
-            record.draw_if_due(0)
-        clock = time.perf_counter()
-        for result in steps_of(shop, batches, first_step):
-            record.write(result, time.perf_counter() - clock)
-            listener.on_step(result)
-            is_last = result.step == config.train.steps
-            signum = processes.all_reduce_max(stop[0] if stop else 0)
-            if signum or is_last or result.step % config.train.save_every == 0:
-                shop.checkpoints.save(result.step)
-            record.draw_if_due(result.step)
-            if signum:
-                processes.wait()
-                raise Interrupted(signum, f"saved {run} after step {result.step}")
-            clock = time.perf_counter()
-    write_artefact(shop)
+    batches = yield from open_batches(components)
+    components.offload()
+    components.checkpoints.load_last()
+    with stop_signals() as received, explained_memory(components.config):
+        if processes.is_main:
+            truncate_log(log, components.state.step)
+            yield from recorded(components, batches, received)
+        else:
+            follow(components, batches, received)
+    if processes.is_main:
+        write_artefact(components)
     processes.wait()
-    return config.train.steps
+    return components.config.train.steps
 
 
-def follow(shop: Workshop, batches: Batches, first_step: int) -> None:
-    """Train beside the first process, which alone writes and shows.
+def check_disk(components: Components) -> None:
+    """Refuse a disk without room for checkpoints and cache, which usually share it.
 
     Raises:
-        Interrupted: when any process was asked to stop, after the first has saved.
+        OSError: naming the folder.
     """
-    with stop_requests() as stop, explained_memory(shop.config):
-        for result in steps_of(shop, batches, first_step):
-            if signum := shop.processes.all_reduce_max(stop[0] if stop else 0):
-                shop.processes.wait()
-                raise Interrupted(signum, f"stopped after step {result.step}")
-    shop.processes.wait()
+    needed_bytes = 20_000_000 + components.checkpoints.needed_bytes
+    check_writable(components.run, needed_bytes)
+    if not components.config.data.streaming:
+        dataset = components.dataset
+        check_writable(dataset.root, needed_bytes + dataset.cache_bytes)
+
+
+def open_batches(components: Components) -> Steps[Batches]:
+    """Return what training reads, after filling the cache where there is one."""
+    config, dataset = components.config, components.dataset
+    if not config.data.streaming:
+        for note in (yield from encode(dataset, components.processes)):
+            print(f"fewstep: {note}", file=sys.stderr)
+    batches = dataset.batches(config.train.seed, components.global_batch, components.skipped.add)
+    check_batch(components, len(batches))
+    return batches
+
+
+def encode(dataset: Dataset, processes: Processes) -> Steps[list[str]]:
+    """Encode what the cache lacks, each process its rank's slice; return notes for the user."""
+    notes = dataset.claim() if processes.is_main else []
+    processes.wait()
+    yield from dataset.fill(processes)
+    return notes
+
+
+def recorded(components: Components, batches: Batches, received: list[int]) -> Steps[None]:
+    """Train as the main process: log, save and preview between the steps.
+
+    Raises:
+        Interrupted: once a signal was `received` by any process, after saving.
+    """
+    train, state, processes = components.config.train, components.state, components.processes
+    task = f"training {components.run}"
+    with Record(components) as record:
+        yield TaskProgress(task, state.step, train.steps)
+        if state.step == 0:
+            record.preview_if_due()
+        clock = time.perf_counter()
+        for result in steps_of(components, batches):
+            speed = record.log(result, time.perf_counter() - clock)
+            note = f"loss {result.loss:.4f}  {speed:.0f} img/s"
+            yield TrainingStep(task, result.step, train.steps, note, result)
+            signum = processes.all_reduce_max(received[0] if received else 0)
+            if signum or result.step == train.steps or result.step % train.save_every == 0:
+                components.checkpoints.save()
+            record.preview_if_due()
+            if signum:
+                processes.wait()
+                raise Interrupted(signum, f"saved {components.run} after step {result.step}")
+            clock = time.perf_counter()
+
+
+def follow(components: Components, batches: Batches, received: list[int]) -> None:
+    """Train as one of the other processes, which write nothing.
+
+    Raises:
+        Interrupted: once a signal was `received` by any process, after the main one has saved.
+    """
+    processes = components.processes
+    for result in steps_of(components, batches):
+        if signum := processes.all_reduce_max(received[0] if received else 0):
+            processes.wait()
+            raise Interrupted(signum, f"stopped after step {result.step}")
 
 
 class Record:
-    """What a run leaves to look at: metrics.jsonl, trackers and previews."""
+    """Writes the curves and images of a run: metrics.jsonl, trackers and previews."""
 
-    def __init__(self, shop: Workshop, first_step: int) -> None:
-        self.global_batch, self.previews = shop.global_batch, Previews(shop)
-        self.trackers = Trackers(shop.resolved, shop.run, first_step)
-        self.log = open(shop.run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+    def __init__(self, components: Components) -> None:
+        self.components, self.previews = components, Previews(components)
+        self.trackers = Trackers(components.config, components.run, components.state.step)
+        self.file = open(components.run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.log.close()
+        self.file.close()
         self.trackers.close()
 
-    def write(self, result: StepResult, seconds: float) -> None:
-        entry = log_entry(result, self.global_batch, seconds)
-        self.log.write(json.dumps(entry) + "\n")
-        self.log.flush()
+    def log(self, result: StepResult, seconds: float) -> float:
+        """Log a step; return its images a second."""
+        entry = log_entry(result, self.components.global_batch, seconds)
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
         self.trackers.log(entry)
+        return entry["images_per_second"]
 
-    def draw_if_due(self, step: int) -> None:
-        if preview := self.previews.draw_if_due(step):
-            self.trackers.show(preview, step)
-
-
-def check_everything(shop: Workshop) -> None:
-    """Build what can be wrong with the settings, so that it fails before any work is done."""
-    config = shop.config
-    shop.precision  # noqa: B018
-    check_trackers(config)
-    shop.guidance_scale  # noqa: B018  with the method
-    check_words(config.model.base, config.train.preview_prompts)
-    shop.family.latent_shape(shop.resolution)
-    try:
-        check_weighting(shop.named_method[1].weighting, shop.family.schedule)
-    except ValueError as error:
-        raise SettingError(str(error)) from error
-    shop.check_batch(len(shop.pairs))
-    shop.roles  # noqa: B018
+    def preview_if_due(self) -> None:
+        if preview := self.previews.draw_if_due():
+            self.trackers.show(preview, self.components.state.step)
 
 
-def steps_of(shop: Workshop, batches: Batches, first_step: int) -> Iterator[StepResult]:
-    """Return the run's training loop, from `first_step` on."""
-    config = shop.config
-    shop.network  # noqa: B018  ready for training
-    requests = Requests(config.train, first_step, shop.processes)
+def steps_of(components: Components, batches: Batches) -> Iterator[StepResult]:
+    """Return the training loop of a run, from its state on."""
+    config, state, processes = components.config, components.state, components.processes
+    components.network_for_training()
+    requests = Requests(config.train, state.step, processes)
     steps = train(
-        shop.named_method[1],
-        shop.denoisers(batches),
-        shop.weights,
-        shop.family.schedule,
-        shop.optimizer,
-        batches_at(batches, requests, config.data.workers, shop.device),
-        config.train,
-        first_step,
-        shop.scaler,
-        shop.processes,
-        shop.watch,
+        state,
+        components.method,
+        components.denoisers(batches.uncond),
+        components.family.schedule,
+        batches_at(batches, requests, config.data.workers, components.device),
+        settings=config.train,
+        processes=processes,
     )
     for result in steps:
-        shop.skipped.settle()
+        components.skipped.settle()
         yield result
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save before it leaves."""
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save first."""
     received: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    old = {s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in wanted}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    old = {s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in signals}
     try:
         yield received
     finally:

@@ -1,4 +1,4 @@
-"""Stopping a training that went wrong, with what is known about why."""
+"""Detect a training that diverges, and report what is known about why."""
 
 import math
 from collections import deque
@@ -12,21 +12,21 @@ from fewstep.errors import UserError
 
 WINDOW = 25
 EXPLODED = 100.0
-"""How many times the lowest mean loss of WINDOW steps the mean of the last WINDOW may be."""
+"""The training has diverged where the mean loss of WINDOW steps is this many times its minimum."""
 
-CALM = 2.0
-"""Up to so many times the lowest, the mean is none of an explosion's beginning."""
+STABLE = 2.0
+"""Up to this many times its minimum, the mean loss is no sign of divergence."""
 
 QUARTERS = ("the cleanest", "the second", "the third", "the noisiest")
 
 
 class TrainingDivergedError(UserError):
-    """The loss or its gradient is not finite, or explodes; the message says where and what next."""
+    """The loss or its gradient is not finite, or the loss explodes."""
 
 
 @dataclass
-class Watch:
-    """Looks at every step before its weights change; what it has seen is kept by checkpoints."""
+class DivergenceMonitor:
+    """Checks every step before the weights change. Checkpoints save and restore it."""
 
     last: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     lowest: float = math.inf
@@ -37,9 +37,9 @@ class Watch:
         return sum(self.last) / len(self.last)
 
     @property
-    def is_calm(self) -> bool:
-        """Whether nothing tells of a beginning explosion."""
-        return len(self.last) < WINDOW or self.mean <= CALM * self.lowest
+    def is_stable(self) -> bool:
+        """Whether the loss shows no sign of divergence."""
+        return len(self.last) < WINDOW or self.mean <= STABLE * self.lowest
 
     def state_dict(self) -> dict[str, Any]:
         return {"last": [*self.last], "lowest": self.lowest}
@@ -59,7 +59,7 @@ class Watch:
             broken = [QUARTERS[i] for i, mean in enumerate(by_noise)
                       if mean is not None and not math.isfinite(mean)]  # fmt: skip
             raise diverged(step, f"the loss is {loss}, in {' and '.join(broken)} quarter of "
-                                 f"timesteps; before it was {self._told()}")  # fmt: skip
+                                 f"timesteps; before it was {self._last_losses()}")  # fmt: skip
         self.last.append(loss)
         if len(self.last) == WINDOW:
             if self.mean > EXPLODED * self.lowest:
@@ -77,13 +77,13 @@ class Watch:
             return
         broken = [name for name, weight in trained.items()
                   if weight.grad is not None and not weight.grad.isfinite().all()]  # fmt: skip
-        told = f"the norm of the gradient is {norm}"
+        what = f"the norm of the gradient is {norm}"
         if broken:
             count = f"{len(broken)} of {len(trained)} weights"
-            told = f"the gradient of {count} is not finite, first {broken[0]}"
-        raise diverged(step, f"{told}; the loss was {self._told()}")
+            what = f"the gradient of {count} is not finite, first {broken[0]}"
+        raise diverged(step, f"{what}; the loss was {self._last_losses()}")
 
-    def _told(self) -> str:
+    def _last_losses(self) -> str:
         return ", ".join(f"{loss:.4g}" for loss in [*self.last][-3:]) or "not seen yet"
 
 

@@ -5,32 +5,28 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from fewstep.config import Config, Precision
+from fewstep.config import Config
 from fewstep.errors import UserError
-from fewstep.models.base import ModelFamily
-from fewstep.models.loading import load_skeleton
-from fewstep.models.precision import DTYPES, precision_for
-from fewstep.training.setup import Workshop
-from fewstep.training.step_cost import StepCost, decode_bytes, one_row, step_cost, total
+from fewstep.models.precision import precision_for
+from fewstep.training.settings import check_settings
+from fewstep.training.setup import build_networks, load_family_on_meta
+from fewstep.training.step_cost import StepCost, decode_bytes, num_bytes, step_cost
 
 GIB = 2**30
 CONTEXT = 1.0 * GIB
-"""What CUDA, the workspaces of its libraries and the gaps of its allocator take beside tensors."""
+"""What CUDA, the workspaces of its libraries and its allocator's gaps take besides tensors."""
 
 EFFICIENCY = (0.15, 0.4)
-"""Share of its published matrix rate that a card reaches in training a UNet: between these."""
+"""The fraction of its published matrix rate that a GPU reaches in training a UNet: a range."""
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """A GPU: memory that a process can have, and TFLOP/s in half precision and in fp32."""
 
     name: str
@@ -45,41 +41,16 @@ class Card:
         return flops / rate / best, flops / rate / worst
 
 
-CARDS = (
-    Card("T4", 14.6, 65, 8.1),
-    Card("RTX 3060 12 GB", 11.8, 51, 12.7),
-    Card("RTX 3090", 23.7, 71, 35.6),
-    Card("RTX 4090", 23.6, 165, 82.6),
-    Card("A100 40 GB", 39.4, 312, 19.5),
-    Card("H100", 79.1, 989, 66.9),
-    Card("H200", 139.8, 989, 66.9),
+GPUS = (
+    Gpu("T4", 14.6, 65, 8.1),
+    Gpu("RTX 3060 12 GB", 11.8, 51, 12.7),
+    Gpu("RTX 3090", 23.7, 71, 35.6),
+    Gpu("RTX 4090", 23.6, 165, 82.6),
+    Gpu("A100 40 GB", 39.4, 312, 19.5),
+    Gpu("H100", 79.1, 989, 66.9),
+    Gpu("H200", 139.8, 989, 66.9),
 )
 """Dense rates of the makers' data sheets."""
-
-
-@dataclass(frozen=True)
-class Blueprint(Workshop):
-    """A workshop whose model has no weights: from configs alone, on the meta device."""
-
-    device: str = "meta"
-    on_cpu: bool = False
-
-    @cached_property
-    def family(self) -> ModelFamily:
-        model = self.config.model
-        return load_skeleton(
-            model.base,
-            dtype=DTYPES[self.precision],
-            revision=model.revision,
-            config=model.config,
-            allow_pickle=model.allow_pickle,
-        )
-
-    @property
-    def precision(self) -> Precision:
-        if self.on_cpu:
-            return precision_for(self.config.model.precision, "cpu")
-        return "fp16" if self.config.model.precision == "auto" else self.config.model.precision
 
 
 @dataclass(frozen=True)
@@ -107,32 +78,42 @@ class Plan:
         """The size on the disk with one caption an image, where the number of pairs is set."""
         return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
 
-    def fits(self, card: Card) -> bool:
-        return self.peak_bytes + CONTEXT <= card.gib * GIB
+    def fits(self, gpu: Gpu) -> bool:
+        return self.peak_bytes + CONTEXT <= gpu.gib * GIB
+
+    def hours(self, gpu: Gpu) -> tuple[float, float]:
+        """Return the hours of the whole run, at best and at worst."""
+        best, worst = gpu.seconds(self.cost.flops, self.precision)
+        return best * self.steps / 3600, worst * self.steps / 3600
 
 
 def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
-    """Count what a run needs.
+    """Count what a run needs; "auto" is the precision of a T4, unless it runs on the CPU.
 
     Raises:
-        UserError: as training would, of whatever the configs decide.
+        UserError: as training would, for whatever the configs decide.
     """
-    shop = Blueprint(config, Path("plan"), on_cpu=on_cpu)
-    cost, preview = step_cost(shop), decode_bytes(shop)
-    data = config.data
-    if on_cpu or data.streaming:  # it stays where steps are computed
-        codec = total(w for part in shop.family.vae_and_text_encoder for w in part.parameters())
-        cost, preview = replace(cost, codec=codec), preview - codec
-    train, shape = config.train, shop.family.latent_shape(shop.resolution)
-    views, latents = 2 if data.flip else 1, 2 * 4 * math.prod(shape)  # mean and deviation in fp32
-    text = total(one_row(shop).values())
+    check_settings(config)
+    model, data, train = config.model, config.data, config.train
+    precision = model.precision
+    if on_cpu or precision == "auto":
+        precision = precision_for(precision, "cpu") if on_cpu else "fp16"
+    model = replace(model, precision=precision)
+    networks = build_networks(replace(config, model=model), load_family_on_meta(model))
+    family, trained = networks.family, networks.roles.trained
+    cost, preview_bytes = step_cost(networks), decode_bytes(networks)
+    if on_cpu or data.streaming:  # nothing is offloaded
+        parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
+        cost, preview_bytes = replace(cost, vae_and_text_encoder=parts), preview_bytes - parts
+    latents = 2 * 4 * math.prod(family.latent_shape(networks.resolution))  # mean and std in fp32
+    text = num_bytes(family.encode_prompts([""]).values())
     return Plan(
-        precision=shop.precision,
-        trained_parameters=sum(w.numel() for w in shop.roles.trained.values()),
-        trained_modules=len({name.split(".lora_")[0] for name in shop.roles.trained}),
+        precision=precision,
+        trained_parameters=sum(weight.numel() for weight in trained.values()),
+        trained_modules=len({name.split(".lora_")[0] for name in trained}),
         cost=cost,
-        preview_bytes=preview,
-        cache_bytes_per_pair=0 if data.streaming else views * latents + text,
+        preview_bytes=preview_bytes,
+        cache_bytes_per_pair=0 if data.streaming else (2 if data.flip else 1) * latents + text,
         cache_bytes_per_caption=text if data.captions == "all" and not data.streaming else 0,
         num_pairs=data.num_pairs,
         images_per_step=train.batch_size * train.accumulate,
@@ -154,33 +135,32 @@ def smaller(config: Config) -> Iterator[tuple[dict[str, object], Config]]:
         yield changed, replace(config, train=train)
 
 
-def advice(config: Config, plan: Plan, card: Card) -> str:
-    """Say whether a run fits a card and, where it does not, the first change that makes it."""
-    if plan.fits(card):
-        return f"fits a {card.name}"
+def advice(config: Config, plan: Plan, gpu: Gpu) -> str:
+    """Return whether a run fits a GPU and, where it does not, the first change that makes it."""
+    if plan.fits(gpu):
+        return f"fits a {gpu.name}"
     for changed, other in smaller(config):
-        if plan_run(other).fits(card):
-            told = ", ".join(f"{setting} = {value}" for setting, value in changed.items())
-            return f"does not fit a {card.name}; it does with {told}"
+        if plan_run(other).fits(gpu):
+            settings = ", ".join(f"{setting} = {value}" for setting, value in changed.items())
+            return f"does not fit a {gpu.name}; it does with {settings}"
     return (
-        f"does not fit a {card.name}, whatever its batch: lower data.resolution or adapter.rank, "
-        "or take a larger card"
+        f"does not fit a {gpu.name}, whatever its batch: lower data.resolution or adapter.rank, "
+        "or use a larger GPU"
     )
 
 
 def as_json(config: Config, plan: Plan) -> str:
     """Return the plan for programs."""
     cards = {
-        card.name: {"fits": plan.fits(card), "hours": [
-            round(s * plan.steps / 3600, 2) for s in card.seconds(plan.cost.flops, plan.precision)
-        ]}
-        for card in CARDS
-    }  # fmt: skip
-    entries: dict[str, Any] = asdict(plan) | {
+        gpu.name: {"fits": plan.fits(gpu), "hours": [round(h, 2) for h in plan.hours(gpu)]}
+        for gpu in GPUS
+    }
+    entries = {
+        **asdict(plan),
         "peak_bytes": plan.peak_bytes,
         "cache_bytes": plan.cache_bytes,
         "cards": cards,
-        "verdict": advice(config, plan, CARDS[0]),
+        "verdict": advice(config, plan, GPUS[0]),
     }
     return json.dumps(entries, indent=2)
 
@@ -188,55 +168,54 @@ def as_json(config: Config, plan: Plan) -> str:
 def print_plan(config: Config, plan: Plan) -> None:
     """Print the plan as two tables and a sentence."""
     console, cost = Console(), plan.cost
-    terms = Table("memory on the device", "GiB", title=f"one step, {plan.precision}")
+    accumulates = config.train.accumulate > 1
     rows = {
         "network, frozen weights": cost.weights,
-        "what is trained, and its average": cost.adapters,
+        "trained weights and their average": cost.adapters,
         "optimiser": cost.optimizer,
         "activations": cost.activations,
-        "gradients" if config.train.accumulate > 1 else "(gradients, as activations go)": (
-            cost.gradients
-        ),
-        "autoencoder and text encoder": cost.codec,
+        "gradients" if accumulates else "(gradients, as activations go)": cost.gradients,
+        "VAE and text encoder": cost.vae_and_text_encoder,
     }
+    memory = Table("memory on the device", "GiB", title=f"one step, {plan.precision}")
     for name, size in rows.items():
-        terms.add_row(name, f"{size / GIB:.2f}")
-    terms.add_section()
-    terms.add_row("at the peak, previews included", f"{plan.peak_bytes / GIB:.2f}")
-    cards = Table("card", "GiB", "fits", "seconds a step", "hours", title="predicted, not measured")
-    for card in CARDS:
-        best, worst = card.seconds(cost.flops, plan.precision)
-        hours = [seconds * plan.steps / 3600 for seconds in (best, worst)]
-        cards.add_row(card.name, f"{card.gib:.0f}", "yes" if plan.fits(card) else "no",
-                      f"{best:.2f} – {worst:.2f}", f"{hours[0]:.1f} – {hours[1]:.1f}")  # fmt: skip
-    console.print(terms, cards)
+        memory.add_row(name, f"{size / GIB:.2f}")
+    memory.add_section()
+    memory.add_row("at the peak, previews included", f"{plan.peak_bytes / GIB:.2f}")
+    gpus = Table("GPU", "GiB", "fits", "seconds a step", "hours", title="predicted, not measured")
+    for gpu in GPUS:
+        seconds = "{:.2f} – {:.2f}".format(*gpu.seconds(cost.flops, plan.precision))
+        hours = "{:.1f} – {:.1f}".format(*plan.hours(gpu))
+        gpus.add_row(gpu.name, f"{gpu.gib:.0f}", "yes" if plan.fits(gpu) else "no", seconds, hours)
+    console.print(memory, gpus)
     console.print(
         f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in {plan.trained_modules} "
         f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} images; "
-        f"{cache_told(plan)}; the run {advice(config, plan, CARDS[0])}."
+        f"{cache_summary(plan)}; the run {advice(config, plan, GPUS[0])}."
     )
 
 
-def cache_told(plan: Plan) -> str:
-    """Say how much of the disk the cache takes."""
+def cache_summary(plan: Plan) -> str:
+    """Return how much of the disk the cache takes, in words."""
     if not plan.cache_bytes_per_pair:
         return "there is no cache, as data.streaming is true"
-    told = f"the cache takes {plan.cache_bytes_per_pair / 1e3:.0f} kB a pair"
+    summary = f"the cache takes {plan.cache_bytes_per_pair / 1e3:.0f} kB a pair"
     if plan.cache_bytes is not None:
-        told += f", {plan.cache_bytes / 1e9:.2f} GB in all"
+        summary += f", {plan.cache_bytes / 1e9:.2f} GB in all"
     if plan.cache_bytes_per_caption:
-        told += f", and {plan.cache_bytes_per_caption / 1e3:.0f} kB for each caption but the first"
-    return told
+        kb = plan.cache_bytes_per_caption / 1e3
+        summary += f", and {kb:.0f} kB for each caption but the first"
+    return summary
 
 
-def this_card() -> Card:
+def this_gpu() -> Gpu:
     """Return the GPU that is used, without its rates."""
-    return Card(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / GIB, 0, 0)
+    return Gpu(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / GIB, 0, 0)
 
 
 @contextmanager
 def explained_memory(config: Config) -> Iterator[None]:
-    """Turn a GPU's lack of memory into what the plan says about it.
+    """Explain a GPU's lack of memory by the plan.
 
     Raises:
         UserError: in place of the allocator's error.
@@ -244,9 +223,9 @@ def explained_memory(config: Config) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        told = advice(config, plan_run(config), this_card())
+        hint = advice(config, plan_run(config), this_gpu())
         raise UserError(
             f"the GPU has no memory left ({' '.join(str(error).split())[:120]}…): by its plan the "
-            f"run {told}; nvidia-smi shows what else is there. What was saved is continued from "
-            "with these settings too"
+            f"run {hint}; nvidia-smi shows what else uses it. What was saved is continued with "
+            "these settings too"
         ) from error

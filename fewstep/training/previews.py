@@ -10,58 +10,55 @@ from numpy.typing import NDArray
 from fewstep.files import write_file
 from fewstep.images import grid, png
 from fewstep.student.generate import TEACHER_STEPS, ImageSampler, teacher_sampler
-from fewstep.training.contract import contract_of
-from fewstep.training.setup import Workshop
+from fewstep.training.artefact import contract_of
+from fewstep.training.setup import Components
 
 
 @dataclass(frozen=True)
 class Previews:
-    """Draws `RUN/previews/<step>.png`; without preview prompts the first captions serve."""
+    """Writes `RUN/previews/<step>.png`; without preview prompts it uses the first captions."""
 
-    shop: Workshop
+    components: Components
 
-    def draw_if_due(self, step: int) -> Path | None:
-        """Draw at every `preview_every` steps and at the last; return the image's path."""
-        every = self.shop.config.train.preview_every
-        if every and (step % every == 0 or step == self.shop.config.train.steps):
-            with self.shop.codec_at_work():
+    def draw_if_due(self) -> Path | None:
+        """Draw every `preview_every` steps and at the last; return the image's path."""
+        train, step = self.components.config.train, self.components.state.step
+        if train.preview_every and (step % train.preview_every == 0 or step == train.steps):
+            with self.components.vae_and_text_encoder_on_device():
                 return self.draw(step)
         return None
 
     def draw(self, step: int) -> Path:
-        """Generate every preview prompt by the averaged student as it is now."""
-        _, method = self.shop.named_method
-        contract = contract_of(self.shop)
+        """Generate the preview prompts by the averaged student as it is now."""
+        parts, contract = self.components, contract_of(self.components)
         timesteps = contract.timesteps()
         student = ImageSampler(
-            self.shop.family, self.shop.roles.ema, timesteps, method.sampler, len(timesteps)
+            parts.family, parts.roles.ema, timesteps, parts.method.sampler, len(timesteps)
         )
         columns = {
-            f"teacher, {TEACHER_STEPS} steps": self._teacher,
+            f"teacher, {TEACHER_STEPS} steps": self._teacher_images,
             f"{contract.method['name']}, {len(timesteps)} steps": self._generate(student),
         }
-        path = self.shop.run / "previews" / f"{step:08d}.png"
+        path = parts.run / "previews" / f"{step:08d}.png"
         write_file(path, png(grid(columns, self._prompts)))
         return path
 
     @cached_property
     def _prompts(self) -> list[str]:
-        chosen = list(self.shop.config.train.preview_prompts)
-        return chosen or [
-            self.shop.pairs.captions(i)[0] for i in range(min(4, len(self.shop.pairs)))
-        ]
+        pairs = self.components.dataset.pairs
+        first = [pairs.captions(number)[0] for number in range(min(4, len(pairs)))]
+        return list(self.components.config.train.preview_prompts) or first
 
     @cached_property
-    def _teacher(self) -> NDArray[np.uint8]:
-        shop = self.shop
-        sampler = teacher_sampler(
-            shop.family, TEACHER_STEPS, shop.guidance_scale, shop.roles.teacher
+    def _teacher_images(self) -> NDArray[np.uint8]:
+        parts = self.components
+        return self._generate(
+            teacher_sampler(parts.family, TEACHER_STEPS, parts.guidance_scale, parts.roles.teacher)
         )
-        return self._generate(sampler)
 
     def _generate(self, sampler: ImageSampler) -> NDArray[np.uint8]:
-        network = self.shop.roles.network.eval()
-        latents = sampler.latents(self._prompts, seed=0, resolution=self.shop.resolution)
+        network = self.components.roles.network.eval()
+        latents = sampler.latents(self._prompts, seed=0, resolution=self.components.resolution)
         images = sampler.decode(latents)
         network.train()
         return images.numpy()

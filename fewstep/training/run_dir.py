@@ -1,11 +1,10 @@
-"""The folder of a run: whose it is, and its log."""
+"""The folder of a run: which run it belongs to, and its log."""
 
 import dataclasses
 import hashlib
 import json
 import resource
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 
 from fewstep.config import Config, SettingError, load_config, to_toml
 from fewstep.files import write_file
-from fewstep.models.base import ModelFamily
-from fewstep.training.contract import versions
+from fewstep.training.artefact import versions
 from fewstep.training.loop import StepResult
-from fewstep.training.setup import build_method
+from fewstep.training.settings import build_method
+from fewstep.training.setup import Components
 
 HARMLESS = {
     "train.save_every",
@@ -36,61 +35,25 @@ DIVISION = {"train.batch_size", "train.accumulate", "train.processes"}
 """How a step's samples are divided up: it decides nothing but which of them drop out together."""
 
 
-def claim_run_folder(config: Config, run: Path) -> None:
-    """Make the run folder with its resolved config, or check that the one there is of this run.
+def claim_run(components: Components) -> None:
+    """Make the run's folder, or check that the one there has the same settings, data and base.
 
     Raises:
-        SettingError: if it belongs to a run with other settings; they are named.
+        SettingError: naming what differs.
     """
-    path = run / "config.toml"
-    if not path.exists():
-        header = ", ".join(f"{name} {version}" for name, version in versions().items())
-        write_file(path, f"# {header}\n{to_toml(config)}")
-        return
-    there = load_config(path)
-    _, method = build_method(there.method)  # what is newer than that run has its default
-    known = dataclasses.asdict(method)  # type: ignore[call-overload]
-    mine = _decisive(config)
-    theirs = _decisive(dataclasses.replace(there, method=known | dict(there.method)))
-    differing = [
-        f"{key} = {theirs.get(key)!r} there, {mine.get(key)!r} here"
-        for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key)
-    ]
-    if differing:
-        raise SettingError(
-            f"{run} belongs to another run ({'; '.join(differing)}); choose another --run folder, "
-            "or delete this one"
-        )
-
-
-def claim_data(run: Path, identity: str) -> None:
-    """Keep in the run's folder which data it learns from, or check that they are still those.
-
-    Raises:
-        SettingError: if they have changed.
-    """
-    if not _is_same(path := run / "data.sha256", identity):
+    run, family, dataset = components.run, components.family, components.dataset
+    claim_settings(components.config, run)
+    if not _is_same(run / "data.sha256", dataset.pairs.identity):
         raise SettingError(
             f"{run} has learnt from other data: images, captions, or the times of their files "
             "have changed since; choose another --run folder, or, if they were only copied, delete "
-            f"{path}"
+            f"{run / 'data.sha256'}"
         )
-
-
-def claim_base(run: Path, family: ModelFamily, codec: Mapping[str, Any]) -> None:
-    """Keep in the run's folder what its base is, or check that it is still that.
-
-    `codec` is what turns images and captions into latents and texts.
-
-    Raises:
-        SettingError: if a part has changed; it is named.
-    """
-    prediction = family.scheduler_config.get("prediction_type", "epsilon")
+    prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     parts = {
         "base": ("weights or noise levels", f"{family.fingerprint} {family.schedule.digest}"),
-        "codec": ("VAE, text encoder or tokenizer", json.dumps(codec, sort_keys=True)),
-        "prediction": ("prediction type", prediction),
+        "codec": ("VAE, text encoder or tokenizer", json.dumps(dataset.encoders, sort_keys=True)),
+        "prediction": ("prediction type", prediction_type),
     }
     for name, (what, identity) in parts.items():
         if not _is_same(run / f"{name}.sha256", identity):
@@ -100,12 +63,40 @@ def claim_base(run: Path, family: ModelFamily, codec: Mapping[str, Any]) -> None
             )
 
 
-def _is_same(path: Path, identity: str) -> bool:
-    """Whether a digest that is kept is of `identity`; where none is kept it is from now on."""
-    mine = hashlib.sha256(identity.encode()).hexdigest()
+def claim_settings(config: Config, run: Path) -> None:
+    """Write the resolved config into the run's folder, or check that the one there is the same.
+
+    Raises:
+        SettingError: naming the settings that differ.
+    """
+    path = run / "config.toml"
     if not path.exists():
-        write_file(path, f"{mine}\n")
-    return path.read_text(encoding="utf-8").strip() == mine
+        header = ", ".join(f"{name} {version}" for name, version in versions().items())
+        write_file(path, f"# {header}\n{to_toml(config)}")
+        return
+    there = load_config(path)
+    _, method = build_method(there.method)  # settings newer than that run have their defaults
+    known = dataclasses.asdict(method)  # type: ignore[call-overload]
+    theirs = _decisive(dataclasses.replace(there, method=known | dict(there.method)))
+    ours = _decisive(config)
+    differing = [
+        f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        raise SettingError(
+            f"{run} belongs to another run ({'; '.join(differing)}); choose another --run folder, "
+            "or delete this one"
+        )
+
+
+def _is_same(path: Path, identity: str) -> bool:
+    """Whether a file holds the digest of `identity`; a missing file is written first."""
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    if not path.exists():
+        write_file(path, f"{digest}\n")
+    return path.read_text(encoding="utf-8").strip() == digest
 
 
 def _decisive(config: Config) -> dict[str, Any]:

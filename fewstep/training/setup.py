@@ -1,303 +1,288 @@
-"""From settings to the parts of one run, each built when it is first asked for."""
+"""From settings to the components of a run, all built at once."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.amp.grad_scaler import GradScaler
 
-from fewstep.config import AdapterSettings, Config, Precision, SettingError, from_tables
+from fewstep.config import (
+    AdapterSettings,
+    Config,
+    ModelSettings,
+    SettingError,
+    TeacherSettings,
+    TrainSettings,
+)
 from fewstep.data.dataset import Dataset
-from fewstep.data.loader import Batches
-from fewstep.data.pairs import Pairs, Prompts
 from fewstep.data.stream import Skipped
 from fewstep.diffusion.guidance import guided
+from fewstep.diffusion.losses import check_weighting
 from fewstep.distributed import Processes
-from fewstep.methods import METHODS, Denoisers, Method
+from fewstep.methods import Denoisers, Method
+from fewstep.methods.base import Measured
 from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily
 from fewstep.models.checkpointing import set_checkpointing
-from fewstep.models.loading import load_model
+from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.precision import DTYPES, precision_for
 from fewstep.student.generate import TEACHER_GUIDANCE
-from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.divergence import Watch
-from fewstep.training.loop import Weights
-
-Start = Callable[[int], Callable[[int], None]]
-"""Shows progress: it gets the total, and returns what gets the number of each part done."""
-
-
-def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
-    """Return the name and the method that the table [method] asks for.
-
-    Raises:
-        SettingError: if the name or a field is unknown, or a value cannot be used.
-    """
-    fields = dict(settings)
-    name = fields.pop("name", None)
-    if not isinstance(name, str) or name not in METHODS:
-        raise SettingError(f"method.name is {name!r}; known: {', '.join(METHODS)}")
-    try:
-        return name, from_tables(METHODS[name], fields, "method.")
-    except SettingError:
-        raise
-    except ValueError as error:
-        raise SettingError(str(error)) from error
+from fewstep.student.sample import check_words
+from fewstep.training.checkpoint import Checkpoints, TrainState
+from fewstep.training.settings import build_method, check_settings, teacher_guidance
+from fewstep.types import Conditioning
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """The parts of one run, each built when it is first asked for."""
+class Networks:
+    """The model and its roles, and the method that trains them; `config` has no default left."""
 
     config: Config
-    run: Path
-    device: torch.device | str = "cpu"
-
-    @cached_property
-    def named_method(self) -> tuple[str, Method]:
-        return build_method(self.config.method)
-
-    @cached_property
-    def family(self) -> ModelFamily:
-        model = self.config.model
-        return load_model(
-            model.base,
-            dtype=DTYPES[self.precision],
-            device=self.device,
-            revision=model.revision,
-            variant=model.variant,
-            config=model.config,
-            allow_pickle=model.allow_pickle,
-        )
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of everything that is not trained."""
-        return precision_for(self.config.model.precision, self.device)
-
-    @property
-    def guidance_scale(self) -> float:
-        """The teacher's scale; a method without a teacher knows none.
-
-        Raises:
-            SettingError: if a scale is set for a method that would not use it.
-        """
-        (name, method), chosen = self.named_method, self.config.teacher.guidance_scale
-        if method.has_teacher:
-            return TEACHER_GUIDANCE if chosen is None else chosen
-        if chosen not in (None, 1.0):
-            raise SettingError(
-                f"teacher.guidance_scale is {chosen}, but {name} learns from data and not from a "
-                "teacher: leave it out, or choose a method that distils one (cd, multi-boundary-cd)"
-            )
-        return 1.0
+    method: Method
+    family: ModelFamily
+    roles: Roles
 
     @property
     def resolution(self) -> int:
-        """The side of the images; where none is set that of the model."""
+        """The side of the images, in pixels."""
         return self.config.data.resolution or self.family.default_resolution
 
     @property
-    def resolved(self) -> Config:
-        """The config with every default that does not stand in it: the method's and the model's."""
-        name, method = self.named_method
-        return replace(
-            self.config,
-            model=replace(self.config.model, precision=self.precision),
-            method={"name": name} | asdict(method),  # type: ignore[call-overload]
-            teacher=replace(self.config.teacher, guidance_scale=self.guidance_scale),
-            data=replace(self.config.data, resolution=self.resolution),
-            train=replace(self.config.train, processes=self.processes.count),
-        )
+    def guidance_scale(self) -> float:
+        """The teacher's; 1 is none."""
+        return self.config.teacher.guidance_scale or 1.0
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data; prompts alone are generated with the scale set, or else with the usual one.
-
-        The first process looks through shards, and the others read what it found.
-        """
-        data, scale = self.config.data, self.config.teacher.guidance_scale
-        with self.processes.main_process_first():
-            dataset = Dataset(
-                settings=data,
-                family=self.family,
-                resolution=self.resolution,
-                root=Path(data.cache or self.run.parent / "cache"),
-                teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
-            )
-        self._check_same(dataset)
-        return dataset
-
-    def _check_same(self, dataset: Dataset) -> None:
-        """Refuse data or models that are not the same for all processes.
-
-        Raises:
-            SettingError: in each of them.
-        """
-        if self.processes.count > 1:
-            mine = int(dataset.fingerprint.key, 16) >> 1  # as many bits as a tensor's number has
-            if self.processes.all_reduce_max(mine) != -self.processes.all_reduce_max(-mine):
-                raise SettingError(
-                    f"data.path {self.config.data.path!r} or model.base is not the same for all "
-                    "processes: other files, sizes or times; put them where every node sees them"
-                )
-
-    @property
-    def pairs(self) -> Pairs | Prompts:
-        return self.dataset.pairs
-
-    def prepare(self, start: Start) -> list[str]:
-        """Encode what is not encoded yet, each process its share; return what is to be known."""
-        processes, dataset = self.processes, self.dataset  # all meet there, the first too
-        notes = dataset.claim() if processes.is_main else []
-        processes.wait()
-        advance, before = None, 0
-        for step in dataset.fill(processes):
-            advance = advance or start(step.total)
-            advance(step.done - before)
-            before = step.done
-        return notes
-
-    def batches(self, start: Start) -> Batches:
-        """Return what training reads; a cache is filled first."""
-        if not self.config.data.streaming:
-            for note in self.prepare(start):
-                print(f"fewstep: {note}", file=sys.stderr)
-        batches = self.dataset.batches(self.config.train.seed, self.global_batch, self.skipped.add)
-        self.check_batch(len(batches))
-        return batches
-
-    @cached_property
-    def processes(self) -> Processes:
-        """The processes that train together.
-
-        Raises:
-            SettingError: if they are not as many as the config says.
-        """
-        processes, wanted = Processes.started(self.device), self.config.train.processes
-        if wanted not in (None, processes.count):
-            raise SettingError(
-                f"train.processes is {wanted}, and {processes.count} started: start them by "
-                f"torchrun --nproc-per-node {wanted} -m -- fewstep distill …, or leave it out"
-            )
-        return processes
-
-    @property
-    def global_batch(self) -> int:
-        """How many samples a step takes."""
-        train = self.config.train
-        return train.batch_size * train.accumulate * self.processes.count
-
-    def check_batch(self, num_pairs: int) -> None:
-        """Refuse a step that takes more samples than there are pairs.
-
-        Raises:
-            SettingError: naming the settings.
-        """
-        if self.global_batch > num_pairs:
-            train, path = self.config.train, self.config.data.path
-            raise SettingError(
-                f"a step takes {self.global_batch} samples (train.batch_size = {train.batch_size}, "
-                f"train.accumulate = {train.accumulate}, {self.processes.count} processes), and "
-                f"data.path {path!r} has {num_pairs} pairs: lower these, or give more pairs"
-            )
-
-    @cached_property
-    def skipped(self) -> Skipped:
-        """What streaming leaves out."""
-        limit = self.config.data.max_skipped * len(self.pairs)
-        return Skipped(self.run / "skipped.txt", limit, self.processes)
-
-    @cached_property
-    def roles(self) -> Roles:
-        adapter = self.config.adapter
-        if adapter is None:
-            return full_roles(self.family)
-        return lora_roles(
-            self.family,
-            adapter.preset,
-            adapter.rank,
-            lora_alpha(adapter),
-            dropout=adapter.dropout,
-            seed=self.config.train.seed,
-        )
-
-    @cached_property
-    def weights(self) -> Weights:
-        return Weights(self.roles.trained, self.roles.averaged)
-
-    def denoisers(self, batches: Batches) -> Denoisers:
-        roles = self.roles
-        uncond = {name: row.to(self.device) for name, row in batches.uncond.items()}
+    def denoisers(self, uncond: Conditioning) -> Denoisers:
+        """Return the roles of a training step; `uncond` is the empty prompt's, one row."""
+        roles, device = self.roles, self.family.schedule.alphas.device
+        uncond = {name: row.to(device) for name, row in uncond.items()}
         return Denoisers(
             student=roles.student,
             target=roles.ema if self.config.train.target == "ema" else roles.student,
             teacher=guided(roles.teacher, uncond, self.guidance_scale),
         )
 
-    @cached_property
-    def network(self) -> torch.nn.Module:
-        """The network of the student's role, ready for training."""
+    def network_for_training(self) -> torch.nn.Module:
+        """Return the student's network in training mode, checkpointed and compiled as set."""
         network, train = self.roles.network, self.config.train
         set_checkpointing(network, train.checkpointing)
         if train.compile:
             network.compile()
         return network.train()
 
-    @cached_property
-    def optimizer(self) -> torch.optim.Optimizer:
-        train = self.config.train
-        return torch.optim.AdamW(
-            self.weights.trained.values(),
-            lr=train.learning_rate,
-            weight_decay=train.weight_decay,
-            fused=True,
-        )
 
-    @cached_property
-    def scaler(self) -> GradScaler:
-        """The loss's scale, which fp16 needs and no other precision."""
-        device = torch.device(self.device).type
-        return GradScaler(device, enabled=self.precision == "fp16")
+@dataclass(frozen=True)
+class Components(Networks):
+    """Everything that a run needs."""
 
-    @cached_property
-    def watch(self) -> Watch:
-        return Watch()
+    run: Path
+    device: torch.device | str
+    processes: Processes
+    dataset: Dataset
+    skipped: Skipped
+    state: TrainState
 
     @property
-    def on_gpu(self) -> bool:
-        return torch.device(self.device).type == "cuda"
+    def global_batch(self) -> int:
+        """The number of samples of a step."""
+        train = self.config.train
+        return train.batch_size * train.accumulate * self.processes.count
 
-    @cached_property
+    @property
     def checkpoints(self) -> Checkpoints:
-        keep_last = self.config.train.keep_last
-        folder = self.run / "checkpoints"
-        return Checkpoints(folder, self.weights, self.optimizer, keep_last, self.scaler, self.watch)
+        return Checkpoints(self.run / "checkpoints", self.state, self.config.train.keep_last)
 
-    def park_codec(self) -> None:
-        """Free the GPU of what only encodes and decodes, where no step needs it."""
-        if self.on_gpu and not self.config.data.streaming:
-            for part in self.family.vae_and_text_encoder:
-                part.to("cpu")
-            torch.cuda.empty_cache()
+    def offload(self) -> None:
+        """Move VAE and text encoder off the GPU, unless every step needs them."""
+        if not self.config.data.streaming:
+            offload(self.family, self.device)
 
     @contextmanager
-    def codec_at_work(self) -> Iterator[None]:
-        """Have autoencoder and text encoder on the device, and park them again."""
+    def vae_and_text_encoder_on_device(self) -> Iterator[None]:
+        """Have VAE and text encoder on the device within the block."""
         for part in self.family.vae_and_text_encoder:
             part.to(self.device)
         try:
             yield
         finally:
-            self.park_codec()
+            self.offload()
+
+
+def build(config: Config, run: Path, device: torch.device | str) -> Components:
+    """Build all components of the run in folder `run`.
+
+    Raises:
+        UserError: if a setting, the model or the data cannot be used; nothing was written yet.
+    """
+    processes = join_processes(config.train, device)
+    check_settings(config)
+    check_words(config.model.base, config.train.preview_prompts)
+    family = load_family(config, device)
+    networks = build_networks(with_precision(config, device), family, processes.count)
+    dataset = open_dataset(config, run, family, processes)
+    max_skipped = config.data.max_skipped * len(dataset.pairs)
+    components = Components(
+        **vars(networks),
+        run=run,
+        device=device,
+        processes=processes,
+        dataset=dataset,
+        skipped=Skipped(run / "skipped.txt", max_skipped, processes),
+        state=new_state(networks, device),
+    )
+    check_batch(components, len(dataset.pairs))
+    return components
+
+
+def build_networks(config: Config, family: ModelFamily, num_processes: int = 1) -> Networks:
+    """Give the family its roles, and the config every default of method and model.
+
+    A family on the meta device has no weights: this is what a plan counts.
+
+    Raises:
+        UserError: if the method and the model do not go together, or an adapter matches nothing.
+    """
+    name, method = build_method(config.method)
+    resolution = config.data.resolution or family.default_resolution
+    family.latent_shape(resolution)
+    try:
+        if isinstance(method, Measured):
+            check_weighting(method.weighting, family.schedule)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    resolved = replace(
+        config,
+        method={"name": name} | asdict(method),  # type: ignore[call-overload]
+        teacher=TeacherSettings(teacher_guidance(config)),
+        data=replace(config.data, resolution=resolution),
+        train=replace(config.train, processes=num_processes),
+    )
+    return Networks(resolved, method, family, _roles(family, config.adapter, config.train.seed))
+
+
+def _roles(family: ModelFamily, adapter: AdapterSettings | None, seed: int) -> Roles:
+    if adapter is None:
+        return full_roles(family)
+    alpha = lora_alpha(adapter)
+    return lora_roles(
+        family, adapter.preset, adapter.rank, alpha, dropout=adapter.dropout, seed=seed
+    )
 
 
 def lora_alpha(adapter: AdapterSettings) -> float:
     """Return alpha; where none is set it is the rank, so that the update's scale is 1."""
     return float(adapter.rank) if adapter.alpha is None else adapter.alpha
+
+
+def new_state(networks: Networks, device: torch.device | str) -> TrainState:
+    """Return the state before the first step; fp16 alone scales the loss."""
+    config, roles = networks.config, networks.roles
+    optimizer = torch.optim.AdamW(
+        roles.trained.values(),
+        lr=config.train.learning_rate,
+        weight_decay=config.train.weight_decay,
+        fused=True,
+    )
+    scaler = GradScaler(torch.device(device).type, enabled=config.model.precision == "fp16")
+    return TrainState(roles.trained, roles.averaged, optimizer, scaler)
+
+
+def with_precision(config: Config, device: torch.device | str) -> Config:
+    """Replace precision "auto" by the device's.
+
+    Raises:
+        SettingError: if the device cannot train in the precision that is set.
+    """
+    precision = precision_for(config.model.precision, device)
+    return replace(config, model=replace(config.model, precision=precision))
+
+
+def load_family(config: Config, device: torch.device | str) -> ModelFamily:
+    """Load the base model onto the device."""
+    model = with_precision(config, device).model
+    return load_model(
+        model.base,
+        dtype=DTYPES[model.precision],
+        device=device,
+        revision=model.revision,
+        variant=model.variant,
+        config=model.config,
+        allow_pickle=model.allow_pickle,
+    )
+
+
+def load_family_on_meta(model: ModelSettings) -> ModelFamily:
+    """Build the base model from its configs alone: shapes without weights, on the meta device."""
+    return load_skeleton(
+        model.base,
+        dtype=DTYPES[model.precision],
+        revision=model.revision,
+        config=model.config,
+        allow_pickle=model.allow_pickle,
+    )
+
+
+def join_processes(train: TrainSettings, device: torch.device | str) -> Processes:
+    """Join the processes that were started together.
+
+    Raises:
+        SettingError: if their number is not `train.processes`.
+    """
+    processes, expected = Processes.started(device), train.processes
+    if expected not in (None, processes.count):
+        raise SettingError(
+            f"train.processes is {expected}, and {processes.count} started: start them by "
+            f"torchrun --nproc-per-node {expected} -m -- fewstep distill …, or leave it out"
+        )
+    return processes
+
+
+def open_dataset(config: Config, run: Path, family: ModelFamily, processes: Processes) -> Dataset:
+    """Open the data. The main process indexes shards first; the others read its index.
+
+    Raises:
+        UserError: if there are none, or they differ between the processes.
+    """
+    data, scale = config.data, config.teacher.guidance_scale
+    with processes.main_process_first():
+        dataset = Dataset(
+            settings=data,
+            family=family,
+            resolution=data.resolution or family.default_resolution,
+            root=Path(data.cache or run.parent / "cache"),
+            teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
+        )
+    if processes.count > 1:
+        key = int(dataset.fingerprint.key, 16) >> 1  # 63 bits, as a tensor's integers have
+        if processes.all_reduce_max(key) != -processes.all_reduce_max(-key):
+            raise SettingError(
+                f"data.path {data.path!r} or model.base is not the same for all processes: "
+                "other files, sizes or times; put them where every node sees them"
+            )
+    return dataset
+
+
+def check_batch(components: Components, num_pairs: int) -> None:
+    """Refuse a step that takes more samples than there are pairs.
+
+    Raises:
+        SettingError: naming the settings.
+    """
+    if components.global_batch > num_pairs:
+        train, path = components.config.train, components.config.data.path
+        raise SettingError(
+            f"a step takes {components.global_batch} samples (train.batch_size = "
+            f"{train.batch_size}, train.accumulate = {train.accumulate}, "
+            f"{components.processes.count} processes), and data.path {path!r} has {num_pairs} "
+            "pairs: lower these, or give more pairs"
+        )
+
+
+def offload(family: ModelFamily, device: torch.device | str) -> None:
+    """Move VAE and text encoder from a GPU to the CPU."""
+    if torch.device(device).type == "cuda":
+        for part in family.vae_and_text_encoder:
+            part.to("cpu")
+        torch.cuda.empty_cache()

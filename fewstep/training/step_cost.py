@@ -1,7 +1,6 @@
-"""What one training step needs, counted on the meta device: bytes and floating point operations.
+"""The FLOPs and bytes of one training step, counted by running it on the meta device.
 
-The step itself is run, by the method's own loss, without a single weight: operations on the meta
-device know shapes and no values.
+The method's own loss runs there, without a single weight: operations know shapes and no values.
 """
 
 import weakref
@@ -17,19 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.methods.base import Batch, Denoisers
-from fewstep.training.setup import Workshop
+from fewstep.methods.base import Batch
+from fewstep.training.setup import Networks
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One optimiser step: FLOPs of all its micro-batches, and bytes by term.
+    """One optimiser step: FLOPs of all its micro-batches, and bytes by what they hold.
 
-    `moving` are activations and gradients together at their peak: without accumulation gradients
-    come as activations go.
+    `moving` is the peak of activations and gradients together: without accumulation gradients
+    grow as activations are freed.
     """
 
     flops: int
@@ -39,12 +37,12 @@ class StepCost:
     gradients: int
     activations: int
     moving: int
-    codec: int = 0
+    vae_and_text_encoder: int = 0
 
     @property
     def standing(self) -> int:
-        """The bytes that are there between two steps as well."""
-        return self.weights + self.adapters + self.optimizer + self.codec
+        """The bytes that stay between two steps."""
+        return self.weights + self.adapters + self.optimizer + self.vae_and_text_encoder
 
     @property
     def bytes(self) -> int:
@@ -75,12 +73,11 @@ class LiveBytes(TorchDispatchMode):
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self.known:
-            return
-        self.known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, key, size)
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._freed, key, size)
 
     def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
@@ -89,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Compute attention as devices do, without the matrix of scores that the meta device makes."""
+    """Compute attention as GPUs do, without the matrix of scores that the meta device makes."""
     plain = functional.scaled_dot_product_attention
 
     def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -103,36 +100,31 @@ def fused_attention() -> Iterator[None]:
         functional.scaled_dot_product_attention = plain
 
 
-class Levels(NoiseSchedule):
-    """A schedule on the meta device, which cannot be asked for the value of its last level."""
+class MetaSchedule(NoiseSchedule):
+    """A schedule on the meta device, where the value of its last level cannot be read."""
 
     @property
     def ends_in_pure_noise(self) -> bool:
         return False
 
 
-def step_cost(shop: Workshop) -> StepCost:
-    """Run one optimiser step of a workshop whose family is on the meta device."""
-    family, roles, train = shop.family, shop.roles, shop.config.train
-    method = shop.named_method[1]
-    shape = family.latent_shape(shop.resolution)
-    cond = {name: row.to("meta") for name, row in one_row(shop).items()}
-    batch = Batch(
-        torch.empty(train.batch_size, *shape, device="meta"),
-        {name: row.expand(train.batch_size, *row.shape[1:]) for name, row in cond.items()},
-    )
-    schedule = Levels(**vars(family.schedule))
-    target = roles.ema if train.target == "ema" else roles.student
-    nets = Denoisers(roles.student, target, guided(roles.teacher, cond, shop.guidance_scale))
-
-    standing = (*family.network.parameters(), *shop.network.parameters(), *roles.averaged.values())
-    known = {id(weight): weight for weight in standing}.values()
+def step_cost(networks: Networks) -> StepCost:
+    """Run one optimiser step of networks that are on the meta device."""
+    family, roles, train = networks.family, networks.roles, networks.config.train
+    uncond = family.encode_prompts([""])
+    nets, schedule = networks.denoisers(uncond), MetaSchedule(**vars(family.schedule))
+    shape, size = family.latent_shape(networks.resolution), train.batch_size
+    cond = {name: row.to("meta").expand(size, *row.shape[1:]) for name, row in uncond.items()}
+    batch = Batch(torch.empty(size, *shape, device="meta"), cond)
+    network = networks.network_for_training()
+    parameters = (*family.network.parameters(), *network.parameters(), *roles.averaged.values())
+    known = {id(weight): weight for weight in parameters}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
 
     def backward(micro: int) -> None:
-        samples = range(micro * train.batch_size, (micro + 1) * train.batch_size)
+        samples = range(micro * size, (micro + 1) * size)
         draw = Draw.keyed(train.seed, samples, "meta")
-        method.loss(nets, batch, schedule, draw).loss.mean().backward()
+        networks.method.loss(nets, batch, schedule, draw).loss.mean().backward()
 
     with LiveBytes(known) as live, fused_attention():
         for micro in range(micro_batches):
@@ -140,12 +132,11 @@ def step_cost(shop: Workshop) -> StepCost:
     with FlopCounterMode(display=False) as flops, fused_attention():  # its hooks hold activations
         backward(0)
 
-    trained, averaged = roles.trained.values(), roles.averaged.values()
-    gradients, everything = total(trained), total(known)
-    adapters = gradients + total(averaged)
+    gradients = num_bytes(roles.trained.values())
+    adapters = gradients + num_bytes(roles.averaged.values())
     return StepCost(
         flops=flops.get_total_flops() * train.accumulate,
-        weights=everything - adapters,
+        weights=num_bytes(known) - adapters,
         adapters=adapters,
         gradients=gradients,
         optimizer=2 * gradients,
@@ -154,20 +145,15 @@ def step_cost(shop: Workshop) -> StepCost:
     )
 
 
-def one_row(shop: Workshop) -> Mapping[str, Tensor]:
-    """Return the conditioning of one prompt, without its values."""
-    return shop.family.encode_prompts([""])
-
-
-def decode_bytes(shop: Workshop) -> int:
-    """Return what previews need besides the network: the codec, and the peak of one decoding."""
-    family = shop.family
+def decode_bytes(networks: Networks) -> int:
+    """Return what previews need besides the network: VAE and text encoder, and one decoding."""
+    family = networks.family
     parts = [weight for part in family.vae_and_text_encoder for weight in part.parameters()]
-    latents = torch.empty(1, *family.latent_shape(shop.resolution), device="meta")
+    latents = torch.empty(1, *family.latent_shape(networks.resolution), device="meta")
     with LiveBytes(parts) as live, fused_attention():
         family.decode(latents)
-    return total(parts) + live.peak
+    return num_bytes(parts) + live.peak
 
 
-def total(tensors: Iterable[Tensor]) -> int:
+def num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)

@@ -1,38 +1,23 @@
-"""Curves and images of a run: TensorBoard always, Weights & Biases or Trackio when asked."""
+"""Curves and images of a run: TensorBoard always, Weights & Biases or Trackio where set."""
 
 # of libraries without types
 # pyright: reportArgumentType=false
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.utils import ProjectConfiguration
 from PIL import Image
 
-from fewstep.config import Config, SettingError
+from fewstep.config import Config
 from fewstep.training.run_dir import flat
 
 
-def check_trackers(config: Config) -> None:
-    """Refuse trackers that accelerate would leave out without a word, or does not know yet.
-
-    Raises:
-        SettingError: naming the extra to install.
-    """
-    for name in config.train.trackers:
-        if importlib.util.find_spec(name) is None or name not in LoggerType:
-            raise SettingError(
-                f"train.trackers has {name!r}, which is not installed, or accelerate is too old "
-                f"for it: pip install 'fewstep[{name}]', or leave it out"
-            )
-
-
 class Trackers:
-    """Accelerate's trackers, told of every step and every preview."""
+    """Accelerate's trackers, which get every step and every preview."""
 
     def __init__(self, config: Config, run: Path, first_step: int) -> None:
         names = ["tensorboard", *config.train.trackers]
@@ -47,14 +32,14 @@ class Trackers:
                 "trackio": {"name": run.name, "resume": "allow"},
             },
         )
-        plain = {key: value if isinstance(value, int | float | str) else str(value)
-                 for key, value in flat(config).items()}  # fmt: skip
+        settings = {key: value if isinstance(value, int | float | str) else str(value)
+                    for key, value in flat(config).items()}  # fmt: skip
         for tracker in self.accelerator.trackers:
             if tracker.name != "tensorboard":  # which would add a run at every continuation
-                tracker.store_init_configuration(plain)
+                tracker.store_init_configuration(settings)
 
     def log(self, entry: dict[str, Any]) -> None:
-        """Tell of one line of metrics.jsonl; what is absent there draws no point."""
+        """Log one line of metrics.jsonl; a None in it draws no point."""
         values = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         for quarter, loss in enumerate(entry["loss_by_noise"], start=1):
             if loss is not None:

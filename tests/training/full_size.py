@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from fewstep.models.loading import load_skeleton
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.training.distill import Listener, distill_run
+from fewstep.training.distill import TrainingStep, distill
 
 
 def config(checkpoint: Path, images: Path) -> Config:
@@ -54,29 +54,21 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-class StepPeak(Listener):
-    """Takes the peak of the steps alone, and that of what came before: loading and encoding."""
-
-    loading = steps = 0
-
-    def on_start(self, shop, first_step) -> None:
-        self.loading = peak_bytes()
-        forget_peak()
-
-    def on_step(self, result) -> None:
-        self.steps = peak_bytes()
-
-
 def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
     """Load, cache, take two optimiser steps, save, and sample in one call."""
-    imported, peak = peak_bytes(), StepPeak()
-    steps = distill_run(config(checkpoint, images), run, peak)
+    imported, loading, peak, steps = peak_bytes(), 0, 0, 0
+    for event in distill(config(checkpoint, images), run):
+        if isinstance(event, TrainingStep):
+            peak, steps = peak_bytes(), event.done
+        elif event.task.startswith("training"):
+            loading = peak_bytes()
+            forget_peak()
     pipeline = FewStepPipeline.from_pretrained(run)
     (image,) = pipeline("a lighthouse", num_steps=1, resolution=256)
     return {
         "steps": steps,
-        "peak": peak.steps - imported,
-        "peak_of_all": max(peak.loading, peak.steps, peak_bytes()),
+        "peak": peak - imported,
+        "peak_of_all": max(loading, peak, peak_bytes()),
         "size": image.image.size,
     }
 

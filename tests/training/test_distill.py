@@ -27,9 +27,10 @@ from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.distill import Listener, distill_run
+from fewstep.training.distill import TrainingStep, distill, distill_run, train_run
 from fewstep.training.divergence import TrainingDivergedError
 from fewstep.training.previews import Previews
+from fewstep.training.setup import build
 from tests.tiny import save_tiny_pipeline, tiny_config, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
@@ -51,15 +52,11 @@ def finished(tmp_path_factory):
     return run
 
 
-class StopAfter(Listener):
-    """Ask the run to stop after some steps, as Ctrl-C or a cluster would."""
-
-    def __init__(self, step, signum):
-        self.step, self.signum = step, signum
-
-    def on_step(self, result):
-        if result.step == self.step:
-            signal.raise_signal(self.signum)
+def stop_after(step, signum, config, run):
+    """Ask a run to stop after some steps, as Ctrl-C or a cluster would."""
+    for event in distill(config, run):
+        if isinstance(event, TrainingStep) and event.done == step:
+            signal.raise_signal(signum)
 
 
 def test_two_runs_of_one_config_give_the_same_weights_to_the_bit(finished, tmp_path):
@@ -76,7 +73,7 @@ def test_another_seed_gives_other_weights(finished, tmp_path):
 def test_a_stopped_run_saves_and_continues_to_the_same_weights(finished, tmp_path, signum, code):
     run = tmp_path / "stopped"
     with pytest.raises(Interrupted, match="after step 3") as stop:
-        distill_run(tiny_config(), run, StopAfter(3, signum))
+        stop_after(3, signum, tiny_config(), run)
     assert stop.value.exit_code == code
     assert not (run / "artefact").exists()
     state = json.loads((run / "checkpoints" / "00000003" / "state.json").read_text())
@@ -304,21 +301,18 @@ def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
 
 
-class Poison(Listener):
+def break_after(step, config, run):
     """Break a weight after some steps, as a cosmic ray or a bad learning rate would."""
-
-    def on_start(self, shop, first_step):
-        self.shop = shop
-
-    def on_step(self, result):
-        if result.step == 3:
-            next(iter(self.shop.weights.trained.values())).data.fill_(float("nan"))
+    components = build(config, run, "cpu")
+    for event in train_run(components):
+        if isinstance(event, TrainingStep) and event.done == step:
+            next(iter(components.state.trained.values())).data.fill_(float("nan"))
 
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint_and_continues_from_it(finished, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match=r"diverged at step 4: the loss is nan"):
-        distill_run(tiny_config(), run, Poison())
+        break_after(3, tiny_config(), run)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
     assert distill_run(tiny_config(), run) == 6
     assert same(weights(finished), weights(run))
@@ -327,7 +321,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_continues_from_it(fin
 def test_a_half_written_checkpoint_folder_is_passed_over(finished, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        distill_run(tiny_config(), run, StopAfter(3, signal.SIGTERM))
+        stop_after(3, signal.SIGTERM, tiny_config(), run)
     half = run / "checkpoints" / "00000004"
     half.mkdir()
     shutil.copy(run / "checkpoints" / "00000003" / "trained.safetensors", half)
@@ -407,7 +401,7 @@ def test_a_base_that_was_changed_in_place_is_noticed(tmp_path, streaming):
 def test_each_step_is_saved_once_and_the_last_always(tmp_path, monkeypatch):
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(
-        Checkpoints, "save", lambda self, step: (saved.append(step), save(self, step))
+        Checkpoints, "save", lambda self: (saved.append(self.state.step), save(self))
     )
     for steps, expected in ((4, [2, 4]), (3, [2, 3])):
         saved.clear()
@@ -476,7 +470,7 @@ def test_a_tracker_that_cannot_be_used_is_refused(
     tmp_path, monkeypatch, tracker, known, by_accelerate
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: known)
-    monkeypatch.setattr("fewstep.training.trackers.LoggerType", by_accelerate)
+    monkeypatch.setattr("accelerate.utils.LoggerType", by_accelerate)
     message = rf"'{tracker}', which is not installed, or .* pip install 'fewstep\[{tracker}\]'"
     with pytest.raises(UserError, match=message):
         distill_run(tiny_config(trackers=(tracker,)), tmp_path / "run")

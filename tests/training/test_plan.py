@@ -10,14 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.config import AdapterSettings, Config, ModelSettings, TrainSettings, load_config
+from fewstep.console import finish
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.models.loading import load_model
-from fewstep.training.distill import distill_run
-from fewstep.training.plan import CARDS, Card, Plan, advice, as_json, cache_told, plan_run, smaller
-from fewstep.training.setup import Workshop
-from fewstep.training.step_cost import LiveBytes, total
+from fewstep.training.distill import distill_run, open_batches
+from fewstep.training.plan import GPUS, Gpu, Plan, advice, as_json, cache_summary, plan_run, smaller
+from fewstep.training.setup import build
+from fewstep.training.step_cost import LiveBytes, num_bytes
 from tests.tiny import tiny_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sd15-*.toml"))
@@ -74,7 +75,7 @@ def test_each_recipe_fits_its_card_with_each_method(tmp_path, recipe, name):
     (tmp_path / recipe.name).write_text(text)
     config = load_config(tmp_path / recipe.name)
     assert config.method["name"] == name
-    assert plan_run(config).fits(next(c for c in CARDS if c.name == card))
+    assert plan_run(config).fits(next(c for c in GPUS if c.name == card))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -88,23 +89,23 @@ def test_every_value_of_a_recipe_has_its_reason(recipe):
 def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpointing):
     config = tiny_config(checkpointing=checkpointing, batch_size=4)
     planned = plan_run(config, on_cpu=True)
-    shop = Workshop(config, tmp_path / "run")
-    batches, method = shop.batches(lambda total: lambda count: None), shop.named_method[1]
-    known = [*shop.network.parameters(), *shop.family.vae.parameters()]
-    nets, batch = shop.denoisers(batches), batches.batch(batches.reader(range(4)))
+    components = build(config, tmp_path / "run", "cpu")
+    batches, family = finish(open_batches(components)), components.family
+    known = [*components.network_for_training().parameters(), *family.vae.parameters()]
+    nets, batch = components.denoisers(batches.uncond), batches.batch(batches.reader(range(4)))
 
     def backward() -> None:
         draw = Draw.keyed(0, range(4))
-        method.loss(nets, batch, shop.family.schedule, draw).loss.mean().backward()
+        components.method.loss(nets, batch, family.schedule, draw).loss.mean().backward()
 
     with LiveBytes(known) as live:
         backward()
-    shop.optimizer.zero_grad(set_to_none=True)
+    components.state.optimizer.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as flops:
         backward()
     counted = flops.get_total_flops()  # without attention, whose kernel on processors is not known
     assert counted < planned.cost.flops < 1.2 * counted
-    assert planned.cost.gradients == total(w.grad for w in shop.weights.trained.values())
+    assert planned.cost.gradients == num_bytes(w.grad for w in components.state.trained.values())
     assert planned.cost.moving == pytest.approx(live.peak, rel=0.1)
 
 
@@ -121,7 +122,7 @@ def test_live_bytes_fall_when_tensors_are_freed():
 
 
 def test_a_run_that_does_not_fit_is_told_what_to_change(plan, monkeypatch):
-    config, card = sd15(batch_size=8), CARDS[0]
+    config, card = sd15(batch_size=8), GPUS[0]
     sizes = {("none", 8): 20, ("selective", 8): 18, ("full", 8): 15.5, ("full", 4): 13}
 
     def planned(asked, **settings):
@@ -154,20 +155,20 @@ def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
     cached = plan_run(config)
     streaming = plan_run(replace(config, data=replace(config.data, streaming=True)))
     family = load_model(config.model.base)
-    codec = total(w for part in family.vae_and_text_encoder for w in part.parameters())
-    assert (cached.cost.codec, streaming.cost.codec) == (0, codec)
-    assert streaming.cost.bytes == cached.cost.bytes + codec
-    assert cache_told(streaming) == "there is no cache, as data.streaming is true"
+    parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
+    assert (cached.cost.vae_and_text_encoder, streaming.cost.vae_and_text_encoder) == (0, parts)
+    assert streaming.cost.bytes == cached.cost.bytes + parts
+    assert cache_summary(streaming) == "there is no cache, as data.streaming is true"
 
 
 def test_the_cache_is_planned_as_it_is_made(tmp_path):
     config = tiny_config()
     for flip in (False, True):
         data = replace(config.data, flip=flip, cache=str(tmp_path))
-        dataset = Workshop(replace(config, data=data), tmp_path / "run").dataset
+        dataset = build(replace(config, data=data), tmp_path / "run", "cpu").dataset
         planned = plan_run(replace(config, data=replace(data, captions="all")))
         assert planned.cache_bytes == dataset.cache_bytes, "of one caption an image"
-        assert "GB in all, and 2 kB for each caption but the first" in cache_told(planned)
+        assert "GB in all, and 2 kB for each caption but the first" in cache_summary(planned)
     assert plan_run(config).cache_bytes_per_caption == 0
 
 
@@ -176,7 +177,7 @@ def test_a_gpu_without_memory_is_told_what_to_change(monkeypatch, tmp_path):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr("fewstep.training.distill.steps_of", full)
-    monkeypatch.setattr("fewstep.training.plan.this_card", lambda: Card("small card", 1.0, 0, 0))
+    monkeypatch.setattr("fewstep.training.plan.this_gpu", lambda: Gpu("small card", 1.0, 0, 0))
     with pytest.raises(UserError, match=r"allocate 2 GiB.*does not fit a small card"):
         distill_run(tiny_config(), tmp_path / "run")
 

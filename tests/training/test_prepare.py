@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from fewstep.cli import app
 from fewstep.config import AdapterSettings, DataSettings, SettingError, load_config, to_toml
+from fewstep.console import finish
 from fewstep.errors import Interrupted, UserError
 from fewstep.training.distill import distill_run
 from fewstep.training.prepare import check_data, prepare_data
 from tests.data.samples import SIZE, bomb, coco, content, folder_of, noise, shards
 from tests.tiny import tiny_config, tiny_pipeline
 from tests.together import run_together
-from tests.training.test_distill import StopAfter, same, weights
+from tests.training.test_distill import same, stop_after, weights
 
 T4 = "configs/sd15-t4.toml"
 
@@ -44,15 +45,15 @@ def t4_config(path, **data):
 
 def test_a_coco_set_is_checked_prepared_and_distilled_by_the_t4_recipe(tmp_path, monkeypatch):
     path = coco(tmp_path / "coco", 12, broken=(4,))
-    found = check_data(DataSettings(path=str(path)))
+    found = finish(check_data(DataSettings(path=str(path))))
     assert (found.pairs, len(found.sizes), len(found.captions)) == (12, 11, 24)
     (broken,) = found.broken
     assert "000000000004.jpg: image file is truncated" in broken
 
     config = t4_config(tmp_path / "coco", max_skipped=0.1)
-    prepared = prepare_data(config, tmp_path / "run")
+    prepared = finish(prepare_data(config, tmp_path / "run"))
     assert (prepared.pairs, prepared.skipped, prepared.notes) == (11, 1, ())
-    assert "11 pairs in" in prepared.said()
+    assert "11 pairs in" in prepared.summary()
     assert (prepared.folder / "skipped.txt").read_text().count("000000000004.jpg") == 1
     before = {path: path.stat().st_mtime_ns for path in prepared.folder.iterdir()}
     assert distill_run(config, tmp_path / "run") == 2
@@ -107,10 +108,13 @@ def test_data_check_survives_damaged_frames(tmp_path, kind):
     whole = content(frames[0], kind, save_all=True, append_images=frames[1:])
     for end in range(len(whole) // 3, len(whole), len(whole) // 40):
         (folder / "000.png").write_bytes(whole[:end])
-        found = check_data(DataSettings(path=str(folder)))
+        found = finish(check_data(DataSettings(path=str(folder))))
         assert len(found.sizes) + len(found.broken) == 1
     (folder / "000.png").write_bytes(whole)
-    assert "animated (the first frame is used)" in check_data(DataSettings(path=str(folder))).kinds
+    assert (
+        "animated (the first frame is used)"
+        in finish(check_data(DataSettings(path=str(folder)))).kinds
+    )
 
 
 def test_data_check_reads_the_columns_that_are_named(tmp_path):
@@ -136,7 +140,7 @@ def test_a_stopped_run_on_images_continues_to_the_same_weights(tmp_path, streami
     config = config_of_shards(tmp_path, streaming, workers)
     distill_run(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        distill_run(config, tmp_path / "stopped", StopAfter(1, signal.SIGTERM))
+        stop_after(1, signal.SIGTERM, config, tmp_path / "stopped")
     distill_run(config, tmp_path / "stopped")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
@@ -154,7 +158,7 @@ def test_a_killed_run_on_images_continues_to_the_same_weights(tmp_path, streamin
 
 
 def killed(rank: int, config, run) -> None:
-    distill_run(config, run, StopAfter(3, signal.SIGKILL))
+    stop_after(3, signal.SIGKILL, config, run)
 
 
 def test_what_a_stream_leaves_out_is_listed_and_limited(tmp_path):
@@ -174,7 +178,7 @@ def test_what_belongs_to_no_pair_is_said(tmp_path):
     told = checked(folder)
     assert told.exit_code == 0
     assert "1 files that belong to no pair:\n  lost.txt" in told.stdout
-    (note,) = prepare_data(config_for(folder), tmp_path / "run").notes
+    (note,) = finish(prepare_data(config_for(folder), tmp_path / "run")).notes
     assert "1 files belong to no pair, such as lost.txt" in note
 
 
@@ -183,7 +187,7 @@ def test_a_name_that_is_not_utf8_can_be_listed(tmp_path):
     name = folder / os.fsdecode(b"caf\xe9.png")
     name.write_bytes(b"broken")
     name.with_suffix(".txt").write_text("a cat")
-    prepared = prepare_data(config_for(folder, max_skipped=0.3), tmp_path / "run")
+    prepared = finish(prepare_data(config_for(folder, max_skipped=0.3), tmp_path / "run"))
     assert "caf\\udce9.png: it is no image" in (prepared.folder / "skipped.txt").read_text()
 
 
@@ -259,7 +263,7 @@ def test_with_dropout_a_run_goes_on_with_the_same_division_alone(tmp_path):
 
 def test_streaming_has_nothing_to_prepare(tmp_path):
     with pytest.raises(UserError, match="there is nothing to prepare"):
-        prepare_data(config_for(tmp_path, streaming=True), tmp_path / "run")
+        finish(prepare_data(config_for(tmp_path, streaming=True), tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -291,7 +295,9 @@ def test_a_killed_prepare_continues_to_the_same_cache(tmp_path):
     process.kill()
     process.wait()
     subprocess.run(command, check=True, capture_output=True)
-    whole = prepare_data(load_config(config, [f"data.cache={tmp_path / 'whole'}"]), tmp_path / "r")
+    whole = finish(
+        prepare_data(load_config(config, [f"data.cache={tmp_path / 'whole'}"]), tmp_path / "r")
+    )
     for path in whole.folder.glob("*.safetensors"):
         one, other = load_file(path), load_file(tmp_path / "killed" / whole.folder.name / path.name)
         assert same(one, other)

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,16 +20,18 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.config import DataSettings, SettingError, load_config, to_toml
+from fewstep.console import finish
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
+from fewstep.models.loading import load_model
 from fewstep.training.distill import distill_run
 from fewstep.training.loop import micro_batches
 from fewstep.training.prepare import prepare_data
-from fewstep.training.setup import Workshop
+from fewstep.training.setup import open_dataset
 from tests.data.samples import shards
 from tests.tiny import tiny_config
 from tests.together import run_together
-from tests.training.test_distill import StopAfter, same
+from tests.training.test_distill import same, stop_after
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
@@ -71,14 +74,14 @@ def close(one, other) -> None:
         torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-def two(config, run: Path, listener=None) -> list[int | None]:
-    """Distil in two processes; a process that was asked to stop leaves with the signal's code."""
-    return run_together(2, distilled, config, run, listener)
+def two(config, run: Path, stop: int | None = None) -> list[int | None]:
+    """Distil in two processes; stopped after a step, they leave with the signal's code."""
+    return run_together(2, distilled, config, run, stop)
 
 
-def distilled(rank: int, config, run: Path, listener) -> None:
+def distilled(rank: int, config, run: Path, last: int | None) -> None:
     try:
-        distill_run(config, run, listener)
+        stop_after(last, signal.SIGTERM, config, run)
     except Interrupted as stop:
         os._exit(stop.exit_code)
 
@@ -126,7 +129,7 @@ def test_stopped_and_resumed_two_processes_are_exact_to_the_bit(
 ):
     config = config_for(folder, 1, 2, streaming=streaming, workers=workers)
     run = tmp_path / "stopped"
-    assert two(config, run, StopAfter(1, 15)) == [143, 143]
+    assert two(config, run, 1) == [143, 143]
     assert not (run / "artefact").exists()
     assert two(config, run) == [0, 0]
     assert same(state(uninterrupted(streaming)), state(run))
@@ -137,7 +140,7 @@ def test_another_number_of_processes_continues_with_the_same_samples_a_step(
     folder, together, tmp_path
 ):
     run = tmp_path / "run"
-    assert two(config_for(folder, 1, 2), run, StopAfter(2, 15)) == [143, 143]
+    assert two(config_for(folder, 1, 2), run, 2) == [143, 143]
     with pytest.raises(SettingError, match=r"samples a step .* = 4 there, 2 here"):
         distill_run(config_for(folder, 1, 1), run)
     assert distill_run(config_for(folder, 2, 1), run) == 4
@@ -145,7 +148,7 @@ def test_another_number_of_processes_continues_with_the_same_samples_a_step(
 
 
 def prepared(rank: int, config, root: Path) -> None:
-    prepare_data(config, root)
+    finish(prepare_data(config, root))
 
 
 @pytest.mark.slow
@@ -153,7 +156,7 @@ def test_two_processes_prepare_the_cache_of_one(folder, tmp_path):
     config = config_for(folder, 1, 2, cache=str(tmp_path / "two"))
     assert run_together(2, prepared, config, tmp_path / "r") == [0, 0]
     alone = config_for(folder, 1, 1, cache=str(tmp_path / "one"))
-    whole = prepare_data(alone, tmp_path / "r").folder
+    whole = finish(prepare_data(alone, tmp_path / "r")).folder
     for path in whole.glob("*.safetensors"):
         other = load_file(tmp_path / "two" / whole.name / path.name)
         assert same(load_file(path), other)
@@ -174,12 +177,13 @@ def test_data_that_are_not_the_same_for_all_processes_are_refused(tmp_path):
 def differing(rank: int, root: Path) -> None:
     for folder, is_same in ((root / "0", True), (root / str(rank), False)):
         config = config_for(folder, 1, 2, cache=str(root / "cache"))
-        shop = Workshop(config, root / "run")
+        family = load_model(config.model.base)
+        processes = Processes.started("cpu")
         if is_same:
-            assert len(shop.pairs) == 5
+            assert len(open_dataset(config, root / "run", family, processes).pairs) == 5
         else:
             with pytest.raises(SettingError, match="is not the same for all processes"):
-                shop.dataset  # noqa: B018
+                open_dataset(config, root / "run", family, processes)
 
 
 def test_the_processes_divide_what_one_would_take():
@@ -254,7 +258,7 @@ def test_a_failing_process_stops_all(folder, tmp_path):
         "from pathlib import Path\n"
         "from fewstep.config import load_config\n"
         "from fewstep.training import distill\n"
-        "def fail(shop, batches, first_step):\n"
+        "def fail(*arguments):\n"
         "    raise SystemExit(7)\n"
         "distill.follow = fail\n"
         f"distill.distill_run(load_config({str(config)!r}), Path({str(tmp_path / 'run')!r}))\n"

@@ -12,9 +12,14 @@ from fewstep.config import TrainSettings
 from fewstep.diffusion.prediction import from_epsilon
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, ConsistencyTraining, Denoisers
-from fewstep.training.divergence import EXPLODED, WINDOW, TrainingDivergedError, Watch
+from fewstep.training.checkpoint import TrainState
+from fewstep.training.divergence import (
+    EXPLODED,
+    WINDOW,
+    DivergenceMonitor,
+    TrainingDivergedError,
+)
 from fewstep.training.loop import (
-    Weights,
     by_quarter,
     learning_rate,
     train,
@@ -35,8 +40,7 @@ class Toy:
             self.network.bias.zero_()
         trained = dict(self.network.named_parameters())
         averaged = {name: p.detach().clone() for name, p in trained.items()}
-        self.weights = Weights(trained, averaged)
-        self.optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+        self.state = TrainState(trained, averaged, torch.optim.AdamW(trained.values(), lr=1e-2))
 
     def denoise(self, x_t, t, cond):
         return from_epsilon(self.network(x_t), x_t, t, self.schedule)
@@ -45,13 +49,10 @@ class Toy:
         rows = [torch.randn(3, generator=generator("data", i)) for i in samples]
         return Batch(torch.stack(rows), {})
 
-    def steps(self, settings, first_step=0, scaler=None, watch=None):
+    def steps(self, settings):
         nets = Denoisers(self.denoise, self.denoise, self.denoise)
         method = ConsistencyTraining(distance="squared-error")
-        return train(
-            method, nets, self.weights, self.schedule, self.optimizer, self.batch_at, settings,
-            first_step, scaler, watch=watch,
-        )  # fmt: skip
+        return train(self.state, method, nets, self.schedule, self.batch_at, settings=settings)
 
 
 @pytest.fixture
@@ -74,7 +75,9 @@ def test_training_lowers_the_loss(toy):
 
 
 def test_steps_are_numbered_from_one_and_continue(toy):
-    assert [r.step for r in toy.steps(SETTINGS, first_step=2)] == [3, 4]
+    toy.state.step = 2
+    assert [r.step for r in toy.steps(SETTINGS)] == [3, 4]
+    assert toy.state.step == 4
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(toy):
@@ -82,7 +85,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(toy):
     next(steps)
     before = toy.network.weight.detach().clone()
     toy.batch_at = lambda samples: Batch(torch.full((len(samples), 3), float("nan")), {})
-    broken = toy.steps(SETTINGS, first_step=1)
+    broken = toy.steps(SETTINGS)
     with pytest.raises(TrainingDivergedError, match=r"diverged at step 2: the loss is nan"):
         next(broken)
     assert torch.equal(toy.network.weight, before)
@@ -111,15 +114,18 @@ def test_an_exploding_loss_stops(toy):
 
 
 def test_the_losses_before_a_resumed_run_count(toy):
-    watch = Watch(deque([1.0] * (WINDOW - 1), maxlen=WINDOW), lowest=1.0 / (2 * EXPLODED))
+    losses = deque([1.0] * (WINDOW - 1), maxlen=WINDOW)
+    toy.state.monitor = DivergenceMonitor(losses, lowest=1.0 / (2 * EXPLODED))
+    toy.state.step = 2
     with pytest.raises(TrainingDivergedError, match=r"step 3: the loss explodes"):
-        next(toy.steps(SETTINGS, first_step=2, watch=watch))
+        next(toy.steps(SETTINGS))
 
 
 def test_a_scaled_loss_gives_the_weights_of_a_plain_one(schedule, toy):
     list(toy.steps(SETTINGS))
     scaled = Toy(schedule)
-    results = list(scaled.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0**10)))
+    scaled.state.scaler = GradScaler("cpu", init_scale=2.0**10)
+    results = list(scaled.steps(SETTINGS))
     assert {result.loss_scale for result in results} == {2.0**10}
     torch.testing.assert_close(scaled.network.weight, toy.network.weight, rtol=1e-6, atol=1e-7)
 
@@ -128,7 +134,8 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_lowered(toy):
     factors = iter((float("inf"), 1.0))
     toy.network.weight.register_hook(lambda grad: grad * next(factors))
     before = toy.network.weight.detach().clone()
-    steps = toy.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0**10))
+    toy.state.scaler = GradScaler("cpu", init_scale=2.0**10)
+    steps = toy.steps(SETTINGS)
     left_out = next(steps)
     assert (left_out.grad_norm, left_out.loss_scale) == (None, 2.0**9)
     assert torch.equal(toy.network.weight, before)
@@ -139,8 +146,9 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_lowered(toy):
 
 def test_a_gradient_that_overflows_at_every_scale_stops(toy):
     toy.network.weight.register_hook(lambda grad: grad * float("inf"))
+    toy.state.scaler = GradScaler("cpu", init_scale=2.0)
     with pytest.raises(TrainingDivergedError, match="overflows fp16 at every scale"):
-        list(toy.steps(SETTINGS, scaler=GradScaler("cpu", init_scale=2.0)))
+        list(toy.steps(SETTINGS))
 
 
 def test_a_gradient_that_is_not_finite_stops_and_names_the_weights(toy):
@@ -162,10 +170,10 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 
 def test_the_average_moves_its_share_of_the_way(toy):
-    toy.weights.averaged["bias"].fill_(0.0)
-    toy.weights.trained["bias"].data.fill_(1.0)
-    update_average(toy.weights, 0.75)
-    assert torch.equal(toy.weights.averaged["bias"], torch.full((3,), 0.25))
+    toy.state.averaged["bias"].fill_(0.0)
+    toy.state.trained["bias"].data.fill_(1.0)
+    update_average(toy.state, 0.75)
+    assert torch.equal(toy.state.averaged["bias"], torch.full((3,), 0.25))
 
 
 def test_losses_are_told_by_quarter_of_noise(schedule):
