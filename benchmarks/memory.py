@@ -16,24 +16,16 @@ import numpy as np
 from fewstep.config import AdapterSettings, Config, DataSettings, TrainSettings
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.training.distill import Listener, distill_run
+from fewstep.training.distill import TrainingStep, distill
 
 ROOT = Path(__file__).parents[1]
 EVERY = 10
 
 
-class Resident(Listener):
-    """Notes the resident bytes of this process, as the kernel counts them."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.mib: list[float] = []
-
-    def on_step(self, result) -> None:
-        if result.step % EVERY == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.steps.append(result.step)
-            self.mib.append(round(pages * 4096 / 2**20, 2))
+def resident_mib() -> float:
+    """Return the resident memory of this process, as the kernel counts it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * 4096 / 2**20, 2)
 
 
 def growth(steps: list[int], mib: list[float]) -> float:
@@ -49,16 +41,18 @@ def measure(num_steps: int) -> dict[str, object]:
         data=DataSettings(num_pairs=64),
         train=TrainSettings(steps=num_steps, batch_size=1, preview_every=0, save_every=200),
     )
-    resident = Resident()
+    mib: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        distill_run(config, Path(folder) / "run", resident)
+        for event in distill(config, Path(folder) / "run"):
+            if isinstance(event, TrainingStep) and event.done % EVERY == 0:
+                mib[event.done] = resident_mib()
     return {
         "command": "python -m benchmarks.memory",
         "commit": commit(),
         "machine": machine(),
-        "steps": resident.steps,
-        "resident_mib": resident.mib,
-        "mib_per_1000_steps": round(growth(resident.steps, resident.mib), 3),
+        "steps": [*mib],
+        "resident_mib": [*mib.values()],
+        "mib_per_1000_steps": round(growth([*mib], [*mib.values()]), 3),
     }
 
 

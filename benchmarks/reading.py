@@ -25,13 +25,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fewstep.config import load_config
+from fewstep.console import finish
 from fewstep.data.base import Captioned
 from fewstep.data.cache import open_cache
 from fewstep.data.encode import Encoded, fill_cache
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
-from fewstep.training.distill import steps_of
-from fewstep.training.setup import Workshop
+from fewstep.training.distill import open_batches, steps_of
+from fewstep.training.setup import build
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "bundled-multi-boundary.toml"
@@ -104,8 +105,8 @@ def training_step() -> dict[str, Any]:
     config = load_config(RECIPE, [f"data.num_pairs={2 * BATCH}", "train.preview_every=0"])
     with TemporaryDirectory() as folder:
         config = replace(config, train=replace(config.train, batch_size=BATCH))
-        shop = Workshop(config, Path(folder) / "run")
-        steps = steps_of(shop, shop.batches(lambda total: lambda count: None), 0)
+        components = build(config, Path(folder) / "run", "cpu")
+        steps = steps_of(components, finish(open_batches(components)))
         next(steps)
         return interval([timed(lambda: next(steps)) for _ in range(STEPS)])
 

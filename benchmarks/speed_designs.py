@@ -24,13 +24,15 @@ from benchmarks.speed_levers import (
     twin,
     with_forward_of,
 )
-from benchmarks.speed_own import Fewstep, NoiseBatches, workshop
+from benchmarks.speed_own import Fewstep, NoiseBatches, settings
 from benchmarks.speed_reference import Flags, Reference
 from benchmarks.speed_work import PROMPTS, Setting, Work, fill_lora, in_plain_layout
 from fewstep.diffusion.guidance import guided
 from fewstep.methods import Batch, Denoisers
 from fewstep.methods.cd import ConsistencyDistillation
+from fewstep.training.checkpoint import TrainState
 from fewstep.training.loop import train
+from fewstep.training.setup import build_networks, load_family, new_state, offload, with_precision
 from fewstep.types import Conditioning
 
 
@@ -56,13 +58,14 @@ class Rung(Fewstep):
 
     def __init__(self, setting: Setting, levers: Levers) -> None:
         self.setting, self.levers = setting, levers
-        self.shop = workshop(setting, setting.precision if levers.half_base else "fp32")
-        family, settings = self.shop.family, self.shop.config.train
+        config = settings(setting, setting.precision if levers.half_base else "fp32")
+        family = load_family(config, setting.device)
         network = family.network
         if not levers.channels_last:
             in_plain_layout(family)
         self.plain = self.plain_network(network)
-        roles = self.shop.roles
+        self.parts = build_networks(with_precision(config, setting.device), family)
+        roles = self.parts.roles
         fill_lora(roles.trained)
         fill_lora(roles.averaged)
         network.train()
@@ -80,18 +83,25 @@ class Rung(Fewstep):
         self.method = (ConsistencyDistillation if levers.teacher_first else StudentFirst)(
             setting.num_solver_steps
         )
-        self.batches = NoiseBatches.of(self.shop)
+        self.batches = NoiseBatches.of(self.parts)
         if levers.cached:
-            self.shop.park_codec()
-        self.networks += self.codec() if levers.cached else family.vae_and_text_encoder
+            offload(family, setting.device)
+        self.networks += (
+            self.vae_and_text_encoder() if levers.cached else family.vae_and_text_encoder
+        )
         self.images = torch.rand(setting.batch_size, 3, setting.resolution, setting.resolution)
         self.optimizer = torch.optim.AdamW(
             roles.trained.values(), lr=setting.learning_rate, fused=levers.fused_optimizer
         )
+        scaler = new_state(self.parts, setting.device).scaler
         self.steps = train(
-            self.method, self.denoisers(self.batches.uncond), self.shop.weights, family.schedule,
-            self.optimizer, self.batch_at, settings, scaler=self.shop.scaler,
-        )  # fmt: skip
+            TrainState(roles.trained, roles.averaged, self.optimizer, scaler),
+            self.method,
+            self.denoisers(self.batches.uncond),
+            family.schedule,
+            self.batch_at,
+            settings=config.train,
+        )
 
     def plain_network(self, network: nn.Module) -> nn.Module | None:
         """Return the teacher's network, if it is not the student's."""
@@ -104,14 +114,14 @@ class Rung(Fewstep):
             read = self.batches.read(samples)
             cond = {name: rows.to(self.setting.device) for name, rows in read.cond.items()}
             return Batch(read.x_0.to(self.setting.device), cond)
-        family, size = self.shop.family, len(samples)
+        family, size = self.parts.family, len(samples)
         with self.setting.autocast():
             mean, std = family.encode_images(self.images[:size])
             cond = family.encode_prompts((PROMPTS * size)[:size])
         return Batch((mean + std * torch.randn_like(mean)).float(), cond)
 
     def denoisers(self, uncond: Conditioning) -> Denoisers:
-        family, roles, setting = self.shop.family, self.shop.roles, self.setting
+        family, roles, setting = self.parts.family, self.parts.roles, self.setting
         teacher = family.denoiser(self.plain) if self.plain else roles.teacher
         guide = guided if self.levers.one_batch else guided_by_two_calls
         context = nullcontext if self.levers.half_base else setting.autocast

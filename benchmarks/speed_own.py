@@ -4,7 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,15 +23,15 @@ from fewstep.data.cache import LatentCache
 from fewstep.diffusion.random import Draw, generator
 from fewstep.methods import Batch, Denoisers
 from fewstep.training.distill import steps_of
-from fewstep.training.setup import Workshop
+from fewstep.training.setup import Components, Networks, build, offload
 from fewstep.types import Conditioning, Timesteps
 
 NUM_CACHED = 64
 
 
-def workshop(setting: Setting, precision: str, method: str = "cd", **train: object) -> Workshop:
-    """Return the parts of a run on this setting's work."""
-    config = Config(
+def settings(setting: Setting, precision: str, method: str = "cd", **train: object) -> Config:
+    """Return the settings of a run on this setting's work."""
+    return Config(
         method={"name": method, "num_solver_steps": setting.num_solver_steps},
         model=ModelSettings(base=setting.folder, precision=precision),  # type: ignore[arg-type]
         teacher=TeacherSettings(setting.guidance_scale),
@@ -42,7 +42,12 @@ def workshop(setting: Setting, precision: str, method: str = "cd", **train: obje
             warmup=0, decay="constant", **train,  # type: ignore[arg-type]
         ),
     )  # fmt: skip
-    return Workshop(config, Path(setting.folder), setting.device)
+
+
+def components(setting: Setting, precision: str, method: str = "cd", **train: object) -> Components:
+    """Return the components of a run on this setting's work."""
+    config = settings(setting, precision, method, **train)
+    return build(config, Path(setting.folder), setting.device)
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,10 @@ class NoiseBatches:
     cond: Conditioning
 
     @classmethod
-    def of(cls, shop: Workshop) -> "NoiseBatches":
-        shape = (NUM_CACHED, *shop.family.latent_shape(shop.resolution))
-        texts = (shop.family.encode_prompts(prompts) for prompts in ([""], PROMPTS))
+    def of(cls, networks: Networks) -> "NoiseBatches":
+        family = networks.family
+        shape = (NUM_CACHED, *family.latent_shape(networks.resolution))
+        texts = (family.encode_prompts(prompts) for prompts in ([""], PROMPTS))
         uncond, cond = ({name: row.cpu() for name, row in text.items()} for text in texts)
         return cls(torch.randn(shape, generator=generator("speed", "latents")), uncond, cond)
 
@@ -100,37 +106,37 @@ class Fewstep:
         self, setting: Setting, batches: LatentCache | None = None, **train: object
     ) -> None:
         self.setting = setting
-        self.shop = workshop(setting, setting.precision, **train)
-        self.batches = batches or NoiseBatches.of(self.shop)
-        self.method = self.shop.named_method[1]
-        self.shop.park_codec()
-        self.networks = [self.shop.network, *self.codec()]  # compiled, checkpointed
-        self.optimizer = self.shop.optimizer
-        fill_lora(self.shop.roles.trained)
-        fill_lora(self.shop.roles.averaged)
-        self.steps = steps_of(self.shop, self.batches, 0)
+        self.parts = parts = components(setting, setting.precision, **train)
+        self.batches = batches or NoiseBatches.of(parts)
+        self.method, self.optimizer = parts.method, parts.state.optimizer
+        offload(parts.family, setting.device)
+        self.networks = [parts.network_for_training(), *self.vae_and_text_encoder()]
+        fill_lora(parts.roles.trained)
+        fill_lora(parts.roles.averaged)
+        self.steps = steps_of(parts, self.batches)
 
     def step(self) -> None:
         next(self.steps)
 
-    def codec(self) -> Sequence[nn.Module]:
-        """Return autoencoder and text encoder where they take memory: a GPU is freed of them."""
-        return () if self.shop.on_gpu else self.shop.family.vae_and_text_encoder
+    def vae_and_text_encoder(self) -> Sequence[nn.Module]:
+        """Return VAE and text encoder where they take memory: a GPU is freed of them."""
+        on_gpu = torch.device(self.setting.device).type == "cuda"
+        return () if on_gpu else self.parts.family.vae_and_text_encoder
 
     def denoisers(self, uncond: Conditioning) -> Denoisers:
         """Return the roles of a step with this unconditional prompt."""
-        return self.shop.denoisers(replace(self.batches, uncond=uncond))
+        return self.parts.denoisers(uncond)
 
     def gradients(self, probe: Probe) -> dict[str, Tensor]:
         nets = self.denoisers({"text": probe.uncond})
         batch = Batch(probe.latents, {"text": probe.text})
-        schedule = self.shop.family.schedule
+        schedule = self.parts.family.schedule
         loss = self.method.loss(nets, batch, schedule, ProbeDraw((), probe=probe)).loss.mean()
         (self.setting.probe_scale * loss).backward()
-        trained = self.shop.roles.trained
+        trained = self.parts.roles.trained
         gradients = {n: w.grad.clone() for n, w in trained.items() if w.grad is not None}
         self.optimizer.zero_grad(set_to_none=True)
         return gradients
 
     def static_bytes(self) -> int:
-        return tensor_bytes(self.networks, self.optimizer, self.shop.roles.trained)
+        return tensor_bytes(self.networks, self.optimizer, self.parts.roles.trained)

@@ -23,7 +23,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from benchmarks.speed_own import workshop
+from benchmarks.speed_own import components
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
@@ -158,9 +158,9 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 def write_student(setting: Setting) -> None:
     """Write an artefact with a random LoRA, as `fewstep distill` would."""
-    shop = workshop(setting, "fp32", "multi-boundary-cd")
-    fill_lora(shop.weights.averaged)
-    write_artefact(shop)
+    parts = components(setting, "fp32", "multi-boundary-cd")
+    fill_lora(parts.state.averaged)
+    write_artefact(parts)
 
 
 if __name__ == "__main__":
