@@ -74,4 +74,17 @@ def write_kohya_lora(path: Path, weights: Weights, header: Mapping[str, str]) ->
 
 
 def _write(path: Path, tensors: Weights, header: Mapping[str, str] | None = None) -> None:
-    write_file(path, save(dict(tensors), {"format": "pt"} | dict(header or {})))
+    write_file(path, in_one_order(save(dict(tensors), {"format": "pt"} | dict(header or {}))))
+
+
+def in_one_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted, so that its checksum repeats.
+
+    The library writes metadata in an order that changes from call to call.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:end])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]

@@ -14,7 +14,12 @@ from fewstep.errors import UserError
 from fewstep.export.artefact import CARD_FILE, FUSED, FUSED_FOLDER, WORKFLOW_FILE, Artefact
 from fewstep.export.card import write_card
 from fewstep.export.comfyui import workflow
-from fewstep.export.lora_formats import write_diffusers_lora, write_kohya_lora, write_peft_lora
+from fewstep.export.lora_formats import (
+    in_one_order,
+    write_diffusers_lora,
+    write_kohya_lora,
+    write_peft_lora,
+)
 from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.files import sha256_of, write_file
 from fewstep.models.base import ModelFamily
@@ -72,7 +77,7 @@ def write_checkpoint(
         name: weight.to(dtype) if weight.is_floating_point() else weight
         for name, weight in family.checkpoint_weights(network).items()
     }
-    write_file(path, save(weights, {"format": "pt"} | header))
+    write_file(path, in_one_order(save(weights, {"format": "pt"} | header)))
 
 
 def write_whole_model(

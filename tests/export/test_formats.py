@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
-from fewstep.export.lora_formats import folded, modules
+from fewstep.export.lora_formats import folded, modules, write_kohya_lora
 from fewstep.models.adapters import PRESETS, merge_lora
 from fewstep.models.ldm import unet_name
 from fewstep.student.contract import LORA_FILE
@@ -148,3 +148,16 @@ def test_the_committed_matrix_is_whole_and_everything_in_it_loads():
         assert {name for name, _ in read} == {"diffusers file", "kohya file", "PEFT files"}
         assert {"diffusers 0.30.3", "PEFT 0.8.2"} <= {reader for _, reader in read}
         assert len(read) == 2 * len(READERS), "two environments"
+
+
+def test_the_same_lora_is_the_same_file_whenever_it_is_written(tmp_path):
+    """safetensors itself writes metadata in another order at every call."""
+    weights, _ = lora("attention")
+    header = {f"ss_{i}": f"value {i} é" for i in range(12)}
+    for i in range(5):
+        write_kohya_lora(tmp_path / f"{i}.safetensors", weights, header)
+    assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(5)}) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"} | header
+        name = next(name for name in file.keys() if name.endswith("lora_down.weight"))  # noqa: SIM118
+        assert file.get_tensor(name).abs().sum() > 0
