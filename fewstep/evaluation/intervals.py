@@ -2,7 +2,8 @@
 
 Every metric gives each image one number whose mean is the metric's value (a Fréchet distance too:
 see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all; a difference to
-the teacher is the mean of paired differences.
+the teacher is the mean of paired differences. All raise ValueError for fewer than two numbers, and
+for one that is not finite.
 """
 
 from dataclasses import dataclass
@@ -35,9 +36,6 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
     """Return the mean over images, with a bootstrap interval.
 
     Source: Efron & Tibshirani 1993, ch. 13 (percentile bootstrap).
-
-    Raises:
-        ValueError: with fewer than two images, or a value that is not finite.
     """
     per_image = checked(values, 1)
     low, high = np.percentile(resampled_means(per_image, seed), TAILS)
@@ -45,11 +43,7 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
 
 
 def mean_of_few(values: ArrayLike) -> Interval:
-    """Return the mean of a few numbers, such as timings, with Student's t interval.
-
-    Raises:
-        ValueError: with fewer than two numbers, or one that is not finite.
-    """
+    """Return the mean of a few numbers, such as timings, with Student's t interval."""
     few = checked(values, 1)
     middle = float(few.mean())
     reach = student_t(len(few) - 1) * float(few.std(ddof=1)) / sqrt(len(few))
@@ -76,12 +70,10 @@ def student_t(freedom: int) -> float:
 def proportion(holds: ArrayLike) -> Interval:
     """Return the share of images for which something holds, with Wilson's interval.
 
-    Unlike a bootstrap it does not shrink to a point where all images agree.
+    Unlike a bootstrap it does not shrink to a point where all images agree. Raises ValueError for
+    a value other than 0 and 1.
 
     Source: Wilson 1927; recommended by Brown, Cai & DasGupta 2001.
-
-    Raises:
-        ValueError: with fewer than two images, or a value other than 0 and 1.
     """
     per_image = checked(holds, 1)
     if not np.isin(per_image, (0, 1)).all():
@@ -101,9 +93,6 @@ def pooled(values: ArrayLike, *, seed: int = 0) -> Interval:
     the spread between trainings, which from three trainings is hardly known: Student's t.
 
     Source: Cameron & Miller 2015, section VI (few clusters: t with their number minus one).
-
-    Raises:
-        ValueError: with fewer than two trainings or images, or a value that is not finite.
     """
     both = checked(values, 2)
     trainings, images = both.shape
@@ -131,7 +120,7 @@ def resampled_means(per_image: Values, seed: int) -> Values:
 
 
 def checked(values: ArrayLike, dimensions: int) -> Values:
-    """Return values as float64; raises ValueError for too few or for one that is not finite."""
+    """Return values as float64, once there are enough and all of them finite."""
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions or array.shape[-1] < 2:
         raise ValueError(f"an interval needs two images or more, not values of {array.shape}")

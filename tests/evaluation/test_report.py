@@ -20,8 +20,7 @@ from fewstep.evaluation.labels import shown
 from fewstep.evaluation.report.headline import headline, lead, match
 from fewstep.evaluation.report.plots import (
     LOOKS,
-    against_calls,
-    against_seconds,
+    against_cost,
     losses,
     losses_by_noise,
     smooth,
@@ -184,12 +183,12 @@ def test_all_ids_that_plots_refer_to_are_there_once(text):
 
 
 def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_every_time():
-    svg = against_calls(ROWS, "prompt_accuracy")
+    svg = against_cost(ROWS, "prompt_accuracy")
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert "currentColor" in svg
-    assert svg == against_calls(ROWS, "prompt_accuracy")
-    assert against_calls(ROWS, "nothing_of_the_kind") == ""
-    assert "seconds an image" in against_seconds(ROWS, "prompt_accuracy")
+    assert svg == against_cost(ROWS, "prompt_accuracy")
+    assert against_cost(ROWS, "nothing_of_the_kind") == ""
+    assert "seconds an image" in against_cost(ROWS, "prompt_accuracy", by_time=True)
 
 
 def test_smoothing_keeps_a_constant_and_an_exponential():

@@ -5,7 +5,7 @@ A plot is an inline SVG in the page's own text colour, readable in light and in 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from io import StringIO
 from typing import Any, cast
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, Locator, LogLocator
+from matplotlib.ticker import FixedLocator, LogLocator
 
 from fewstep.evaluation.labels import line_title, metric_title
 from fewstep.evaluation.metrics import METRICS
@@ -42,52 +42,37 @@ OTHER = ("#8e6fe0", "P")
 QUARTERS = ("least noise", "less", "more", "most noise")
 
 
-def against_calls(rows: Sequence[Row], metric: str) -> str:
-    """Draw a metric against NFE: a line a method, dashed for teachers, intervals as bars.
-
-    Lines lie a little beside each other, so that bars at the same NFE can be told apart.
-    Returns an empty string where no row has the metric.
-    """
-    ticks = FixedLocator(apart(sorted({row.calls for row in rows if metric in row.metrics})))
-    title = "network evaluations an image"
-    return _against(rows, metric, title, lambda row: row.calls, ticks, shift=0.07)
-
-
-def against_seconds(rows: Sequence[Row], metric: str) -> str:
-    """Draw a metric against the seconds of an image, in the same way."""
-    timed = [row for row in rows if {"seconds_per_image", metric} <= row.metrics.keys()]
-
-    def seconds(row: Row) -> float:
-        return row.metrics["seconds_per_image"].value
-
-    return _against(timed, metric, "seconds an image", seconds, LogLocator(10, (1, 2, 5)))
-
-
 @rc_context(STYLE)
-def _against(
-    rows: Sequence[Row], metric: str, cost_title: str, cost: Callable[[Row], float],
-    ticks: Locator, shift: float = 0.0,
-) -> str:  # fmt: skip
-    """Draw a metric against a cost, each line `shift` octaves beside the one before it."""
+def against_cost(rows: Sequence[Row], metric: str, by_time: bool = False) -> str:
+    """Draw a metric against NFE, or against seconds, with its intervals as bars.
+
+    Teachers are dashed. Lines lie a little beside each other, so that bars at the same NFE can be
+    told apart. Returns an empty string where no row has the metric.
+    """
+    if by_time:
+        rows = [row for row in rows if "seconds_per_image" in row.metrics]
+    measured = [row for row in rows if metric in row.metrics]
     lines: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (order(row.method), row.calls)):
-        if metric in row.metrics:
-            lines.setdefault(line_title(row, rows), []).append(row)
+    for row in sorted(measured, key=lambda row: (order(row.method), row.calls)):
+        lines.setdefault(line_title(row, rows), []).append(row)
     if not lines:
         return ""
     axes, unit = new_axes(), METRICS[metric].unit if metric in METRICS else ""
     drawn: Counter[str] = Counter()
     for i, (title, line) in enumerate(lines.items()):
-        costs = np.array([cost(row) for row in line]) * 2 ** (shift * (i - (len(lines) - 1) / 2))
-        draw_line(axes, title, line, metric, costs, drawn[line[0].method])
+        costs = [row.metrics["seconds_per_image"].value if by_time else row.calls for row in line]
+        shift = 0 if by_time else 0.07 * (i - (len(lines) - 1) / 2)  # in octaves
+        draw_line(axes, title, line, metric, np.array(costs) * 2**shift, drawn[line[0].method])
         drawn[line[0].method] += 1
+    calls = sorted({row.calls for row in measured})
     axes.set_xscale("log", base=2)
+    ticks = LogLocator(10, (1, 2, 5)) if by_time else FixedLocator(apart(calls))
     axes.xaxis.set_major_locator(ticks)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.minorticks_off()
-    axes.set_xlabel(cost_title)
+    axes.set_xlabel("seconds an image" if by_time else "network evaluations an image")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
-    return svg(axes, f"{metric_title(metric)} against {cost_title}")
+    return svg(axes, f"{metric_title(metric)} against {axes.get_xlabel()}")
 
 
 def draw_line(
@@ -97,16 +82,13 @@ def draw_line(
     scale = METRICS[metric].scale if metric in METRICS else 1
     measured = [row.metrics[metric] for row in line]
     value, low, high = np.array([[m.value, m.low, m.high] for m in measured]).T * scale
-    method = line[0].method
-    colour, marker = LOOKS.get(method, OTHER)
-    axes.errorbar(
-        costs, value, np.maximum([value - low, high - value], 0),
-        color=colour, elinewidth=1.3, capsize=2.5, linestyle="none",
-    )  # fmt: skip
+    colour, marker = LOOKS.get(line[0].method, OTHER)
+    bars = np.maximum([value - low, high - value], 0)
+    axes.errorbar(costs, value, bars, color=colour, elinewidth=1.3, capsize=2.5, linestyle="none")
     axes.plot(
         costs, value, label=title, color=colour, marker=marker, markersize=5.5,
         markerfacecolor="none" if number else colour, linewidth=1.6,
-        linestyle=":" if number > 1 else "--" if method == "teacher" else "-",
+        linestyle=":" if number > 1 else "--" if line[0].method == "teacher" else "-",
     )  # fmt: skip
 
 

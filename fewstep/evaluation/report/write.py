@@ -12,7 +12,7 @@ from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, Comparison, 
 from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.headline import facts, headline, lead, match
-from fewstep.evaluation.report.plots import against_calls, against_seconds, losses, losses_by_noise
+from fewstep.evaluation.report.plots import against_cost, losses, losses_by_noise
 from fewstep.evaluation.report.runs import TrainingRun
 from fewstep.evaluation.results import Results, Row, joined, load, metric_names, overview
 from fewstep.files import write_file
@@ -95,8 +95,8 @@ def quality_plots(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     plots = []
     for name in PLOTTED:
         title, caption = metric_title(name), f"{better(name)}. Bars are 95% intervals."
-        plots.append((title, caption, against_calls(rows, name)))
-        plots.append((f"{title}, by time", caption, against_seconds(rows, name)))
+        plots.append((title, caption, against_cost(rows, name)))
+        plots.append((f"{title}, by time", caption, against_cost(rows, name, by_time=True)))
     return plots
 
 
