@@ -155,12 +155,12 @@ def sample(
     out: Out = Path("out.png"),
 ) -> None:
     """Generate images at the timesteps of the artefact's contract; several make a grid."""
-    from fewstep.student.sample import Wish, generate_file, read_loras
+    from fewstep.student.sample import SampleOptions, generate_file, read_loras
 
-    wish = Wish(
+    options = SampleOptions(
         seed, steps, guidance_scale, negative_prompt, image, strength, read_loras(lora or []), base
     )
-    typer.echo(generate_file(source, prompt or [], prompts, out, wish))
+    typer.echo(generate_file(source, prompt or [], prompts, out, options))
 
 
 @app.command()

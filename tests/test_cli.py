@@ -138,7 +138,7 @@ def test_from_config_to_image(monkeypatch, capsys, tmp_path, config):
     assert (code, "next: fewstep sample" in told.out) == (0, True)
     code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--seed", 7, "-o", out)
     assert code == 0
-    assert "4 network calls an image, starting at timesteps 999, 749, 499, 249" in told.out
+    assert "4 network evaluations an image, starting at timesteps 999, 749, 499, 249" in told.out
     assert out.read_bytes().startswith(b"\x89PNG")
     code, told = run(monkeypatch, capsys, "sample", folder, "a star", "--steps", 3, "-o", out)
     assert (code, "sampled in 4 steps, not 3" in told.err) == (2, True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -25,12 +24,13 @@ from fewstep.student.png_info import SampledImage
 class FewStepPipeline:
     """A distilled model, ready to generate: `FewStepPipeline.from_pretrained(path)("a prompt")`.
 
-    `loras` are other LoRA files for the same base model, by path, and how strong each is.
+    `student` is the family and the network with all LoRAs in them, `loras` are the weights of the
+    other LoRA files by path.
     """
 
     base: ModelFamily
     contract: Contract
-    weights: Mapping[str, Tensor]
+    student: tuple[ModelFamily, nn.Module]
     loras: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -46,6 +46,8 @@ class FewStepPipeline:
     ) -> Self:
         """Load an artefact folder or a Hub id, and the base model that it names, or `base` instead.
 
+        `loras` are other LoRA files for the same base model, by path, and how strong each is.
+
         Raises:
             ArtefactError: if a file is missing, damaged, pickled or outside of the folder, if the
                 contract was edited, or if the base is not the one that was distilled.
@@ -53,9 +55,9 @@ class FewStepPipeline:
         """
         contract, weights = read_artefact(artefact, revision)
         family = load_base(contract, artefact, base, device=device, dtype=dtype)
-        pipeline = cls(family, contract, weights, dict(loras or {}))
-        pipeline.student  # noqa: B018  what does not fit is said now
-        return pipeline
+        network = student_network(family, contract, weights)
+        loras = dict(loras or {})
+        return cls(family, contract, add_loras(family, network, loras), loras)
 
     def __call__(
         self,
@@ -72,18 +74,17 @@ class FewStepPipeline:
     ) -> list[SampledImage]:
         """Return one image a prompt; image i starts from the noise of (seed, numbers[i]).
 
-        `numbers` count from 0 where they are not given. With `image` the images start from it,
-        and `strength` in (0, 1], else 0.5, is the share of the student's calls that are made.
+        `numbers` count from 0 by default. With `image` the images start from it, and `strength` in
+        (0, 1], by default 0.5, is the fraction of the student's steps that are taken.
 
         Raises:
-            UserError: if the student does not know `num_steps`, or was not trained for guidance
-                and a negative prompt, which a guidance_scale above 1 and half of the calls serve;
-                if there is no prompt, or a size or strength that cannot be.
+            UserError: if there is no prompt, a size, strength or number of steps cannot be used, or
+                guidance or a negative prompt is given to a student that was not trained for them.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         numbers = range(len(prompts)) if numbers is None else numbers
         resolution = self.resolution if resolution is None else resolution
-        self.check_guidance(guidance_scale, negative_prompt)
+        self._check_guidance(guidance_scale, negative_prompt)
         if not prompts:
             raise UserError("there is no prompt; give one or more")
         if len(numbers) != len(prompts):
@@ -92,19 +93,18 @@ class FewStepPipeline:
             raise UserError(f"resolution is {resolution}; it has to be above 0")
         if image is None and strength is not None:
             raise UserError("strength goes with image, the image to start from")
-        whole = sampler = self.sampler(num_steps, guidance_scale, negative_prompt)
-        x_0, settings = None, self._settings(whole, guidance_scale)
+        sampler, x_0 = self.sampler(num_steps, guidance_scale, negative_prompt), None
+        settings = self._settings(sampler, guidance_scale)
         if image is not None:
             strength = 0.5 if strength is None else strength
-            sampler, x_0 = whole.with_strength(strength), self.encode(image, resolution)
+            sampler, x_0 = sampler.with_strength(strength), self.encode(image, resolution)
             settings["Timesteps"] = ", ".join(map(str, sampler.timesteps))
             settings["Denoising strength"] = f"{strength:g}"
-        latents = sampler.latents(prompts, seed, resolution, numbers, x_0=x_0)
+        images = sampler.decode(sampler.latents(prompts, seed, resolution, numbers, x_0=x_0))
         return [
             SampledImage(Image.fromarray(pixels.numpy()), prompt, seed, number, sampler.nfe,
-                    negative_prompt, settings)
-            for pixels, prompt, number in zip(
-                sampler.decode(latents), prompts, numbers, strict=True)
+                         negative_prompt, settings)
+            for pixels, prompt, number in zip(images, prompts, numbers, strict=True)
         ]  # fmt: skip
 
     @property
@@ -112,33 +112,20 @@ class FewStepPipeline:
         """The side in pixels of the images that the student was trained on."""
         return self.contract.data["resolution"]
 
-    @cached_property
-    def student(self) -> tuple[ModelFamily, nn.Module]:
-        """The family and the student's network, with all LoRAs in them; made once."""
-        network = student_network(self.base, self.contract, self.weights)
-        return add_loras(self.base, network, self.loras)
-
     def sampler(
         self, num_steps: int | None = None, guidance_scale: float = 1.0, negative_prompt: str = ""
     ) -> ImageSampler:
-        """Return what generates in this number of steps; see `__call__`."""
-        self.contract.timesteps(num_steps)  # before the work
+        """Return the sampler for this number of steps; see `__call__`."""
         family, network = self.student
         sampler = student_sampler(family, self.contract, network, num_steps)
         if guidance_scale == 1:
             return sampler
-        denoiser = guided(
-            family.denoiser(network), family.encode_prompts([negative_prompt]), guidance_scale
-        )
-        nfe = teacher_nfe(sampler.nfe, guidance_scale)
-        return replace(sampler, denoiser=denoiser, nfe=nfe)
+        uncond = family.encode_prompts([negative_prompt])
+        denoiser = guided(family.denoiser(network), uncond, guidance_scale)
+        return replace(sampler, denoiser=denoiser, nfe=teacher_nfe(sampler.nfe, guidance_scale))
 
-    def check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
-        """Refuse guidance and negative prompts where the student was not trained for them.
-
-        Raises:
-            UserError: saying why, and which recipe trains one that takes them.
-        """
+    def _check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
+        """Refuse guidance and negative prompts where the student was not trained for them."""
         if (guidance_scale != 1 or negative_prompt) and not self.contract.takes_guidance:
             inside = self.contract.guidance_scale
             why = (
@@ -167,7 +154,7 @@ class FewStepPipeline:
         return mean
 
     def _settings(self, sampler: ImageSampler, guidance_scale: float) -> dict[str, object]:
-        """Return what made an image beside prompt and seed, in A1111's names where it has them."""
+        """Return the settings but prompt and seed, by A1111's names where it has them."""
         settings: dict[str, object] = {
             "Steps": len(sampler.timesteps),
             "Sampler": f"fewstep {sampler.sampler}",

@@ -1,72 +1,69 @@
-"""An image with what made it, kept in the PNG file as A1111 and other programs read it."""
+"""An image with the settings that made it, which are kept in the PNG file as A1111 reads them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fewstep.files import write_file
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One image; (prompt, seed, number) and the student give it again, in whatever batch.
+    """One image, which (prompt, seed, number), the settings and the student make again.
 
-    `calls` are the network calls that it took.
+    `nfe` counts its network evaluations; `settings` are by A1111's names where it has them.
     """
 
     image: Image.Image
     prompt: str
     seed: int
     number: int
-    calls: int
+    nfe: int
     negative_prompt: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """What else was chosen, by the names that A1111 uses where it has one."""
 
     @property
     def parameters(self) -> str:
-        """What made it, in the text form of A1111's `parameters`."""
-        return self._told([self.prompt], {"Number": self.number})
-
-    def png(self) -> bytes:
-        """Return the bytes of a PNG file with the parameters in it."""
-        return png(self.image, self.parameters)
+        """The settings in the text form of A1111's `parameters`."""
+        return parameters_of([self])
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG file, whole or not at all."""
-        write_file(Path(path), self.png())
-
-    def _told(self, prompts: Sequence[str], more: Mapping[str, object]) -> str:
-        width, height = self.image.size
-        settings = dict(self.settings) | {"Seed": self.seed, "Size": f"{width}x{height}"}
-        settings |= {**more, "Calls": self.calls}
-        lines = [" ".join(prompt.split()) for prompt in prompts]
-        if self.negative_prompt:
-            lines.append(f"Negative prompt: {' '.join(self.negative_prompt.split())}")
-        return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())])
+        """Write the PNG file with its parameters, whole or not at all."""
+        write_png(Path(path), self.image, self.parameters)
 
 
 def parameters_of(images: Sequence[SampledImage]) -> str:
-    """Return what made the images of one call, one prompt a line, in A1111's form."""
+    """Return what made the images of one call, one prompt a line, as A1111's `parameters`."""
     first, last = images[0], images[-1]
-    more = {"Number": f"{first.number} to {last.number}"}
-    return first._told([image.prompt for image in images], more)
+    lines = [" ".join(image.prompt.split()) for image in images]
+    if first.negative_prompt:
+        lines.append(f"Negative prompt: {' '.join(first.negative_prompt.split())}")
+    width, height = first.image.size
+    settings = {
+        **first.settings,
+        "Seed": first.seed,
+        "Size": f"{width}x{height}",
+        "Number": first.number if len(images) == 1 else f"{first.number} to {last.number}",
+        "Calls": first.nfe,
+    }
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
 
 
-def png(image: Image.Image, parameters: str) -> bytes:
-    """Return the bytes of a PNG file with these parameters in it."""
-    text = PngImagePlugin.PngInfo()
+def write_png(path: Path, image: Image.Image, parameters: str) -> None:
+    """Write a PNG file with `parameters` in it, whole or not at all."""
+    text, buffer = PngInfo(), BytesIO()
     text.add_text("parameters", parameters)
-    buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    return buffer.getvalue()
+    write_file(path, buffer.getvalue())
 
 
 def _quoted(value: object) -> str:
-    """Quote a value as A1111 does, where it would be taken for several.
+    """Quote a value that A1111 would otherwise read as several.
 
     >>> _quoted("999, 749")
     '"999, 749"'

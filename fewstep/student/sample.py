@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image
 
 from fewstep.errors import UserError
-from fewstep.files import check_writable, write_file
+from fewstep.files import check_writable
 from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
 from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.student.png_info import SampledImage, parameters_of, png
+from fewstep.student.png_info import SampledImage, parameters_of, write_png
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked of the images; see `fewstep sample --help`. None leaves it to the source."""
+class SampleOptions:
+    """The options of `fewstep sample`; where one is None, the source has its own default."""
 
     seed: int = 0
     num_steps: int | None = None
@@ -32,12 +32,16 @@ class Wish:
 
 
 def generate_file(
-    source: str, prompts: Sequence[str], prompt_file: Path | None, out: Path, wish: Wish
+    source: str,
+    prompts: Sequence[str],
+    prompt_file: Path | None,
+    out: Path,
+    options: SampleOptions,
 ) -> str:
-    """Generate the prompts into the file `out`, several as a grid; return what was done, in words.
+    """Generate the prompts into the PNG file `out`, several as a grid; return a summary.
 
     Raises:
-        UserError: if there is no prompt, or the source cannot generate with these settings.
+        UserError: if there is no prompt, or the source cannot generate with these options.
     """
     prompts = gather_prompts(prompts, prompt_file)
     if out.suffix.lower() != ".png":
@@ -45,68 +49,76 @@ def generate_file(
     if out.is_dir():
         raise UserError(f"--out is {out}, which is a folder; name a file in it, or another")
     check_writable(out.parent)
-    images = generate(source, prompts, wish)
-    first = images[0]
-    if len(images) == 1:
-        first.save(out)
-    else:
-        pixels = np.stack([np.asarray(image.image) for image in images])
-        title = f"{first.settings['Steps']} steps, {first.calls} network calls, seed {wish.seed}"
-        write_file(out, png(grid({title: pixels}, prompts), parameters_of(images)))
+    images = generate(source, prompts, options)
+    first, image = images[0], images[0].image
+    if len(images) > 1:
+        pixels = np.stack([np.asarray(sampled.image) for sampled in images])
+        title = f"{first.settings['Steps']} steps, {first.nfe} network calls, seed {first.seed}"
+        image = grid({title: pixels}, prompts)
+    write_png(out, image, parameters_of(images))
     starts = str(first.settings["Timesteps"]).split(", ")
-    told = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
-    return f"wrote {out}: {first.calls} network calls an image, starting at timesteps {told}"
+    shown = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
+    return f"wrote {out}: {first.nfe} network evaluations an image, starting at timesteps {shown}"
 
 
-def generate(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
+def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> list[SampledImage]:
     """Generate by a run, an artefact or a plain model.
 
     Raises:
-        UserError: if the source is none of them, or does not know these settings.
+        UserError: if the source is none of them, or cannot generate with these options.
     """
     folder = Path(source)
     if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
         raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
-    if wish.strength is not None and wish.image is None:
+    if options.strength is not None and options.image is None:
         raise UserError("--strength goes with --image, the image to start from")
-    return (by_student if is_artefact(source) else by_teacher)(source, prompts, wish)
+    sample = _sample_student if is_artefact(source) else _sample_teacher
+    return sample(source, prompts, options)
 
 
-def by_student(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
+def _sample_student(
+    source: str, prompts: Sequence[str], options: SampleOptions
+) -> list[SampledImage]:
     pipeline = FewStepPipeline.from_pretrained(
-        source, base=wish.base, loras=wish.loras, device=default_device()
+        source, base=options.base, loras=options.loras, device=default_device()
     )
-    check_words(pipeline.contract.base["id"], [*prompts, wish.negative_prompt])
+    check_words(pipeline.contract.base["id"], [*prompts, options.negative_prompt])
     return pipeline(
         prompts,
-        seed=wish.seed,
-        num_steps=wish.num_steps,
-        guidance_scale=1.0 if wish.guidance_scale is None else wish.guidance_scale,
-        negative_prompt=wish.negative_prompt,
-        image=wish.image and open_image(wish.image),
-        strength=wish.strength,
+        seed=options.seed,
+        num_steps=options.num_steps,
+        guidance_scale=1.0 if options.guidance_scale is None else options.guidance_scale,
+        negative_prompt=options.negative_prompt,
+        image=options.image and open_image(options.image),
+        strength=options.strength,
     )
 
 
-def by_teacher(source: str, prompts: Sequence[str], wish: Wish) -> list[SampledImage]:
-    given = {"--image": wish.image, "--lora": wish.loras, "--base": wish.base,
-             "--negative-prompt": wish.negative_prompt}  # fmt: skip
+def _sample_teacher(
+    source: str, prompts: Sequence[str], options: SampleOptions
+) -> list[SampledImage]:
+    given = {"--image": options.image, "--lora": options.loras, "--base": options.base,
+             "--negative-prompt": options.negative_prompt}  # fmt: skip
     if wrong := [option for option, value in given.items() if value]:
         raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
     family = load_model(source, device=default_device())
     check_words(source, prompts)
-    scale = TEACHER_GUIDANCE if wish.guidance_scale is None else wish.guidance_scale
-    steps = TEACHER_STEPS if wish.num_steps is None else wish.num_steps
+    scale = TEACHER_GUIDANCE if options.guidance_scale is None else options.guidance_scale
+    steps = TEACHER_STEPS if options.num_steps is None else options.num_steps
     try:
         sampler = teacher_sampler(family, steps, scale)
-    except ValueError as error:  # the maths names the value and the range
+    except ValueError as error:
         raise UserError(str(error)) from error
-    settings = {"Steps": steps, "Sampler": "DDIM trailing", "CFG scale": f"{scale:g}",
-                "Model": Path(source).name,
-                "Timesteps": ", ".join(map(str, sampler.timesteps))}  # fmt: skip
-    images = sampler.generate(prompts, wish.seed, family.default_resolution)
+    settings = {
+        "Steps": steps,
+        "Sampler": "DDIM trailing",
+        "CFG scale": f"{scale:g}",
+        "Model": Path(source).name,
+        "Timesteps": ", ".join(map(str, sampler.timesteps)),
+    }
+    images = sampler.generate(prompts, options.seed, family.default_resolution)
     return [
-        SampledImage(image, prompt, wish.seed, number, sampler.nfe, settings=settings)
+        SampledImage(image, prompt, options.seed, number, sampler.nfe, settings=settings)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
     ]
 
@@ -163,7 +175,7 @@ def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str
 
 
 def check_words(base: str, prompts: Sequence[str]) -> None:
-    """Refuse words outside the bundled teacher's closed vocabulary.
+    """Refuse words outside the bundled teacher's vocabulary.
 
     Raises:
         UserError: naming the words, and those that it knows.

@@ -48,7 +48,8 @@ def test_an_image_is_generated_from_another_with_a_style(run, artefact, tmp_path
         "sample", artefact, "a star", "--image", "sketch.png", "--strength", 0.5,
         "--lora", "ink.safetensors=0.5", "--seed", 9,
     )  # fmt: skip
-    assert (code, "2 network calls an image, starting at timesteps 499, 249" in output) == (0, True)
+    words = "2 network evaluations an image, starting at timesteps 499, 249"
+    assert (code, words in output) == (0, True)
     with Image.open(tmp_path / "out.png") as image:
         text = image.info["parameters"]
     for words in ("a star", "Seed: 9", "LoRA: ink 0.5", "Denoising strength: 0.5", "Steps: 4"):

@@ -17,7 +17,7 @@ from fewstep.models.ldm import ldm_weights, unet_name, vae_name
 from fewstep.models.loading import load_model, load_skeleton
 from fewstep.student.load import ArtefactError, is_artefact
 from fewstep.student.pipeline import FewStepPipeline
-from fewstep.student.sample import Wish, generate
+from fewstep.student.sample import SampleOptions, generate
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -53,7 +53,7 @@ def test_the_diffusers_folder_is_sampled_as_the_student_and_not_as_a_teacher(exp
     mine, theirs = (FewStepPipeline.from_pretrained(source)(PROMPTS, seed=3)
                     for source in (exported, folder))  # fmt: skip
     for one, other in zip(mine, theirs, strict=True):
-        assert one.calls == other.calls == 4
+        assert one.nfe == other.nfe == 4
         assert np.abs(np.asarray(one.image, int) - np.asarray(other.image)).max() <= 2
     with pytest.raises(ModelError, match=r"holds a student, as its fewstep\.json says"):
         load_model(folder)
@@ -90,7 +90,7 @@ def test_the_checkpoint_loads_to_identical_weights(exported):
 def test_the_checkpoint_is_not_taken_for_a_teacher(exported, tmp_path):
     path = str(exported / "fused" / "tiny-student-fused.safetensors")
     inside = r"holds a (multi-boundary-)?cd student, as its header says.* name the folder"
-    for read in (load_model, load_skeleton, lambda file: generate(file, PROMPTS, Wish())):
+    for read in (load_model, load_skeleton, lambda file: generate(file, PROMPTS, SampleOptions())):
         with pytest.raises(ModelError, match=inside):
             read(path)
     with pytest.raises(ArtefactError, match="is a file, which has no timesteps: name the"):

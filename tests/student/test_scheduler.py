@@ -252,7 +252,7 @@ def test_diffusers_generates_from_an_image_as_the_pipeline_does(student, strengt
         guidance_scale=1, generator=generators, output_type="np",
     ).images  # fmt: skip
     images = pipeline(PROMPTS, seed=3, num_steps=num_steps, image=image, strength=strength)
-    assert images[0].calls == int(num_steps * strength)
+    assert images[0].nfe == int(num_steps * strength)
     assert_same(images, theirs)
 
 
