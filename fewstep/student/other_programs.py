@@ -1,4 +1,4 @@
-"""The sampler of another program that comes nearest to a student's own."""
+"""The settings with which other programs sample a student as it should be, or nearly."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ NOISE_LEVELS = (
     "rescale_betas_zero_snr",
     "prediction_type",
 )
-"""The entries of a scheduler config that decide how much noise there is, and how it is read."""
+"""The entries of a scheduler config that decide the noise levels and the prediction type."""
 
 LCM_MIXES_BELOW = 8
 """LCMScheduler keeps 0.25 / ((10 t)² + 0.25) of x_t: from this timestep on less than 1e-4."""
@@ -32,13 +32,13 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
     """Return the config of the diffusers scheduler that samples this student.
 
     DDIM with trailing timesteps that end on clean data jumps as a multi-boundary student does; the
-    LCM scheduler is the stochastic sampler. Knots that are not evenly spaced are told a pipeline as
-    `pipeline_call` says, which DDIM does not take; Euler does, and makes the same steps. Where
-    `is_exact_in_diffusers` says no, it is near, and FewStepScheduler is exact.
+    LCM scheduler is the stochastic sampler. Timesteps that are not evenly spaced are passed to the
+    pipeline (`pipeline_call`): DDIM takes none, Euler does and makes the same steps. Where
+    `is_exact_in_diffusers` is false it is an approximation, and FewStepScheduler is exact.
     """
     common = noise_levels(contract) | {"steps_offset": 1}  # of any other, pipelines warn
     if contract.sampler == "deterministic" and contract.grid.spacing != "uniform":
-        # "leading" is how it takes noise of variance 1; the timesteps themselves it is told
+        # with "leading" it takes noise of variance 1; the timesteps are passed to the pipeline
         return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **common}
     common |= {"clip_sample": False, "set_alpha_to_one": True}
     if contract.sampler == "deterministic":
@@ -51,7 +51,7 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
 
 
 def pipeline_call(contract: Contract, num_steps: int) -> dict[str, Any]:
-    """Return how a pipeline of diffusers is told the steps: their number, or where each starts."""
+    """Return a diffusers pipeline's arguments for the steps: their number, or their timesteps."""
     if contract.grid.spacing == "uniform":
         return {"num_inference_steps": num_steps}
     return {"timesteps": list(contract.timesteps(num_steps))}
@@ -60,9 +60,8 @@ def pipeline_call(contract: Contract, num_steps: int) -> dict[str, Any]:
 def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
     """Return whether `scheduler_config` and `pipeline_call` make exactly the student's jumps.
 
-    Trailing DDIM lands T // n below each of its starts, on the next one only where n divides T. The
-    LCM scheduler starts on N timesteps that lie T // N apart, or where it is told to; but next to
-    clean data it mixes in what it started from.
+    Trailing DDIM jumps T // n down, to its next timestep only where n divides T. The LCM scheduler
+    samples at N timesteps T // N apart, or at given ones, but mixes in x_t close to clean data.
     """
     total, starts = contract.grid.num_train_timesteps, contract.timesteps(num_steps)
     if contract.sampler == "deterministic":
@@ -78,15 +77,15 @@ def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
 def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
     """Return `sampling` and `zsnr` of ComfyUI's ModelSamplingDiscrete, where that node is needed.
 
-    Its "lcm" takes every network's output for noise; "v_prediction" leaves all timesteps as they
-    are, and sampler `lcm` works with it too.
+    Its "lcm" reads every network's output as noise; "v_prediction" changes no timestep, and works
+    with sampler `lcm` too.
 
     Source: ComfyUI, comfy_extras/nodes_model_advanced.py.
     """
     if contract.prediction_type == "v_prediction":
         return "v_prediction", contract.schedule.ends_in_pure_noise
-    is_told = contract.grid.spacing != "uniform"  # its noise levels, by ManualSigmas
-    return ("lcm", False) if contract.sampler == "stochastic" and not is_told else None
+    has_sigmas = contract.grid.spacing != "uniform"  # of ManualSigmas
+    return ("lcm", False) if contract.sampler == "stochastic" and not has_sigmas else None
 
 
 def comfyui_sampler(contract: Contract) -> str:
@@ -94,7 +93,7 @@ def comfyui_sampler(contract: Contract) -> str:
 
 
 def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
-    """Return what ComfyUI's ManualSigmas is told: the noise level of each call, and 0."""
+    """Return the noise levels for ComfyUI's ManualSigmas: one a step, and 0."""
     starts = torch.tensor(contract.timesteps(num_steps))
     alpha, sigma = contract.schedule.exact(starts)
     levels = (sigma / alpha).clamp(max=4518.7)  # its zero terminal SNR
@@ -102,7 +101,7 @@ def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
 
 
 def comfyui_starts(contract: Contract, num_steps: int) -> tuple[int, ...]:
-    """Return where the calls of ComfyUI's scheduler "simple" start.
+    """Return the timesteps of ComfyUI's scheduler "simple".
 
     With ModelSamplingDiscrete "lcm" it chooses among 50 timesteps, else among all.
 

@@ -24,7 +24,7 @@ from fewstep.types import Latents, Timesteps
 
 @dataclass
 class FewStepOutput(BaseOutput):
-    """The latents at the next timestep, and the clean latents that the student believes in."""
+    """The latents at the next timestep, and the student's prediction of the clean latents."""
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor
@@ -37,12 +37,12 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         pipe.scheduler = FewStepScheduler.from_artefact(artefact)
         pipe("a prompt", num_inference_steps=4, guidance_scale=1)
 
-    It is exact for every number of segments and of solver steps, where stock schedulers are for
-    some. `sampling_timesteps` are the starts by number of steps, `sampler` is a key of SAMPLERS,
-    and without `takes_guidance` the guidance that diffusers adds by default is refused.
+    It is exact for every number of segments and of solver steps, where diffusers' own schedulers
+    are for some. `sampling_timesteps` are by number of steps, `sampler` is a key of SAMPLERS, and
+    without `takes_guidance` the guidance that diffusers adds by default is refused.
 
     Raises:
-        UserError: if it is made of another scheduler's config, which knows no contract.
+        UserError: if it is built from another scheduler's config, which has no contract.
     """
 
     order = 1
@@ -70,7 +70,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         self.schedule = NoiseSchedule.from_config(self.config)
         self.read = output_reader(prediction_type, self.schedule)
         self._begin_index: int | None = None
-        self._asked = 0
+        self._network_batch = 0
         self.set_timesteps(int(next(iter(sampling_timesteps))))
 
     @classmethod
@@ -87,10 +87,10 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(
         self, num_inference_steps: int, device: torch.device | str | None = None
     ) -> None:
-        """Take the starts for this number of steps.
+        """Take the sampling timesteps for this number of steps.
 
         Raises:
-            UserError: if the student does not know it, naming the numbers that it knows.
+            UserError: if the student cannot be sampled in so many, naming the numbers that work.
         """
         known = self.config.sampling_timesteps
         if str(num_inference_steps) not in known:
@@ -111,8 +111,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Latents, timestep: Any = None) -> Latents:
-        """Return the sample: the student takes it as it is."""
-        self._asked = max(self._asked, len(sample))  # control nets are asked with fewer
+        """Return the sample unchanged."""
+        self._network_batch = max(self._network_batch, len(sample))  # control nets take fewer
         return sample
 
     def add_noise(self, original_samples: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
@@ -131,8 +131,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         """Jump from `timestep` to the next one, or to clean data and back up with fresh noise.
 
         Raises:
-            UserError: if the network was asked with guidance that the student does not take, or
-                all steps are done.
+            UserError: if guidance was used that the student does not take, or all steps are done.
         """
         self._check_guidance(len(sample))
         if self._step_index is None:
@@ -141,25 +140,22 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         if self._step_index == len(self.timesteps):
             raise UserError(f"all {len(self.timesteps)} steps are done; call set_timesteps again")
         self._step_index += 1
-        starts = [*self.timesteps.tolist(), CLEAN]
-        t, s = (
-            torch.full((len(sample),), starts[i], device=sample.device)
-            for i in (self._step_index - 1, self._step_index)
-        )
+        steps = [*self.timesteps.tolist(), CLEAN][self._step_index - 1 :][:2]
+        t, s = (torch.full((len(sample),), step, device=sample.device) for step in steps)
         schedule, x_t = self._on(sample.device), sample.float()
-        believed = self.read(model_output.float(), x_t, t, schedule)
-        if self.config.sampler == "stochastic" and starts[self._step_index] != CLEAN:
+        prediction = self.read(model_output.float(), x_t, t, schedule)
+        if self.config.sampler == "stochastic" and steps[1] != CLEAN:
             noise = randn_tensor(sample.shape, generator, sample.device, torch.float32)
-            x_s = schedule.add_noise(believed.x_0, noise, s)
+            x_s = schedule.add_noise(prediction.x_0, noise, s)
         else:
-            x_s = believed.at(s)
-        output = FewStepOutput(x_s.to(sample.dtype), believed.x_0.to(sample.dtype))
+            x_s = prediction.at(s)
+        output = FewStepOutput(x_s.to(sample.dtype), prediction.x_0.to(sample.dtype))
         return output if return_dict else output.to_tuple()
 
     def _check_guidance(self, batch: int) -> None:
-        """Refuse a network that was asked for more than the batch: with and without the prompt."""
-        asked, self._asked = self._asked, 0
-        if asked > batch and not self.config.takes_guidance:
+        """Refuse guidance, with which the network's batch is twice that of the images."""
+        network_batch, self._network_batch = self._network_batch, 0
+        if network_batch > batch and not self.config.takes_guidance:
             raise UserError(
                 "this student takes no guidance_scale and no negative prompt, and diffusers' "
                 "default is 7.5: call the pipeline with guidance_scale=1"
@@ -168,7 +164,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
     def _index_of(self, timestep: int | torch.Tensor) -> int:
         starts = self.timesteps.tolist()
         if int(timestep) not in starts:
-            raise UserError(f"the student knows the timesteps {starts}, and not {int(timestep)}")
+            raise UserError(f"the student is sampled at timesteps {starts}, not at {int(timestep)}")
         return starts.index(int(timestep))
 
     def _on(self, device: torch.device) -> NoiseSchedule:
