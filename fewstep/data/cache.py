@@ -146,7 +146,7 @@ def open_tensors(path: Path) -> TensorFile:
         start = 8 + int.from_bytes(file.read(8), "little")
         tensors = json.loads(file.read(start - 8)) if start <= size else {}
         about = json.loads(tensors.pop("__metadata__", {}).get("about", "{}"))
-        if start + max((t["data_offsets"][1] for t in tensors.values()), default=-1) != size:
+        if start + max((t["data_offsets"][1] for t in tensors.values()), default=0) != size:
             raise ValueError("it is not whole")
     except (OSError, ValueError) as error:
         raise DataError(

@@ -1,4 +1,7 @@
-"""Images in folders: a caption file beside each, a table of metadata, or COCO's JSON."""
+"""Images in folders: a caption file beside each, a table of metadata, or COCO's JSON.
+
+A caption or image that is missing, or a file that cannot be parsed, is a DataError naming it.
+"""
 
 import csv
 import io
@@ -60,11 +63,7 @@ class ImageFiles(Source):
 
 
 def read_folder(folder: Path) -> ImageFiles:
-    """Read images, in subfolders too, with a caption of the same name (`cat.jpg`, `cat.txt`).
-
-    Raises:
-        DataError: if there is no image, an image has no caption, or a caption no image.
-    """
+    """Read images, in subfolders too, with a caption of the same name (`cat.jpg`, `cat.txt`)."""
     files = files_below(folder)
     check_all_read(files, folder)
     images = list(filter(is_image, files))
@@ -94,11 +93,7 @@ def read_folder(folder: Path) -> ImageFiles:
 
 
 def read_metadata(table: Path, images: Path | None = None) -> ImageFiles:
-    """Read `metadata.jsonl` or `.csv`: one `file_name` and `text` a line (imagefolder).
-
-    Raises:
-        DataError: if it cannot be parsed, lacks a column, or names missing files.
-    """
+    """Read `metadata.jsonl` or `.csv`: one `file_name` and `text` a line (imagefolder)."""
     rows = list(_csv_rows(table) if table.suffix == ".csv" else _json_rows(table))
     if not rows:
         raise DataError(f"{table} has no rows; write one an image, with file_name and text")
@@ -147,9 +142,6 @@ def read_coco(path: Path, images: Path | None = None) -> ImageFiles:
 
     The images lie in `train2017/`, beside the file or one folder up, or in `images`. Captions
     are in the order of their ids.
-
-    Raises:
-        DataError: if it cannot be parsed, is no captions file, or an image has no caption.
     """
     if path.is_dir():
         path = _only(captions_files(path), path, images)
@@ -214,11 +206,7 @@ def _image_folders(path: Path) -> list[Path]:
 def _named_files(
     folder: Path, files: Sequence[str], texts: Sequence[tuple[str, ...]], named_by: Path
 ) -> ImageFiles:
-    """Return the files under the names that they have on the disk.
-
-    Raises:
-        DataError: if a name leads out of the folder, or a file is missing.
-    """
+    """Return the files under their names on the disk; raise DataError if one is missing."""
     if outside := [f for f in files if Path(f).is_absolute() or ".." in Path(f).parts]:
         raise DataError(f"{named_by} names {outside[0]!r}, which leads out of {folder}; correct it")
     on_disk = {

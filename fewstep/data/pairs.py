@@ -137,10 +137,7 @@ def open_data(
     """Return the pairs, or the prompts without images, that the table [data] names.
 
     The sides of a bucket are multiples of `divisor`; the folder `index` keeps what a scan of tar
-    shards found.
-
-    Raises:
-        DataError: if the path is of no known kind, or its content cannot be used.
+    shards found. Raises DataError if the path is of no known kind, or its content cannot be used.
     """
     if data.path == "bundled":
         _check_unused(data, "images", "teacher_steps", *IMAGE_SETTINGS, *HF_SETTINGS)
@@ -157,11 +154,7 @@ def open_data(
 
 
 def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, int | None]:
-    """Return everything at `data.path`, and how many pairs of it are usually used.
-
-    Raises:
-        DataError: if the path is of no known kind, or its content cannot be used.
-    """
+    """Return everything at `data.path`, or raise DataError; and how many pairs are usually used."""
     path = Path(data.path)
     images = Path(data.images) if data.images else None
     tables = [path / name for name in TABLES if (path / name).is_file()]

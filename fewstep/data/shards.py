@@ -35,8 +35,10 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Images in tar files. A row of `places` is one pair: its shard, then offset and size of the
-    image and of the caption, in bytes."""
+    """Images in tar files.
+
+    A row of `places` is a pair: its shard, then offset and size of image and caption in bytes.
+    """
 
     files: tuple[Path, ...]
     places: np.ndarray
@@ -74,8 +76,7 @@ class Shards(Source):
 def find_shards(path: str) -> tuple[Path, ...]:
     """Return the tar files of a folder, a file, or a pattern such as `shards/{0000..0041}.tar`.
 
-    Raises:
-        DataError: if it is a command or an address instead of a file, or a file is missing.
+    A command, an address, and a missing file are a DataError.
     """
     if path.startswith("pipe:") or "://" in path:
         raise DataError(
@@ -105,8 +106,7 @@ def _expanded(pattern: str) -> Iterator[str]:
 def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
     """Scan the headers of every shard, or read in the folder `index` what an earlier scan found.
 
-    Raises:
-        DataError: if one is damaged or unsafe, or an image has no caption.
+    A damaged or unsafe shard, and an image without a caption, are a DataError.
     """
     rows = [_indexed(file, index) for file in files]
     number = np.repeat(np.arange(len(files)), [len(part) for part in rows])
@@ -157,11 +157,7 @@ def _scan(file: Path) -> list[tuple[int, int, int, int]]:
 
 
 def _members(file: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of the files in a tar.
-
-    Raises:
-        DataError: if it is damaged or cut off, or holds what could do harm if it were unpacked.
-    """
+    """Yield the headers of the files in a tar; raise DataError if it is damaged or unsafe."""
     try:
         with tarfile.open(file, "r:") as tar:
             end = file.stat().st_size

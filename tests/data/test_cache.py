@@ -248,6 +248,14 @@ def test_a_broken_image_is_skipped_counted_and_listed(dataset, tmp_path, workers
         fill(few)
 
 
+def test_a_file_of_which_every_image_is_skipped_does_not_stop_the_rest(dataset, tmp_path):
+    path = coco(tmp_path / "coco", COUNT, broken=(0, 1, 2))
+    made = dataset(path=str(path), max_skipped=0.5)
+    filled(made)
+    assert len(made.cache(0, 1)) == COUNT - 3
+    assert fill(dataset(path=str(path), max_skipped=0.5)) == [COUNT]
+
+
 def test_a_stream_replaces_a_broken_image_and_tells_it(dataset, tmp_path):
     path = coco(tmp_path / "coco", COUNT, broken=(2, 5))
     told = []
