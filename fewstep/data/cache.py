@@ -160,5 +160,5 @@ tensor_file = lru_cache(maxsize=256)(open_tensors)
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Return what a file's header says about its content; raise as `open_tensors` does."""
+    """Return the description in a file's header; raise as `open_tensors` does."""
     return open_tensors(path).about

@@ -27,7 +27,7 @@ from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.student.generate import teacher_sampler
 
 FORMAT = 2
-"""Of the cache; another one is encoded anew."""
+"""Of the cache; one of another format is encoded again."""
 
 GENERATED_BATCH, GENERATED_SHARD = 8, 64
 """Pairs that the teacher generates at a time, and those in a file: each costs 100 evaluations."""

@@ -85,7 +85,7 @@ def is_image(file: PurePath | str) -> bool:
 
 
 def check_all_read(files: Iterable[PurePath], where: Path) -> None:
-    """Raise a DataError if a caption lies beside files of which none is an image we read."""
+    """Raise a DataError if a caption lies beside a file, but none that is read as an image."""
     images, captions, others = set(), set(), defaultdict(list)
     for file in files:
         key = one_spelling(str(file.with_suffix("")))

@@ -42,7 +42,7 @@ def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
         text = json.dumps(asdict(fingerprint), indent=2, sort_keys=True) + "\n"
         write_file(folder / FINGERPRINT, text)
         return [
-            f"encoding anew: the cache in {other_folder} is another "
+            f"encoding again: the cache in {other_folder} is another "
             f"({_changes(other.made_from, fingerprint.made_from)})"
             for other_folder, other in others
             if other.path == fingerprint.path
@@ -62,7 +62,7 @@ def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
         )
     return [
         f"the cache in {folder} was made with other libraries ({changed}); it is used as it is: "
-        "delete it to encode anew"
+        "delete it to encode again"
     ]
 
 

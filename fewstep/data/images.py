@@ -33,7 +33,7 @@ def open_image(content: bytes) -> Image.Image:
         raise ImageError(_reason(error)) from error
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
-            f"its header says {image.width} x {image.height} pixels, more than "
+            f"its header gives {image.width} x {image.height} pixels, more than "
             f"{MAX_PIXELS // 10**6} million"
         )
     return image

@@ -123,7 +123,7 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
     path = None
     if index is not None:
         path = index / f"{digest([f'{file.resolve()} {size_and_time(file)}'])[:16]}.npy"
-        with suppress(ValueError, EOFError, FileNotFoundError):  # a damaged file is made anew
+        with suppress(ValueError, EOFError, FileNotFoundError):  # a damaged file is made again
             return np.load(path, allow_pickle=False)
     rows = np.array(_scan(file), dtype=np.int64).reshape(-1, 4)
     if path is not None:
@@ -184,14 +184,14 @@ def _check_end(file: Path, last: int) -> None:
     if not is_zero or size < tarfile.BLOCKSIZE:
         raise DataError(
             f"{file} is damaged or cut off at byte {last}, or more than one tar; copy it again, or "
-            "make it anew"
+            "make it again"
         )
 
 
 def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
     name, fault = PurePosixPath(member.name), None
     if name.is_absolute() or ".." in name.parts:
-        fault = "which leads out of it; make it anew"
+        fault = "which leads out of it; make it again"
     elif not (member.isfile() or member.isdir()):
         fault = "a link or device; put the file itself in"
     elif name.suffix.lower() in PICKLES:

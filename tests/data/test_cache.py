@@ -365,7 +365,7 @@ def test_other_libraries_are_said_and_never_mixed(tmp_path):
         claim_cache(tmp_path, Fingerprint(made, {"torch": "2"}))
     (tmp_path / Fingerprint(made, {}).key / "index.safetensors").write_bytes(b"")
     (note,) = claim_cache(tmp_path, Fingerprint(made, {"torch": "2"}))
-    assert "used as it is: delete it to encode anew" in note
+    assert "used as it is: delete it to encode again" in note
 
 
 def test_prompts_alone_are_generated_by_the_teacher(dataset, family, tmp_path, monkeypatch):
