@@ -73,7 +73,7 @@ def test_programs_get_timesteps_that_are_not_even(method, scheduler):
     assert "timesteps=[999, 561, 249, 61]" in stock.settings
     assert stock.result == "exact"
     assert guide_of(contract, "ComfyUI").result == "exact"
-    assert guide_of(contract, "InvokeAI").result.startswith("it cannot be told timesteps")
+    assert guide_of(contract, "InvokeAI").result.startswith("it takes no timesteps")
     nodes = {n["type"]: n for n in json.loads(workflow(contract, "a.safetensors"))["nodes"]}
     levels = [float(level) for level in nodes["ManualSigmas"]["widgets_values"][0].split(",")]
     euler = EulerDiscreteScheduler.from_config(contract.scheduler_config)
