@@ -44,11 +44,7 @@ class Extractor:
     weights: Weights | None = None
 
     def find(self, folder: Path | None = None) -> Path:
-        """Return where its weights are, in the package if they are shipped.
-
-        Raises:
-            WeightsMissing: if they are nowhere.
-        """
+        """Return where its weights are, in the package if they are shipped; see `Weights.find`."""
         return self.weights.find(folder) if self.weights else BUNDLED
 
 
@@ -63,11 +59,7 @@ class FeatureCache:
 
     @classmethod
     def of_extractor(cls, name: str, folder: Path, weights: Path | None, device: Device) -> Self:
-        """Return the cache of one of EXTRACTORS.
-
-        Raises:
-            WeightsMissing: if its weights are nowhere.
-        """
+        """Return the cache of one of EXTRACTORS; raises WeightsMissing if it has no weights."""
         extractor = EXTRACTORS[name]
         path = extractor.find(weights)
         return cls(folder, f"{name} {identity_of(path)}", lambda: extractor.load(path, device))
@@ -83,9 +75,7 @@ class FeatureCache:
 
     def of_set(self, identity: str, batches: Callable[[], Iterator[Images]]) -> Features:
         """Return the features of a whole set, which is not read where they are cached."""
-        return self.kept(
-            identity, lambda: np.concatenate([self.extractor(batch) for batch in batches()])
-        )
+        return self.kept(identity, lambda: np.concatenate([*map(self.extractor, batches())]))
 
     def kept(self, key: str, compute: Callable[[], Features]) -> Features:
         """Return the features cached under the key, computing them the first time."""
@@ -182,11 +172,9 @@ def resized(images: Images, side: int) -> Tensor:
     square = images[:, top : top + short, left : left + short].astype(np.float32)
     channels = square.transpose(0, 3, 1, 2).reshape(-1, short, short)
     if short != side:
-        filtered = [
-            Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC)
-            for channel in channels
-        ]
-        channels = np.stack([np.asarray(image) for image in filtered]).clip(0, 255)
+        size, bicubic = (side, side), Image.Resampling.BICUBIC
+        filtered = [np.asarray(Image.fromarray(c).resize(size, bicubic)) for c in channels]
+        channels = np.stack(filtered).clip(0, 255)
     return torch.from_numpy(np.ascontiguousarray(channels)).view(-1, 3, side, side)
 
 

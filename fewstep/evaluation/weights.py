@@ -47,15 +47,16 @@ class Weights:
 
     def check(self, path: Path) -> None:
         """Refuse a file whose digest is not the known one, and a folder without any known file."""
-        files = {name: path / name if path.is_dir() else path for name in self.sha256}
-        present = {name: file for name, file in files.items() if file.is_file()}
-        if files and not present:
-            raise WeightsMissing(f"{path} holds no {' and no '.join(files)}; {self.hint}")
-        unknown = [name for name in LOADED if (path / name).is_file() and name not in files]
-        if files and unknown:
-            raise UserError(f"{path / unknown[0]} is no known file of weights; remove it")
-        for name, file in present.items():
-            known, found = self.sha256[name], digest(file, file.stat().st_mtime_ns)
+        if not self.sha256:
+            return
+        files = {path / name if path.is_dir() else path: sha for name, sha in self.sha256.items()}
+        if not any(file.is_file() for file in files):
+            raise WeightsMissing(f"{path} holds no {' and no '.join(self.sha256)}; {self.hint}")
+        for name in LOADED:
+            if (path / name).is_file() and name not in self.sha256:
+                raise UserError(f"{path / name} is no known file of weights; remove it")
+        for file, known in files.items():
+            found = digest(file, file.stat().st_mtime_ns) if file.is_file() else known
             if not found.startswith(known):
                 raise UserError(
                     f"{file} is damaged or another file: its sha256 begins with "

@@ -54,13 +54,12 @@ def headline(found: Match) -> str:
 
 def lead(found: Match) -> str:
     """Return the sentences under the title, from what was measured."""
-    student, teacher = found.student, found.teacher
-    seconds, accuracy = found.both("seconds_per_image"), found.both("prompt_accuracy")
-    faster = seconds and seconds[1].value / seconds[0].value
-    verb = f"makes an image {faster:.1f} times as fast as" if faster else "stands in for"
+    student, verb = found.student, "stands in for"
+    if seconds := found.both("seconds_per_image"):
+        verb = f"makes an image {seconds[1].value / seconds[0].value:.1f} times as fast as"
     name = f"{title_of(student.method)} at {counted(student.steps, 'step')}"
-    text = f"{name} {verb} the teacher at {teacher.steps}."
-    if accuracy:
+    text = f"{name} {verb} the teacher at {found.teacher.steps}."
+    if accuracy := found.both("prompt_accuracy"):
         ours, theirs = (shown("prompt_accuracy", interval.value) for interval in accuracy)
         text += f" {ours} of its images show everything that their prompt says, against {theirs}"
         text += " of the teacher’s."
@@ -69,8 +68,8 @@ def lead(found: Match) -> str:
 
 def facts(found: Match) -> list[tuple[str, str, str]]:
     """Return the headline's numbers: title, value, and its interval with the teacher's value."""
-    teacher, student = found.teacher, found.student
-    numbers = [("Network evaluations an image", str(student.calls), f"teacher {teacher.calls}")]
+    nfe = (str(found.student.calls), f"teacher {found.teacher.calls}")
+    numbers = [("Network evaluations an image", *nfe)]
     for name, title in (
         ("seconds_per_image", "Seconds an image"),
         ("prompt_accuracy", "Prompts shown right"),
