@@ -10,7 +10,7 @@ the difference between two rungs is the gain of one lever.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -45,7 +45,7 @@ class Levers:
     half_base: bool = False
     one_batch: bool = False
     teacher_first: bool = False
-    lean_adapters: bool = False
+    fast_adapters: bool = False
     one_product: bool = False
     fused_optimizer: bool = False
     channels_last: bool = False
@@ -69,7 +69,7 @@ class Rung(Fewstep):
         fill_lora(roles.trained)
         fill_lora(roles.averaged)
         network.train()
-        if not levers.lean_adapters:
+        if not levers.fast_adapters:
             with_forward_of(PEFTS, network)
         elif not levers.one_product:
             with_forward_of(APART, network)
@@ -149,7 +149,7 @@ def ladder() -> dict[str, Levers]:
         "half-precision base": {"half_base": True},
         "teacher in one batch": {"one_batch": True},
         "teacher first": {"teacher_first": True},
-        "lean adapters": {"lean_adapters": True},
+        "lean adapters": {"fast_adapters": True},
         "one product": {"one_product": True},
         "fused optimizer": {"fused_optimizer": True},
         "channels last": {"channels_last": True},
@@ -193,8 +193,3 @@ def build(name: str, setting: Setting) -> Work:
     if name in LADDER:
         return Rung(setting, LADDER[name])
     return Fewstep(setting, **OWN[name])
-
-
-def described(name: str) -> dict[str, object]:
-    """Return what defines a design: the reference's flags, a rung's levers, or settings."""
-    return OWN[name] if name in OWN else asdict((REFERENCES | LADDER)[name])

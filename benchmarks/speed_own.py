@@ -119,7 +119,7 @@ class Fewstep:
         next(self.steps)
 
     def vae_and_text_encoder(self) -> Sequence[nn.Module]:
-        """Return VAE and text encoder where they take memory: a GPU is freed of them."""
+        """Return VAE and text encoder if they take memory; on a GPU they are offloaded."""
         on_gpu = torch.device(self.setting.device).type == "cuda"
         return () if on_gpu else self.parts.family.vae_and_text_encoder
 

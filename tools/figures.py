@@ -78,7 +78,7 @@ def teacher_attributes() -> str:
     seen = [row for row in entries if row["prompts"] == "seen" and same.items() <= row.items()][-1]
     lines = [
         [
-            name.partition(".")[2] or "all that is said",
+            name.partition(".")[2] or "the whole caption",
             *(
                 "{value:.1%} ({low:.1%} to {high:.1%}; n = {n:,})".format(**row["metrics"][name])
                 for row in (seen, held_back)
@@ -88,7 +88,7 @@ def teacher_attributes() -> str:
         if name.startswith("prompt_accuracy")
     ]
     note = "At {steps} steps and guidance {guidance_scale:g}.".format(**same)
-    return f"{_markdown(['right', 'seen', 'held back'], lines)}\n{note}\n"
+    return f"{_markdown(['correct', 'seen', 'held back'], lines)}\n{note}\n"
 
 
 def openness() -> str:
@@ -108,8 +108,8 @@ def timesteps() -> str:
             **row["prompt_accuracy"])]
         for row in results["walks"]
     ]  # fmt: skip
-    note = f"n = {results['walks'][0]['prompt_accuracy']['n']} prompts that do not judge."
-    return f"{_markdown(['the walk', 'steps', 'right'], lines)}\n{note}\n"
+    note = f"n = {results['walks'][0]['prompt_accuracy']['n']} prompts that no evaluation uses."
+    return f"{_markdown(['trajectory', 'steps', 'correct'], lines)}\n{note}\n"
 
 
 def segments(name: str) -> str:
@@ -147,8 +147,8 @@ def speed(name: str) -> str:
         memory = (f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes"))
         times = "{value:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
         lines.append([*head, times, per_image, f"{row['flops_per_second'] / rate:.0%}", *memory])
-    columns = ["design", "batch", "times as fast", "seconds an image", "share of the matmul rate",
-               "memory whatever the batch", "at most"]  # fmt: skip
+    columns = ["design", "batch", "times as fast", "seconds per image", "share of the matmul rate",
+               "static memory", "peak memory"]  # fmt: skip
     work = results["work"]
     note = f"{work['model']}, {work['resolution']} px, {work['precision']}, {results['machine']}."
     image = f"![The same as an image](images/{Path(name).stem}.png)"
