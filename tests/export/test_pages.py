@@ -193,7 +193,7 @@ def test_a_foreign_method_without_titles_is_exported_with_a_card(tmp_path, monke
     folder = tiny_artefact(tmp_path, "mine", guidance_scale=1.0)
     text = (folder / "README.md").read_text()
     assert "made with fewstep by mine: no guidance" in text
-    assert "learnt from data alone" in text
+    assert "trained on data alone" in text
     assert "`LCMScheduler`" in text
 
 
