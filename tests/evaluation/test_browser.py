@@ -19,7 +19,7 @@ PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.string
   broken: [...document.images].filter(i => !i.naturalWidth).length,
   images: document.images.length, plots: document.querySelectorAll("figure svg").length,
   paper: getComputedStyle(document.body).backgroundColor }), "*"));</script></body>"""
-FRAME = """<!doctype html><script>onmessage = told => document.title = told.data;</script>
+FRAME = """<!doctype html><script>onmessage = message => document.title = message.data;</script>
 <iframe src="probed.html" style="border: 0; width: {width}px; height: 900px"></iframe>"""
 
 pytestmark = [
@@ -29,19 +29,19 @@ pytestmark = [
 
 
 def opened(folder, width, dark=False):
-    """Open the report in a frame of this width, and return what the page says of itself."""
+    """Open the report in a frame of this width, and return what the page reports."""
     text = make_report(folder).read_text("utf-8").replace("</body>", PROBE)
     (folder / "probed.html").write_text(text, "utf-8")
     (folder / "frame.html").write_text(FRAME.format(width=width), "utf-8")
-    told = subprocess.run(
+    finished = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
          f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000",
          "--virtual-time-budget=10000", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
          (folder / "frame.html").as_uri()],
         capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
-    title = re.search(r"<title>(.*?)</title>", told.stdout, re.DOTALL)
-    assert title, told.stderr
+    title = re.search(r"<title>(.*?)</title>", finished.stdout, re.DOTALL)
+    assert title, finished.stderr
     return json.loads(unescape(title[1]))
 
 

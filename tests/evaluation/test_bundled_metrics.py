@@ -40,10 +40,10 @@ def test_true_captions_are_nearly_always_right_and_shuffled_ones_are_not():
 
 
 def test_an_attributes_accuracy_counts_only_the_captions_that_claim_it():
-    judged = [{"shape": True}, {"shape": False, "count": True}, {"shape": True}]
-    told = by_attribute(judged)
-    assert set(told) == {"shape"}  # a count is claimed once only: too few for an interval
-    assert told["shape"].tolist() == [1, 0, 1]
+    checked = [{"shape": True}, {"shape": False, "count": True}, {"shape": True}]
+    parts = by_attribute(checked)
+    assert set(parts) == {"shape"}  # a count is claimed once only: too few for an interval
+    assert parts["shape"].tolist() == [1, 0, 1]
 
 
 def test_captions_and_images_must_be_as_many():

@@ -37,7 +37,7 @@ from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
 from fewstep.world.scenes import render, sample_scene
 from tests.artefacts import tiny_artefact
-from tests.judges import save_clip, save_inception
+from tests.extractors import save_clip, save_inception
 from tests.tiny import tiny_config
 from tests.together import run_together
 

@@ -1,4 +1,4 @@
-"""The judges' networks: real architectures with random weights, found, checked and asked once."""
+"""The feature extractors: real architectures with random weights, found, checked and run once."""
 
 import hashlib
 from dataclasses import replace
@@ -14,7 +14,7 @@ from fewstep.evaluation import features as extractors
 from fewstep.evaluation.features import FeatureCache, embed_prompts, load_clip, resized
 from fewstep.evaluation.inception import Inception, load_inception
 from fewstep.evaluation.weights import INCEPTION, WeightsMissing, clip, weights_folder
-from tests.judges import save_clip, save_inception
+from tests.extractors import save_clip, save_inception
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,11 @@ def test_images_and_prompts_get_the_models_own_embeddings(clip_folder):
 
 
 def test_images_are_seen_once_and_again_when_anything_changes(tmp_path):
-    asked = []
+    extracted = []
 
     def load():
         def extractor(images):
-            asked.append(len(images))
+            extracted.append(len(images))
             return images.reshape(len(images), -1)[:, :3].astype(np.float32)
 
         return extractor
@@ -132,10 +132,10 @@ def test_images_are_seen_once_and_again_when_anything_changes(tmp_path):
     cache = FeatureCache(tmp_path, "mine 1", load)
     first = cache.of(noise())
     assert np.array_equal(FeatureCache(tmp_path, "mine 1", load).of(noise()), first)
-    assert asked == [2]
+    assert extracted == [2]
     cache.of(noise(seed=1))
     FeatureCache(tmp_path, "mine 2", load).of(noise())
-    assert asked == [2, 2, 2]
+    assert extracted == [2, 2, 2]
     whole = cache.of_set("real", lambda: iter([noise(), noise(seed=1)]))
     assert whole.shape == (4, 3)
     assert np.array_equal(cache.of_set("real", lambda: iter([])), whole)

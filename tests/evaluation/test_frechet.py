@@ -103,8 +103,8 @@ def test_the_interval_has_the_width_of_repeated_draws(rng):
     reference = Gaussian.fit(rng.normal(size=(4000, 8)) @ mixing)
     draws = [1.2 * rng.normal(size=(400, 8)) @ mixing + 0.2 for _ in range(150)]
     repeated = np.std([distance(Gaussian.fit(x), reference) for x in draws])
-    told = np.mean([frechet(x, reference).std() / np.sqrt(400) for x in draws])
-    assert told == pytest.approx(repeated, rel=0.15)
+    claimed = np.mean([frechet(x, reference).std() / np.sqrt(400) for x in draws])
+    assert claimed == pytest.approx(repeated, rel=0.15)
 
 
 def test_the_interval_of_sets_from_the_same_noises_covers_their_distance(rng):

@@ -1,4 +1,4 @@
-"""The judges' real architectures: Inception with random weights, CLIP a small one."""
+"""The feature extractors' real architectures: Inception with random weights, CLIP a small one."""
 
 from pathlib import Path
 
