@@ -116,12 +116,10 @@ class Contract:
         """
         num_steps = self.default_num_steps if num_steps is None else num_steps
         if num_steps not in self.sampling_timesteps:
-            grid = self.grid
-            reason = (
-                f"it was trained on {grid.num_segments} segments"
-                if grid.num_segments > 1
-                else f"it samples at some of the {grid.num_steps} timesteps of its solver"
-            )
+            segments = self.grid.num_segments
+            reason = f"it was trained on {segments} segments"
+            if segments == 1:
+                reason = f"they have to divide its solver's {self.grid.num_steps}"
             raise UserError(
                 f"this {self.method['name']} student is sampled in "
                 f"{', '.join(map(str, self.sampling_timesteps))} steps, not {num_steps}: {reason}"

@@ -75,7 +75,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_artefact(cls, artefact: str | Path, revision: str | None = None) -> Self:
-        """Make the scheduler of an artefact folder, a run or a Hub id."""
+        """Return the scheduler for an artefact folder, a run or a Hub id."""
         return cls.from_contract(read_contract(artefact_folder(artefact, revision)))
 
     @classmethod
@@ -107,7 +107,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
         return self._step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start sampling at this call instead of the first, as image-to-image does."""
+        """Start sampling at this step instead of the first, as image-to-image does."""
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Latents, timestep: Any = None) -> Latents:

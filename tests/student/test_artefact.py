@@ -36,7 +36,7 @@ def folder(whole, tmp_path):
 
 
 def rewrite(folder, **changes):
-    """Edit the contract as somebody would who knows of the seal."""
+    """Edit the contract as somebody would who also updates its checksum."""
     contract = Contract.from_json((folder / CONTRACT_FILE).read_text())
     (folder / CONTRACT_FILE).write_text(replace(contract, **changes).to_json())
 
@@ -75,16 +75,16 @@ def test_an_edited_contract_is_refused(folder, entry, value):
     assert "was changed after it was written" in refusal(folder)
 
 
-@pytest.mark.parametrize("seal", [None, "0f"])
-def test_a_contract_without_its_seal_is_refused(folder, seal):
+@pytest.mark.parametrize("checksum", [None, "0f"])
+def test_a_contract_without_its_checksum_is_refused(folder, checksum):
     entries = json.loads((folder / CONTRACT_FILE).read_text())
     entries.pop("seal")
-    entries |= {"seal": seal} if seal else {}
+    entries |= {"seal": checksum} if checksum else {}
     (folder / CONTRACT_FILE).write_text(json.dumps(entries))
     assert "its checksum (seal) does not match" in refusal(folder)
 
 
-def test_edited_timesteps_are_refused_even_under_a_seal(folder):
+def test_edited_timesteps_are_refused_whatever_the_checksum(folder):
     text = (folder / CONTRACT_FILE).read_text().replace("749", "759")
     (folder / CONTRACT_FILE).write_text(text)
     assert "does not follow from the method" in refusal(folder)
@@ -171,7 +171,7 @@ def test_a_pickle_in_the_clothes_of_safetensors_is_not_run(folder, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_half_a_file_is_refused_where_the_contract_knows_no_sha256(folder):
+def test_half_a_file_is_refused_where_the_contract_has_no_sha256(folder):
     rewrite(folder, files={})
     write_file(folder / LORA_FILE, (folder / LORA_FILE).read_bytes()[:-100])
     assert "no whole safetensors file" in refusal(folder)
@@ -248,7 +248,7 @@ def test_the_same_weights_under_another_scheduler_are_refused(
         FewStepPipeline.from_pretrained(whole, base=str(other))
 
 
-def test_a_base_model_that_is_gone_is_named_with_the_way_out(whole, tmp_path):
+def test_a_base_model_that_is_gone_is_named_with_a_hint(whole, tmp_path):
     gone = tiny_artefact(tmp_path / "artefact", base=tmp_path / "sd15.safetensors")
     with pytest.raises(ArtefactError, match=r"no such file; give base= \(--base\) .*a copy of it"):
         FewStepPipeline.from_pretrained(gone)
@@ -256,7 +256,7 @@ def test_a_base_model_that_is_gone_is_named_with_the_way_out(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "config"),
+    ("named", "config"),
     [
         ({"id": "me/model", "config": "sd21"}, "sd21"),
         ({"id": "stabilityai/stable-diffusion-2-1", "config": "/gone"}, "sd21"),
@@ -264,15 +264,15 @@ def test_a_base_model_that_is_gone_is_named_with_the_way_out(whole, tmp_path):
     ],
 )
 def test_a_checkpoint_file_in_the_bases_place_is_built_as_the_base(
-    whole, monkeypatch, told, config
+    whole, monkeypatch, named, config
 ):
-    asked = {}
+    used = {}
     contract, _ = read_artefact(whole)
     monkeypatch.setattr("fewstep.student.load.load_model",
-                        lambda base, **options: asked.update(options) or tiny_family())  # fmt: skip
-    told = {**contract.base, "revision": "c0ffee", **told}
-    load_base(replace(contract, base=told), whole, "sd21.safetensors")
-    assert (asked.pop("config"), "revision" in asked) == (config, False)
+                        lambda base, **options: used.update(options) or tiny_family())  # fmt: skip
+    named = {**contract.base, "revision": "c0ffee", **named}
+    load_base(replace(contract, base=named), whole, "sd21.safetensors")
+    assert (used.pop("config"), "revision" in used) == (config, False)
 
 
 def test_neither_a_folder_nor_a_hub_id_is_refused():

@@ -19,7 +19,7 @@ SETTINGS = {
 }
 
 
-def made(config: dict, name: str = "multi-boundary-cd", **settings: Any) -> Contract:
+def contract_of(config: dict, name: str = "multi-boundary-cd", **settings: Any) -> Contract:
     return Contract.of(name, METHODS[name](**settings), 8.0, config)
 
 
@@ -33,7 +33,7 @@ def damaged(contract: Contract, damage: Callable[[dict], object]) -> str:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_contract_survives_its_file(config, name):
     contract = replace(
-        made(config | {"prediction_type": "v_prediction"}, name, **SETTINGS[name]),
+        contract_of(config | {"prediction_type": "v_prediction"}, name, **SETTINGS[name]),
         adapter={"preset": "all", "rank": 64, "alpha": 8.0},
         base={"id": "a/model", "revision": None},
         train={"steps": 1000, "seed": 0},
@@ -47,8 +47,8 @@ def test_a_contract_survives_its_file(config, name):
     assert again.schedule.digest == contract.schedule.digest
 
 
-def test_a_contract_says_where_everything_stood(config, schedule):
-    contract = made(config)
+def test_a_contract_holds_the_grid_and_the_schedule(config, schedule):
+    contract = contract_of(config)
     assert contract.method["name"] == "multi-boundary-cd"
     assert contract.method["num_solver_steps"] == 40
     assert contract.guidance_scale == 8.0
@@ -63,9 +63,11 @@ def test_a_contract_says_where_everything_stood(config, schedule):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("num_train_timesteps", [1000, 500])
-def test_every_start_is_a_knot_and_lies_within_the_schedule(config, name, num_train_timesteps):
+def test_every_sampling_timestep_is_on_the_grid_and_lies_within_the_schedule(
+    config, name, num_train_timesteps
+):
     config = config | {"num_train_timesteps": num_train_timesteps}
-    contract = made(config, name, **SETTINGS[name])
+    contract = contract_of(config, name, **SETTINGS[name])
     grid = contract.grid
     assert contract.sampling_timesteps
     assert grid.timesteps[-1] == num_train_timesteps - 1
@@ -75,8 +77,8 @@ def test_every_start_is_a_knot_and_lies_within_the_schedule(config, name, num_tr
     assert set(grid.boundaries) <= set(grid.timesteps)
 
 
-def test_a_student_of_one_segment_knows_every_even_share_of_its_last_grid(config):
-    contract = made(config, "ct", num_solver_steps=10, final_solver_steps=40)
+def test_a_student_of_one_segment_is_sampled_in_every_divisor_of_its_last_grid(config):
+    contract = contract_of(config, "ct", num_solver_steps=10, final_solver_steps=40)
     known = list(contract.sampling_timesteps)
     assert known == [1, 2, 4, 5, 8, 10, 20, 40]
     assert contract.timesteps(8) == tuple(range(999, 0, -125))
@@ -92,10 +94,10 @@ def test_a_student_of_one_segment_knows_every_even_share_of_its_last_grid(config
         ("multi-boundary-ct", {"num_segments": 1}, 1),
     ],
 )
-def test_without_a_wish_the_student_takes_its_segments_or_up_to_4_steps(
+def test_by_default_the_student_takes_its_segments_or_up_to_4_steps(
     config, name, settings, default
 ):
-    contract = made(config, name, **settings)
+    contract = contract_of(config, name, **settings)
     assert contract.default_num_steps == default == len(contract.timesteps())
 
 
@@ -104,18 +106,18 @@ def test_another_number_of_steps_is_refused_with_those_that_work(config, num_ste
     with pytest.raises(
         ValueError, match=f"sampled in 4 steps, not {num_steps}: it was trained on 4 segments"
     ):
-        made(config).timesteps(num_steps)
+        contract_of(config).timesteps(num_steps)
 
 
 def test_the_numbers_of_steps_that_work_are_named_in_order_after_reading_too(config):
-    contract = Contract.from_json(made(config, "cd").to_json())
+    contract = Contract.from_json(contract_of(config, "cd").to_json())
     with pytest.raises(ValueError, match="in 1, 2, 4, 5, 8, 10, 20, 40 steps, not 3"):
         contract.timesteps(3)
 
 
 def test_a_file_that_is_not_json_is_refused(config):
     with pytest.raises(ValueError, match=r"here/fewstep.json is not JSON \(.*export the run again"):
-        Contract.from_json(made(config).to_json()[:-30], "here/fewstep.json")
+        Contract.from_json(contract_of(config).to_json()[:-30], "here/fewstep.json")
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "null", '"fewstep"', "{}"])
@@ -126,7 +128,7 @@ def test_a_file_that_is_json_but_no_contract_is_refused(text):
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version_is_refused(config, version):
-    text = damaged(made(config), lambda entries: entries.update(format_version=version))
+    text = damaged(contract_of(config), lambda entries: entries.update(format_version=version))
     words = re.escape(f"has format_version {version!r}; this fewstep reads 1: update fewstep")
     with pytest.raises(ValueError, match=words):
         Contract.from_json(text)
@@ -134,7 +136,7 @@ def test_another_format_version_is_refused(config, version):
 
 @pytest.mark.parametrize("entry", ["method", "grid", "schedule", "guidance_scale"])
 def test_a_lost_entry_is_refused_by_name(config, entry):
-    text = damaged(made(config), lambda entries: entries.pop(entry))
+    text = damaged(contract_of(config), lambda entries: entries.pop(entry))
     with pytest.raises(ValueError, match=rf"is not a valid contract: .*{entry}"):
         Contract.from_json(text)
 
@@ -153,18 +155,18 @@ def test_a_lost_entry_is_refused_by_name(config, entry):
     ],
 )
 def test_a_lost_entry_further_in_is_refused_by_name(config, where, entry):
-    text = damaged(made(config), lambda entries: entries[where].pop(entry))
+    text = damaged(contract_of(config), lambda entries: entries[where].pop(entry))
     with pytest.raises(ValueError, match=rf"is not a valid contract: .*{entry}"):
         Contract.from_json(text)
 
 
 @pytest.mark.parametrize("where", [None, "grid", "schedule"])
-def test_an_entry_that_nobody_knows_is_refused_by_name(config, where):
+def test_an_unknown_entry_is_refused_by_name(config, where):
     def add(entries):
         (entries[where] if where else entries)["colour"] = "red"
 
     with pytest.raises(ValueError, match=r"is not a valid contract: .*colour"):
-        Contract.from_json(damaged(made(config), add))
+        Contract.from_json(damaged(contract_of(config), add))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_an_entry_that_nobody_knows_is_refused_by_name(config, where):
 def test_an_entry_that_does_not_follow_from_the_method_is_refused_by_name(
     config, where, entry, value
 ):
-    text = damaged(made(config), lambda entries: entries[where].update({entry: value}))
+    text = damaged(contract_of(config), lambda entries: entries[where].update({entry: value}))
     with pytest.raises(ValueError, match=f"{where}.{entry} does not follow from the method"):
         Contract.from_json(text)
 
@@ -202,7 +204,7 @@ def test_an_entry_that_does_not_follow_from_the_method_is_refused_by_name(
     ],
 )
 def test_a_method_that_was_changed_is_refused(config, settings, words):
-    text = damaged(made(config), lambda entries: entries["method"].update(settings))
+    text = damaged(contract_of(config), lambda entries: entries["method"].update(settings))
     with pytest.raises(ValueError, match=f"fewstep.json.*{words}"):
         Contract.from_json(text)
 
@@ -219,21 +221,27 @@ def test_a_method_that_was_changed_is_refused(config, settings, words):
     ],
 )
 def test_a_noise_schedule_that_was_changed_is_refused(config, parameters, words):
-    text = damaged(made(config), lambda entries: entries["schedule"]["config"].update(parameters))
+    text = damaged(
+        contract_of(config), lambda entries: entries["schedule"]["config"].update(parameters)
+    )
     with pytest.raises(ValueError, match=f"fewstep.json.*{words}"):
         Contract.from_json(text)
 
 
 @pytest.mark.parametrize("parameter", ["beta_schedule", "num_train_timesteps", "beta_end"])
 def test_a_noise_schedule_that_lost_a_parameter_is_refused(config, parameter):
-    text = damaged(made(config), lambda entries: entries["schedule"]["config"].pop(parameter))
+    text = damaged(
+        contract_of(config), lambda entries: entries["schedule"]["config"].pop(parameter)
+    )
     with pytest.raises(ValueError, match=f"is not a valid contract.*{parameter}"):
         Contract.from_json(text)
 
 
 @pytest.mark.parametrize("guidance_scale", [0.5, -8.0, math.inf, math.nan])
 def test_a_guidance_that_cannot_have_been_is_refused(config, guidance_scale):
-    text = damaged(made(config), lambda entries: entries.update(guidance_scale=guidance_scale))
+    text = damaged(
+        contract_of(config), lambda entries: entries.update(guidance_scale=guidance_scale)
+    )
     with pytest.raises(ValueError, match=f"guidance_scale is {guidance_scale}; it has to be"):
         Contract.from_json(text)
 
@@ -256,13 +264,13 @@ UNREADABLE = pytest.mark.parametrize(
 @UNREADABLE
 def test_a_prediction_that_nothing_can_read_is_not_written(config, parameters, words):
     with pytest.raises(ValueError, match=words):
-        made(config | parameters)
+        contract_of(config | parameters)
 
 
 @UNREADABLE
 def test_a_prediction_that_nothing_can_read_is_refused(config, parameters, words):
     """Even where the file agrees with itself."""
-    contract = made(config | parameters | {"prediction_type": "v_prediction"})
+    contract = contract_of(config | parameters | {"prediction_type": "v_prediction"})
     kind = parameters.get("prediction_type", "epsilon")
 
     def damage(entries):
@@ -276,7 +284,7 @@ def test_a_prediction_that_nothing_can_read_is_refused(config, parameters, words
 @pytest.mark.parametrize("part", ["method", "grid", "schedule", "guidance_scale"])
 @pytest.mark.parametrize("value", [None, 0.5, "text", [1, 2], {}])
 def test_an_entry_of_another_type_is_refused(config, part, value):
-    text = damaged(made(config), lambda entries: entries.update({part: value}))
+    text = damaged(contract_of(config), lambda entries: entries.update({part: value}))
     with pytest.raises(ValueError, match=r"fewstep\.json"):
         Contract.from_json(text)
 
@@ -284,7 +292,7 @@ def test_an_entry_of_another_type_is_refused(config, part, value):
 @pytest.mark.parametrize("part", ["adapter", "base", "data", "train", "versions", "files"])
 @pytest.mark.parametrize("value", [None, "full", []])
 def test_a_part_that_is_no_object_is_refused_by_name(config, part, value):
-    contract = made(config)
+    contract = contract_of(config)
     text = damaged(contract, lambda entries: entries.update({part: value}))
     with pytest.raises(ValueError, match=f"is not a valid contract.*{part}"):
         Contract.from_json(text)

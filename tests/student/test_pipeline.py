@@ -53,7 +53,7 @@ def test_an_image_is_the_same_whatever_its_batch(tmp_path, method):
     assert np.abs(pixels(pipeline(PROMPTS, seed=4)) - together).max() > 10
 
 
-def test_an_image_knows_what_made_it(pipeline):
+def test_an_image_has_the_settings_that_make_it_again(pipeline):
     image = pipeline("a star", seed=7, numbers=[5])[0]
     assert (image.seed, image.number, image.nfe) == (7, 5, 4)
     again = pipeline(image.prompt, seed=image.seed, numbers=[image.number])[0]
@@ -72,13 +72,13 @@ def as_a1111_reads(text):
     return settings
 
 
-def test_the_png_file_says_it_so_that_a1111_reads_it(pipeline, tmp_path):
+def test_the_png_file_has_the_settings_as_a1111_reads_them(pipeline, tmp_path):
     pipeline("a star,\n made of: glass", seed=7)[0].save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
-        told = as_a1111_reads(image.info["parameters"])
-    assert told["Prompt"] == "a star, made of: glass"
-    assert (told["Steps"], told["Seed"], told["CFG scale"]) == ("4", "7", "1")
-    assert (told["Size"], told["Timesteps"]) == ("64x64", "999, 749, 499, 249")
+        found = as_a1111_reads(image.info["parameters"])
+    assert found["Prompt"] == "a star, made of: glass"
+    assert (found["Steps"], found["Seed"], found["CFG scale"]) == ("4", "7", "1")
+    assert (found["Size"], found["Timesteps"]) == ("64x64", "999, 749, 499, 249")
 
 
 def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
@@ -86,13 +86,13 @@ def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
                       {"Steps": 4, "LoRA": 'a "b", c'})  # fmt: skip
     image.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
-        told = as_a1111_reads(image.info["parameters"])
-    assert (told["Prompt"], told["Negative prompt"]) == ("ein Stern ★", "ragged, grey")
-    assert told["LoRA"] == 'a \\"b\\", c'
+        found = as_a1111_reads(image.info["parameters"])
+    assert (found["Prompt"], found["Negative prompt"]) == ("ein Stern ★", "ragged, grey")
+    assert found["LoRA"] == 'a \\"b\\", c'
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
         ({"num_steps": 8}, "sampled in 4 steps, not 8"),
         ({"guidance_scale": 3.0}, "guidance 4 is distilled into it.*guidance-free.toml"),
@@ -107,13 +107,13 @@ def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
         ({"prompts": []}, "there is no prompt"),
     ],
 )
-def test_what_the_student_cannot_is_refused(pipeline, wish, message):
+def test_what_the_student_cannot_do_is_refused(pipeline, options, message):
     with pytest.raises(UserError, match=message):
-        pipeline(**{"prompts": "a star"} | wish)
+        pipeline(**{"prompts": "a star"} | options)
 
 
 @pytest.mark.parametrize("num_segments", [3, 6, 7])
-def test_the_least_strength_that_is_told_is_one_that_works(tmp_path, num_segments):
+def test_the_least_strength_that_is_named_works(tmp_path, num_segments):
     settings = {"num_segments": num_segments, "num_solver_steps": 2 * num_segments}
     pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, **settings))
     image = Image.new("RGB", (8, 8))
@@ -125,9 +125,9 @@ def test_the_least_strength_that_is_told_is_one_that_works(tmp_path, num_segment
 
 def test_an_image_from_another_tells_the_whole_number_of_steps_as_a1111_does(pipeline):
     image = pipeline("a star", image=Image.new("RGB", (8, 8)), strength=0.5)[0]
-    told = as_a1111_reads(image.parameters)
-    assert (told["Steps"], told["Denoising strength"], told["Calls"]) == ("4", "0.5", "2")
-    assert told["Timesteps"] == "499, 249"
+    found = as_a1111_reads(image.parameters)
+    assert (found["Steps"], found["Denoising strength"], found["Calls"]) == ("4", "0.5", "2")
+    assert found["Timesteps"] == "499, 249"
 
 
 def test_a_student_that_never_saw_an_empty_prompt_takes_no_guidance(tmp_path):
@@ -138,8 +138,8 @@ def test_a_student_that_never_saw_an_empty_prompt_takes_no_guidance(tmp_path):
 
 def test_a_guidance_free_student_takes_guidance_as_diffusers_gives_it(guidance_free):
     pipeline = FewStepPipeline.from_pretrained(guidance_free)
-    wish = {"guidance_scale": 3.0, "negative_prompt": "a ring"}
-    mine = pipeline(PROMPTS[:2], seed=3, **wish)
+    options = {"guidance_scale": 3.0, "negative_prompt": "a ring"}
+    mine = pipeline(PROMPTS[:2], seed=3, **options)
     assert mine[0].nfe == 8
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
     pipe.set_progress_bar_config(disable=True)
@@ -205,12 +205,12 @@ def test_two_styles_are_both_added(pipeline, artefact, tmp_path, caplog):
     assert not caplog.records, "diffusers' advice is kept out"
     _, plain = pipeline.student
     name = next(n for n in lora if ".lora_A." in n).removesuffix(".lora_A.weight")
-    told = sum(
+    expected = sum(
         weight * 0.5 * lora[f"{name}.lora_B.weight"] @ lora[f"{name}.lora_A.weight"]
         for weight, lora in loras.values()
     )
     update = mine.get_submodule(name).weight - plain.get_submodule(name).weight
-    torch.testing.assert_close(update, told, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(update, expected, rtol=1e-4, atol=1e-5)
     assert both("a star")[0].settings["LoRA"] == "ink 0.8, ink -0.3"
 
 

@@ -56,7 +56,7 @@ def test_stock_ddim_is_the_deterministic_sampler_where_m_divides_1000(
 
 @pytest.mark.parametrize("m", OTHER)
 def test_stock_ddim_is_another_sampler_where_m_does_not_divide_1000(config, schedule, network, m):
-    """It steps down by 1000 // m but calls at the rounded knots: for m = 3 to 666, then at 665."""
+    """It steps down by 1000 // m but samples at rounded ones: for m = 3 to 666, then at 665."""
     theirs = stock_ddim(config, network, m, "v_prediction")
     starts = Grid(10 * m, m).starts
     ours = last(deterministic(model(schedule, network, "v_prediction"), noise(), starts, {}))
@@ -83,7 +83,7 @@ def test_the_stochastic_sampler_equals_lcm_given_the_same_noise(
     assert (ours - theirs).abs().max() < 1e-5 * theirs.std().clamp(min=1)
 
 
-def test_over_all_40_knots_lcm_differs_by_its_boundary_condition_and_no_more(
+def test_over_all_40_timesteps_lcm_differs_by_its_boundary_condition_and_no_more(
     config, schedule, network
 ):
     """Its lowest call is at t = 24, where c_skip is 4.3e-6: our jump with it put in is LCM's."""
@@ -126,17 +126,17 @@ def test_tcd_equals_diffusers_up_to_its_last_step(
     theirs = TCDScheduler(**config, prediction_type=kind, clip_sample=False)
     theirs.set_timesteps(timesteps=list(starts))
     states = follow(theirs, network, noise(), starts, eta=gamma, generator=list(draw().generators))
-    asked = []
+    evaluated = []
     inner = model(schedule, network, kind)
 
-    def watched(x_t, t, cond):
-        asked.append((t[0].item(), x_t))
+    def recorded(x_t, t, cond):
+        evaluated.append((t[0].item(), x_t))
         return inner(x_t, t, cond)
 
-    ours = last(tcd(watched, noise(), starts, {}, schedule, draw(), gamma))
-    assert [t for t, _ in asked] == list(starts)
+    ours = last(tcd(recorded, noise(), starts, {}, schedule, draw(), gamma))
+    assert [t for t, _ in evaluated] == list(starts)
     scale = max(state.std() for state in states)
-    for (_, x_t), state in zip(asked, states[:-1], strict=True):
+    for (_, x_t), state in zip(evaluated, states[:-1], strict=True):
         assert (x_t - state).abs().max() < 1e-5 * scale
     last_x, last_t = states[-2], at(starts[-1], noise())
     theirs_to_clean = ddim(inner, last_x, last_t, at(CLEAN, last_x), {})
@@ -160,34 +160,36 @@ def test_a_gamma_outside_0_to_1_is_refused(schedule, network, gamma):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
 @pytest.mark.parametrize("m", [1, 4, 5])
-def test_a_sampler_asks_once_a_step_at_its_timesteps_and_never_at_clean(
+def test_a_sampler_evaluates_once_a_step_at_its_timesteps_and_never_at_clean(
     schedule, network, sampler, m
 ):
-    asked = []
+    evaluated = []
 
-    def watched(x_t, t, cond):
-        asked.append(t.tolist())
+    def recorded(x_t, t, cond):
+        evaluated.append(t.tolist())
         return model(schedule, network)(x_t, t, cond)
 
     starts = Grid(40, m).starts
-    last(sampler(watched, noise(), starts, {}, schedule, draw()))
-    assert asked == [[t] * 3 for t in starts]
+    last(sampler(recorded, noise(), starts, {}, schedule, draw()))
+    assert evaluated == [[t] * 3 for t in starts]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
-def test_a_sampler_yields_what_it_asks_next_and_then_the_clean_sample(schedule, network, sampler):
-    asked = []
+def test_a_sampler_yields_what_it_evaluates_next_and_then_the_clean_sample(
+    schedule, network, sampler
+):
+    evaluated = []
 
-    def watched(x_t, t, cond):
-        asked.append(x_t)
+    def recorded(x_t, t, cond):
+        evaluated.append(x_t)
         return model(schedule, network)(x_t, t, cond)
 
     starts = Grid(40, 4).starts
-    yielded = list(sampler(watched, noise(), starts, {}, schedule, draw()))
+    yielded = list(sampler(recorded, noise(), starts, {}, schedule, draw()))
     assert len(yielded) == len(starts)
-    for x_s, x_t in zip(yielded, asked[1:], strict=False):
+    for x_s, x_t in zip(yielded[:-1], evaluated[1:], strict=True):
         assert torch.equal(x_s, x_t)
-    again = last(sampler(watched, noise(), starts, {}, schedule, draw()))
+    again = last(sampler(recorded, noise(), starts, {}, schedule, draw()))
     assert torch.equal(yielded[-1], again)
 
 
@@ -195,16 +197,16 @@ def test_a_sampler_yields_what_it_asks_next_and_then_the_clean_sample(schedule, 
 def test_the_last_jump_is_returned_without_noise_on_it(schedule, network, sampler):
     predictions = []
 
-    def watched(x_t, t, cond):
+    def recorded(x_t, t, cond):
         predictions.append(model(schedule, network)(x_t, t, cond))
         return predictions[-1]
 
-    result = last(sampler(watched, noise(), Grid(40, 4).starts, {}, schedule, draw()))
+    result = last(sampler(recorded, noise(), Grid(40, 4).starts, {}, schedule, draw()))
     assert torch.equal(result, predictions[-1].x_0)
 
 
 def test_the_stochastic_sampler_puts_the_drawn_noise_back_at_each_start(schedule):
-    """A student that always sees the same image is asked at alpha x_0 + sigma z, z as drawn."""
+    """A student that always sees the same image is evaluated at alpha x_0 + sigma z, z as drawn."""
     x_0, seen = torch.full((3, 4, 6, 6), 0.5), []
 
     def knows(x_t, t, cond):
@@ -324,7 +326,9 @@ def test_sampling_leaves_the_global_randomness_alone(schedule, network):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_each_knot_of_the_teacher_is_one_ddim_step_of_the_deterministic_sampler(schedule, network):
+def test_each_timestep_of_the_teacher_is_one_ddim_step_of_the_deterministic_sampler(
+    schedule, network
+):
     denoise, x = model(schedule, network, "v_prediction"), noise()
     for t, s in pairwise(Grid(40).timesteps[::-1]):
         x = ddim(denoise, x, at(t, x), at(s, x), {})

@@ -52,8 +52,8 @@ def noise_of(number=2, seed=3):
 def sampled(scheduler, network, num_steps=None, timesteps=None):
     """Return what a loop as in diffusers' pipelines makes with a network of (x_t, t)."""
     x_t, generators = noise_of()
-    told = {"num_inference_steps": num_steps} if timesteps is None else {"timesteps": timesteps}
-    scheduler.set_timesteps(**told)
+    how_many = {"num_inference_steps": num_steps} if timesteps is None else {"timesteps": timesteps}
+    scheduler.set_timesteps(**how_many)
     x_t = x_t * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         output = network(scheduler.scale_model_input(x_t, t), t.long().expand(len(x_t)))
@@ -94,7 +94,9 @@ def test_it_is_the_students_sampler_for_every_grid(config, network, name, settin
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("name", "settings"), GRIDS + ONE_SEGMENT + QUADRATIC, ids=str)
-def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, settings, prediction):
+def test_what_is_claimed_of_the_stock_scheduler_is_true(
+    config, network, name, settings, prediction
+):
     config = config | {"prediction_type": prediction}
     contract = Contract.of(name, METHODS[name](**settings), 1.0, config)
     made = scheduler_config(contract)
@@ -104,8 +106,8 @@ def test_what_is_said_of_the_stock_scheduler_is_true(config, network, name, sett
         theirs = sampled(stock, network, call.get("num_inference_steps"), call.get("timesteps"))
         difference = theirs - exact(contract, network, num_steps)
         agrees = difference.abs().max() < 1e-3
-        told = is_exact_in_diffusers(contract, num_steps)
-        assert agrees == told or (agrees and prediction != "epsilon"), (num_steps, difference)
+        exactly = is_exact_in_diffusers(contract, num_steps)
+        assert agrees == exactly or (agrees and prediction != "epsilon"), (num_steps, difference)
 
 
 @pytest.mark.parametrize("starts", [[999, 749, 499, 249], [999, 666, 332]])
@@ -228,7 +230,9 @@ def test_diffusers_generates_the_students_image(student):
 
 
 @pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
-def test_a_stock_pipeline_that_is_told_the_timesteps_generates_the_students_image(tmp_path, method):
+def test_a_stock_pipeline_that_is_given_the_timesteps_generates_the_students_image(
+    tmp_path, method
+):
     folder = tiny_artefact(tmp_path, method, num_solver_steps=16, spacing="quadratic")
     pipe = in_diffusers(StableDiffusionPipeline, folder)
     made = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
