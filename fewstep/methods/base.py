@@ -62,7 +62,7 @@ class LossOutput:
 
 @runtime_checkable
 class Measured(Protocol):
-    """The settings that decide how an error is measured."""
+    """The settings of `measure`, for methods that use it."""
 
     own_huber_c: ClassVar[float]
 
@@ -75,8 +75,11 @@ class Measured(Protocol):
 
 
 @runtime_checkable
-class Method(Measured, Protocol):
-    """A frozen dataclass whose fields are the method's settings."""
+class Method(Protocol):
+    """A frozen dataclass whose fields are the method's settings.
+
+    It may have a `title` and a `full_title`, which pages show in place of its name in METHODS.
+    """
 
     sampler: ClassVar[Sampler]
     has_teacher: ClassVar[bool]
