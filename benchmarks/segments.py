@@ -26,7 +26,7 @@ from fewstep.diffusion.solvers import ddim
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import mean
 from fewstep.evaluation.metrics.pairs import rmse
-from fewstep.evaluation.models import Field
+from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.types import Conditioning, Denoiser, Latents
@@ -49,18 +49,18 @@ def ddim_path(
 @torch.no_grad()
 def measured(source: str, num: int) -> list[dict]:
     """Return the errors of all jumps, clean end last."""
-    field = Field.open([source])
-    (student,) = field.students
-    grid, family = student.contract.grid, field.family
+    evaluated = EvaluationSet.open([source])
+    (student,) = evaluated.students
+    grid, family = student.contract.grid, evaluated.family
     if len(grid.boundaries) < 2:
         raise UserError(f"{source} has one segment; this is for multi-boundary students")
     plain = family.denoiser(family.network)
-    teacher = guided(plain, family.encode_prompts([""]), field.guidance_scale)
-    distilled = field.student(student).sampler().denoiser
+    teacher = guided(plain, family.encode_prompts([""]), evaluated.guidance_scale)
+    distilled = evaluated.student(student).sampler().denoiser
     times = list(reversed(grid.timesteps))
     stops = [times[0], *reversed(grid.boundaries)]
 
-    pairs = BundledPairs(num, field.resolution, DATA_SEED)
+    pairs = BundledPairs(num, evaluated.resolution, DATA_SEED)
     cond = family.encode_prompts([pairs.captions(i)[0] for i in range(num)])
     images = torch.stack([pairs.image(i) for i in range(num)])
     x_0, _ = family.encode_images(images)

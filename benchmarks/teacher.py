@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from fewstep.evaluation.features import FeatureCache
-from fewstep.evaluation.generate import Gallery
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.metrics.frechet import Gaussian
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute, verdicts
-from fewstep.evaluation.models import Contestant
+from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.prompts import PROMPT_SEED, held_out_prompts, renderings
 from fewstep.evaluation.provenance import commit, machine
+from fewstep.evaluation.samples import SampleCache
 from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
@@ -64,20 +64,17 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
     torch.set_num_threads(1)
     kind, num, steps, scale = job
     family = load_model("bundled")
-    contestant = Contestant(
+    model = EvaluatedModel(
         source="bundled",
         method="teacher",
         steps=steps,
-        calls=teacher_nfe(steps, scale),
-        seed=None,
-        settings="",
+        nfe=teacher_nfe(steps, scale),
         identity=(family.fingerprint, fingerprint(*family.vae_and_text_encoder), steps, scale),
-        keeps_noise=True,
-        knows_teacher=True,
         sampler=lambda: teacher_sampler(family, steps, scale),
     )
-    gallery = Gallery(folder, PROMPTS[kind](num), family.default_resolution)
-    return gallery.of(contestant).images
+    samples = SampleCache(folder, PROMPTS[kind](num), family.default_resolution)
+    list(samples.generate(model, samples.batches))
+    return samples.all_of(model).images
 
 
 def row(job: Job, images: NDArray[np.uint8], real) -> dict:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fewstep.console import progress_bar
 from fewstep.evaluation.compare import titled
-from fewstep.evaluation.generate import Gallery, generate_all
-from fewstep.evaluation.models import Field
+from fewstep.evaluation.models import EvaluationSet
+from fewstep.evaluation.samples import SampleCache, generate_images
 from fewstep.files import write_file
 from fewstep.images import grid, png
 
@@ -28,14 +28,14 @@ SEED = 7
 
 def main() -> None:
     names = ("multi-boundary-0", "cd-0", "ct-0")
-    field = Field.open([str(TRAININGS / name) for name in names])
-    multi_boundary, cd, ct = field.students
-    contestants = [field.teacher(), field.teacher(4), *field.teachers_as_students(4)]
-    contestants += [field.student(cd, 8), *map(field.student, (cd, multi_boundary, ct))]
-    gallery = Gallery(TRAININGS.parent / "shown", PROMPTS, field.resolution, SEED)
+    runs = EvaluationSet.open([str(TRAININGS / name) for name in names])
+    multi_boundary, cd, ct = runs.students
+    models = [runs.teacher(), runs.teacher(4), *runs.teachers_as_students(4)]
+    models += [runs.student(cd, 8), *map(runs.student, (cd, multi_boundary, ct))]
+    samples = SampleCache(TRAININGS.parent / "shown", PROMPTS, runs.resolution, SEED)
     with progress_bar() as bar:
-        made = generate_all(contestants, gallery, bar)
-    images = {contestant: each.images for contestant, each in made.items()}
+        generate_images(models, samples, samples.batches, bar)
+    images = {model: samples.all_of(model).images for model in models}
     write_file(OUT, png(grid(titled(images), PROMPTS)))
 
 

@@ -1,4 +1,4 @@
-"""Who is compared: the students of some runs or artefacts, and their common teacher."""
+"""The evaluated models: the students of some runs or artefacts, and their common teacher."""
 
 import dataclasses
 import json
@@ -24,34 +24,45 @@ from fewstep.student.generate import (
 )
 from fewstep.student.load import load_base, read_artefact, student_network
 
+STUDENT_STEPS = (1, 2, 4, 8)
+FEWER_TEACHER_STEPS = (8, 4)
+
+
+def _no_network() -> ImageSampler:
+    raise UserError("a folder of images has no network to generate others with")
+
 
 @dataclass(frozen=True)
-class Contestant:
-    """One way of making images; `sampler` is built when it is called.
+class EvaluatedModel:
+    """A network at a number of steps; `nfe` is its network evaluations an image.
 
-    `identity` changes with anything that its images depend on, prompts and noise aside;
-    `settings` are alike for trainings that differ in their seed alone.
+    `identity` changes with everything that its images depend on but prompts and noise; `settings`
+    are the same for trainings that differ only in their seed.
     """
 
     source: str
     method: str
     steps: int
-    calls: int
-    seed: int | None
-    settings: str
-    identity: tuple[object, ...]
-    keeps_noise: bool
+    nfe: int
+    seed: int | None = None
+    settings: str = ""
+    identity: tuple[object, ...] = ()
+    is_deterministic: bool = True
     """Whether its images are a function of the starting noise alone."""
-    knows_teacher: bool
-    """False for a student that learnt from data alone, and so imitates the unguided teacher."""
-    sampler: Callable[[], ImageSampler] = dataclasses.field(compare=False)
+    has_teacher: bool = True
+    """False for a student that learns from data alone, and so imitates the unguided teacher."""
+    sampler: Callable[[], ImageSampler] = dataclasses.field(default=_no_network, compare=False)
+    """Loads the network."""
     spacing: str = "uniform"
-    """How a teacher's timesteps lie; a student's are in its contract."""
+    """The teacher's timesteps; a student's are in its contract."""
+
+    def __str__(self) -> str:
+        return f"{self.source} in {self.steps} steps" if self.steps else self.source
 
 
 @dataclass(frozen=True)
 class Student:
-    """An artefact, read: its contract and its weights."""
+    """An artefact's contract and weights."""
 
     source: str
     contract: Contract
@@ -68,27 +79,30 @@ class Student:
 
     @property
     def settings(self) -> str:
-        """All that the contract says of how it was trained, but for the seed and the versions."""
+        """The contract without the training seed, the versions and the files."""
         entries = dataclasses.asdict(self.contract)
         entries["train"] = {k: v for k, v in entries["train"].items() if k != "seed"}
-        told = {k: v for k, v in entries.items() if k not in ("versions", "files")}
-        return json.dumps(told, sort_keys=True)
+        kept = {k: v for k, v in entries.items() if k not in ("versions", "files")}
+        return json.dumps(kept, sort_keys=True)
 
 
 @dataclass(frozen=True)
-class Field:
-    """The students, and the teacher that all of them were distilled from.
-
-    Raises:
-        UserError: if their teachers' weights, noise levels or kind of prediction differ, or their
-            resolutions or guidance scales.
-    """
+class EvaluationSet:
+    """Students of one teacher; each is evaluated at those of `student_steps` that it knows."""
 
     students: Sequence[Student]
+    student_steps: Sequence[int] = STUDENT_STEPS
 
     @classmethod
-    def open(cls, sources: Sequence[str]) -> "Field":
-        """Read every source once: a run, an artefact, or a folder that holds runs."""
+    def open(
+        cls, sources: Sequence[str], student_steps: Sequence[int] = STUDENT_STEPS
+    ) -> "EvaluationSet":
+        """Read every source once: a run, an artefact, or a folder of runs.
+
+        Raises:
+            UserError: if one cannot be read, or the students' teachers differ in their weights,
+                noise levels or prediction type, or their resolutions or guidance scales.
+        """
         named = [folder for source in sources for folder in _expand(Path(source))]
         folders = list({folder.resolve(): folder for folder in named}.values())
         names = [folder.name for folder in folders]
@@ -108,7 +122,22 @@ class Field:
                     f"these students differ in their {entry} ({', '.join(map(str, values))}); "
                     "compare only students of one teacher"
                 )
-        return cls(students)
+        return cls(students, student_steps)
+
+    def check_distinct(self) -> None:
+        """Refuse the same training twice, which pooling would count as two.
+
+        Raises:
+            UserError: naming the two sources.
+        """
+        known: dict[tuple[str, int | None], str] = {}
+        for student in self.students:
+            other = known.setdefault((student.settings, student.seed), student.source)
+            if other != student.source:
+                raise UserError(
+                    f"{other} and {student.source} have the same settings and the same seed "
+                    f"{student.seed}; evaluate one of them"
+                )
 
     @property
     def base(self) -> str:
@@ -121,8 +150,8 @@ class Field:
     @property
     def guidance_scale(self) -> float:
         """The scale that was distilled; the default where all students are unguided."""
-        scales = [s.contract.guidance_scale for s in self.students]
-        return max(scales) if max(scales) > 1 else TEACHER_GUIDANCE
+        scale = max(student.contract.guidance_scale for student in self.students)
+        return scale if scale > 1 else TEACHER_GUIDANCE
 
     @cached_property
     def family(self) -> ModelFamily:
@@ -131,37 +160,55 @@ class Field:
 
     @cached_property
     def model(self) -> tuple[str, ...]:
-        """What images depend on in the model itself: network, codec and schedule."""
+        """The digests of network, VAE and text encoder, and schedule."""
         family = self.family
-        codec = fingerprint(*family.vae_and_text_encoder)
-        return family.fingerprint, codec, json.dumps(dict(family.scheduler_config), sort_keys=True)
+        config = json.dumps(dict(family.scheduler_config), sort_keys=True)
+        return family.fingerprint, fingerprint(*family.vae_and_text_encoder), config
 
-    def teachers_as_students(self, steps: int) -> list[Contestant]:
-        """Return the teacher at the students' own timesteps, where they are not evenly spaced."""
+    @cached_property
+    def models(self) -> list[EvaluatedModel]:
+        """The teacher, guided and not, at several numbers of steps, and each student at its own.
+
+        The teacher takes few steps at the students' timesteps too, if these are not uniform.
+        """
+        numbers = (TEACHER_STEPS, *FEWER_TEACHER_STEPS)
+        guided = [self.teacher(steps) for steps in numbers]
+        guided += [t for steps in FEWER_TEACHER_STEPS for t in self.teachers_as_students(steps)]
+        unguided = [self.teacher(steps, guided=False) for steps in numbers]
+        students = [
+            self.student(student, steps)
+            for student in self.students
+            for steps in sorted(
+                {*self.student_steps, student.contract.default_num_steps}
+                & student.contract.sampling_timesteps.keys()
+            )
+        ]
+        return [*guided, *unguided, *students]
+
+    def teachers_as_students(self, steps: int) -> list[EvaluatedModel]:
+        """Return the teacher at the students' own timesteps, where they are not uniform."""
         spacings = {s.contract.grid.spacing for s in self.students} - {"uniform"}
         return [self.teacher(steps, spacing=spacing) for spacing in sorted(spacings)]
 
     def teacher(
         self, steps: int = TEACHER_STEPS, guided: bool = True, spacing: str = "uniform"
-    ) -> Contestant:
+    ) -> EvaluatedModel:
         scale = self.guidance_scale if guided else 1.0
         how = f"guidance {scale:g}" if guided else "unguided"
         how += "" if spacing == "uniform" else f", {spacing} steps"
-        return Contestant(
+        return EvaluatedModel(
             source=f"{Path(self.base).name}, {how}",
             method="teacher",
             steps=steps,
-            calls=teacher_nfe(steps, scale),
-            seed=None,
+            nfe=teacher_nfe(steps, scale),
             settings=how,
             identity=(*self.model, steps, scale) + ((spacing,) if spacing != "uniform" else ()),
             sampler=lambda: teacher_sampler(self.family, steps, scale, spacing=spacing),
-            keeps_noise=True,
-            knows_teacher=True,
             spacing=spacing,
         )
 
-    def student(self, student: Student, steps: int | None = None) -> Contestant:
+    def student(self, student: Student, steps: int | None = None) -> EvaluatedModel:
+        """Return a student at a number of steps, by default its contract's."""
         contract = student.contract
         steps = contract.default_num_steps if steps is None else steps
 
@@ -169,18 +216,38 @@ class Field:
             network = student_network(self.family, contract, student.weights)
             return student_sampler(self.family, contract, network, steps)
 
-        return Contestant(
+        return EvaluatedModel(
             source=student.source,
             method=contract.method["name"],
             steps=steps,
-            calls=steps,
+            nfe=steps,
             seed=student.seed,
             settings=student.settings,
             identity=(*self.model, student.settings, student.digest, steps),
+            is_deterministic=contract.sampler == "deterministic" or steps == 1,
+            has_teacher=METHODS[contract.method["name"]].has_teacher,
             sampler=sampler,
-            keeps_noise=contract.sampler == "deterministic" or steps == 1,
-            knows_teacher=METHODS[contract.method["name"]].has_teacher,
         )
+
+    def compared_with(self, model: EvaluatedModel, against: str | None) -> EvaluatedModel | None:
+        """Return the model that `against` of a metric means for a model; None for itself."""
+        if against == "teacher":
+            other = self.teacher()
+        elif against == "unguided teacher" and not model.has_teacher:
+            other = self.teacher(guided=False)
+        elif against == "most steps" and model.method != "teacher":
+            training = model.source, model.settings, model.seed
+            runs = [m for m in self.models if (m.source, m.settings, m.seed) == training]
+            other = max(runs, key=lambda one: one.steps)
+        else:
+            return None
+        return None if other == model else other
+
+    def is_shown(self, model: EvaluatedModel) -> bool:
+        """Whether the grid has its column: the teacher in 50 and 4 steps, students in their own."""
+        if model.method == "teacher":
+            return model in (self.teacher(), self.teacher(4), *self.teachers_as_students(4))
+        return model in map(self.student, self.students)
 
 
 def _expand(folder: Path) -> list[Path]:
@@ -192,10 +259,9 @@ def _expand(folder: Path) -> list[Path]:
     if (folder / "artefact").is_dir() or not folder.is_dir():
         return [folder]
     runs = sorted(c for c in folder.iterdir() if c.is_dir() and (c / "config.toml").is_file())
-    if half := [str(run) for run in runs if not (run / "artefact").is_dir()]:
+    if unfinished := [str(run) for run in runs if not (run / "artefact").is_dir()]:
         raise UserError(
-            f"not trained to their end: {', '.join(half)}; run their fewstep distill again, or "
-            "name the finished runs one by one"
+            f"not trained to their end: {', '.join(unfinished)}; run their fewstep distill again, "
+            "or name the finished runs one by one"
         )
-    inside = sorted(c for c in folder.iterdir() if (c / "artefact").is_dir())
-    return inside or [folder]
+    return sorted(c for c in folder.iterdir() if (c / "artefact").is_dir()) or [folder]

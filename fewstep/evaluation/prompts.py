@@ -1,15 +1,17 @@
-"""What a protocol asks for: its prompts, and the real images that sets are compared with."""
+"""A protocol's prompts, and the reference images that sets of images are compared with."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from fewstep.data.folders import ImageFiles, captions_files, read_coco
 from fewstep.errors import UserError
-from fewstep.evaluation.generate import BATCH
+from fewstep.evaluation.features import EXTRACTORS
 from fewstep.evaluation.protocols import PROTOCOLS, Protocol
+from fewstep.evaluation.samples import batches, read_image
 from fewstep.images import Images
 from fewstep.student.sample import gather_prompts
 from fewstep.world.captions import describe
@@ -20,58 +22,98 @@ NUM_REFERENCES = 5000
 
 
 @dataclass(frozen=True)
-class Real:
+class Reference:
     """Real images, in batches; `identity` changes with anything that they depend on."""
 
     identity: str
+    description: str
     batches: Callable[[], Iterator[Images]]
 
 
 @dataclass(frozen=True)
-class Task:
-    """The prompts of a protocol, and its real images if it has any."""
+class EvaluationInputs:
+    """A protocol's prompts (none for images that come without) and its real images, if any."""
 
     name: str
     protocol: Protocol
-    prompts: list[str]
-    real: Real | None
+    prompts: Sequence[str]
+    reference: Reference | None = None
+
+    def describe(self, images: str, resolution: int, extractors: Iterable[str]) -> str:
+        """Return all that a number depends on, in words; `images` says how they were generated."""
+        digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:8]
+        side = self.protocol.side
+        parts = [
+            self.name,
+            f"{len(self.prompts)} {self.protocol.prompts} ({digest})" if self.prompts else "",
+            self.reference.description if self.reference else "",
+            f"{resolution} px",
+            f"images resized to {side} (Lanczos)" if side else "",
+            images,
+            *(EXTRACTORS[extractor].title for extractor in extractors),
+        ]
+        return "; ".join(part for part in parts if part)
 
 
-def open_task(
-    name: str, num_prompts: int | None, prompt_file: Path | None, data: Path | None, side: int
-) -> Task:
-    """Return what the protocol `name` asks for; `side` is that of the images in pixels.
-
-    Raises:
-        UserError: if the protocol is unknown, lacks its prompts or its data, or is given what it
-            does not take.
-    """
+def find_protocol(name: str) -> Protocol:
+    """Raises UserError if the protocol is unknown."""
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
+    return PROTOCOLS[name]
+
+
+def load_inputs(
+    name: str,
+    side: int,
+    num_prompts: int | None = None,
+    prompt_file: Path | None = None,
+    data: Path | None = None,
+) -> EvaluationInputs:
+    """Return the prompts and the real images of a protocol, for images of `side` pixels.
+
+    Raises:
+        UserError: if it is unknown, lacks its prompts or data, or takes no such option.
+    """
+    protocol = find_protocol(name)
     if num_prompts is not None and num_prompts < 2:
         raise UserError(f"--num-prompts is {num_prompts}; an interval needs 2 or more")
-    for option, value, taken in (
-        ("--prompts", prompt_file, name == "prompts"),
-        ("--data", data, bool(protocol.captions)),
-    ):
-        if value is not None and not taken:
-            raise UserError(f"protocol {name!r} takes no {option}; leave it out")
-    if protocol.captions:
-        return coco(name, protocol, num_prompts, data, protocol.side or side)
-    if name == "prompts":
+    if prompt_file and protocol.num_prompts is not None:
+        raise UserError(f"protocol {name!r} takes no --prompts; leave it out")
+    coco = find_coco(name, data)
+    wanted = protocol.num_prompts if num_prompts is None else num_prompts
+    if protocol.num_prompts is None:
         if prompt_file is None:
-            raise UserError("protocol 'prompts' needs --prompts FILE, one prompt a line")
-        prompts = gather_prompts([], prompt_file)
-        return Task(name, protocol, enough(prompts, num_prompts, prompt_file), None)
-    num = protocol.num_prompts if num_prompts is None else num_prompts
-    return Task(
-        name, protocol, held_out_prompts(num or 0), Real(f"{NUM_REFERENCES} renderings", renderings)
-    )
+            raise UserError(f"protocol {name!r} needs --prompts FILE, one prompt a line")
+        prompts = first_prompts(gather_prompts([], prompt_file), wanted, prompt_file)
+    elif coco:
+        texts = in_any_order(coco.texts) if protocol.draws else [each[0] for each in coco.texts]
+        prompts = first_prompts(texts, wanted, coco.folder)
+    else:
+        prompts = held_out_prompts(wanted or 0)
+    return EvaluationInputs(name, protocol, prompts, load_reference(protocol, coco, side))
 
 
-def enough(prompts: list[str], wanted: int | None, source: Path) -> list[str]:
-    """Return as many prompts as are wanted, or all.
+def load_inputs_of_images(
+    name: str, side: int, num_images: int, prompt_file: Path | None, data: Path | None
+) -> EvaluationInputs:
+    """Return the real images of a protocol, and the prompts of a folder's images if given.
+
+    Raises:
+        UserError: if the protocol cannot be used, or there is not one prompt an image.
+    """
+    protocol = find_protocol(name)
+    prompts = gather_prompts([], prompt_file) if prompt_file else []
+    if prompts and len(prompts) != num_images:
+        raise UserError(
+            f"{prompt_file} holds {len(prompts)} prompts for {num_images} images; it takes one "
+            "line an image, in the order of their names"
+        )
+    reference = load_reference(protocol, find_coco(name, data), side)
+    return EvaluationInputs(name, protocol, prompts, reference)
+
+
+def first_prompts(prompts: list[str], wanted: int | None, source: Path) -> list[str]:
+    """Return the first `wanted` prompts, or all.
 
     Raises:
         UserError: if there are fewer.
@@ -79,75 +121,19 @@ def enough(prompts: list[str], wanted: int | None, source: Path) -> list[str]:
     if wanted is not None and wanted > len(prompts):
         raise UserError(
             f"--num-prompts is {wanted}, and {source} holds {len(prompts)} prompts; leave it out, "
-            "or ask for fewer"
+            "or use fewer"
         )
     return prompts[:wanted]
 
 
 def held_out_prompts(num: int, seed: int = PROMPT_SEED) -> list[str]:
-    """Return captions of scenes that no training set holds; with another seed none that judges."""
-    prompts = []
-    for i in range(num):
-        rng = np.random.default_rng([seed, i])
-        prompts.append(describe(sample_scene(rng), rng))
-    return prompts
-
-
-def renderings() -> Iterator[Images]:
-    """Yield real renderings of the bundled world, of scenes that no training set holds."""
-    for first in range(0, NUM_REFERENCES, BATCH):
-        seeds = ([REFERENCE_SEED, i] for i in range(first, first + BATCH))
-        yield np.stack([render(sample_scene(np.random.default_rng(seed))) for seed in seeds])
-
-
-def coco(
-    name: str, protocol: Protocol, num_prompts: int | None, data: Path | None, side: int
-) -> Task:
-    """Take prompts and images from a folder of COCO.
-
-    The prompts are the first caption of each image, or drawn from all where the protocol says
-    so; the reference are all images.
-
-    Raises:
-        UserError: if the folder is not there or holds too few captions.
-    """
-    from fewstep.data.folders import captions_files, read_coco
-    from fewstep.data.images import decode
-
-    if data is None:
-        raise UserError(
-            f"protocol {name!r} needs --data FOLDER with COCO's annotations/captions_"
-            f"{protocol.captions}.json and {protocol.captions}/; both are at cocodataset.org"
-        )
-    files = {path.stem.removeprefix("captions_"): path for path in captions_files(data)}
-    if protocol.captions not in files:
-        raise UserError(
-            f"{data} has no annotations/captions_{protocol.captions}.json; download it from "
-            "cocodataset.org"
-        )
-    found = read_coco(files[protocol.captions])
-    num = protocol.num_prompts if num_prompts is None else num_prompts
-    prompts = in_any_order(found.texts) if protocol.draws else [texts[0] for texts in found.texts]
-    prompts = enough(prompts, num, data)
-
-    def real() -> Iterator[Images]:
-        for first in range(0, len(found.files), BATCH):
-            paths = [found.folder / file for file in found.files[first : first + BATCH]]
-            yield np.stack([reference(path, side) for path in paths])
-
-    def reference(path: Path, side: int) -> np.ndarray:
-        try:
-            return middle(decode(path.read_bytes()), side)
-        except (OSError, UserError) as error:
-            raise UserError(f"the reference image {path} cannot be read: {error}") from error
-
-    identity = f"{found.identity} {side}"
-    told = replace(protocol, reference=protocol.reference.format(num=len(found.files)))
-    return Task(name, told, prompts, Real(identity, real))
+    """Return captions of scenes that no training set holds; other seeds give other captions."""
+    rngs = (np.random.default_rng([seed, i]) for i in range(num))
+    return [describe(sample_scene(rng), rng) for rng in rngs]
 
 
 def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
-    """Return the captions of all images in an order that was drawn once for all.
+    """Return the captions of all images, shuffled with a fixed seed.
 
     >>> sorted(in_any_order([("a cat", "a dog"), ("a hat",)]))
     ['a cat', 'a dog', 'a hat']
@@ -157,9 +143,54 @@ def in_any_order(captions: Sequence[Sequence[str]]) -> list[str]:
     return [everything[i] for i in order]
 
 
-def middle(image: Image.Image, side: int) -> np.ndarray:
-    """Return the square in the middle of an image, resized."""
-    short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    box = (left, top, left + short, top + short)
-    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS, box=box))
+def find_coco(name: str, data: Path | None) -> ImageFiles | None:
+    """Return the images and captions of COCO that a protocol takes from the folder `data`.
+
+    Raises:
+        UserError: if the protocol lacks the folder or takes none, or its captions are not there.
+    """
+    part = PROTOCOLS[name].captions
+    if not part:
+        if data:
+            raise UserError(f"protocol {name!r} takes no --data; leave it out")
+        return None
+    if data is None:
+        raise UserError(
+            f"protocol {name!r} needs --data FOLDER with COCO's annotations/captions_{part}.json "
+            f"and {part}/; both are at cocodataset.org"
+        )
+    for path in captions_files(data):
+        if path.stem == f"captions_{part}":
+            return read_coco(path)
+    raise UserError(
+        f"{data} has no annotations/captions_{part}.json; download it from cocodataset.org"
+    )
+
+
+def load_reference(protocol: Protocol, coco: ImageFiles | None, side: int) -> Reference | None:
+    """Return the real images of a protocol: COCO's middle squares, or renderings."""
+    if coco:
+        side = protocol.side or side
+        description = protocol.reference.format(num=len(coco.files))
+        paths = [coco.folder / file for file in coco.files]
+        return Reference(f"{coco.identity} {side}", description, lambda: squares(paths, side))
+    if protocol.reference:
+        return Reference(f"{NUM_REFERENCES} renderings", protocol.reference, renderings)
+    return None
+
+
+def renderings() -> Iterator[Images]:
+    """Yield real renderings of the bundled world, of scenes that no training set holds."""
+    for numbers in batches(NUM_REFERENCES):
+        rngs = (np.random.default_rng([REFERENCE_SEED, i]) for i in numbers)
+        yield np.stack([render(sample_scene(rng)) for rng in rngs])
+
+
+def squares(paths: Sequence[Path], side: int) -> Iterator[Images]:
+    """Yield the middle squares of COCO's images.
+
+    Raises:
+        UserError: naming an image that cannot be read.
+    """
+    for numbers in batches(len(paths)):
+        yield np.stack([read_image(paths[i], side, "reference image") for i in numbers])

@@ -1,10 +1,7 @@
 """Protocols: what has to be the same before two numbers may stand in one table."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewstep.evaluation.features import EXTRACTORS
 from fewstep.evaluation.metrics import METRICS
 
 WITHOUT_WEIGHTS = ("latent_frechet",)
@@ -13,11 +10,11 @@ WITH_REFERENCE = ("fid", "kid", "cmmd", "precision", "recall")
 
 @dataclass(frozen=True)
 class Protocol:
-    """Prompts, reference and metrics; further metrics need neither and are measured always.
+    """Prompts, reference images, and the metrics that suit them.
 
-    `num_prompts` is None where all prompts of a file are taken. `side` is what images are resized
-    to before they are judged (Lanczos); None leaves them as they are generated. `reference` says of
-    COCO's that there are {num} images, which its folder tells.
+    `num_prompts` is None where all prompts of a file are taken. Images are resized to `side`
+    (Lanczos) before they are measured; None leaves them as they are generated. `reference`
+    describes the reference images, if there are any; {num} is the number in COCO's folder.
     """
 
     prompts: str
@@ -31,31 +28,10 @@ class Protocol:
     side: int | None = None
 
     @property
-    def extractors(self) -> tuple[str, ...]:
-        """The networks that its metrics ask, each once."""
-        names = (METRICS[name].of for name in self.metrics)
-        return tuple(dict.fromkeys(name for name in names if name in EXTRACTORS))
-
-    def described(
-        self,
-        name: str,
-        prompts: Sequence[str],
-        resolution: int,
-        guidance_scale: float,
-        extractors: Sequence[str],
-    ) -> str:
-        """Return everything that a number depends on, in words."""
-        digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:8]
-        parts = [
-            name,
-            f"{len(prompts)} {self.prompts} ({digest})",
-            self.reference,
-            f"{resolution} px",
-            f"images resized to {self.side} (Lanczos)" if self.side else "",
-            f"teacher's guidance {guidance_scale:g}",
-            *(EXTRACTORS[extractor].title for extractor in extractors),
-        ]
-        return "; ".join(part for part in parts if part)
+    def metric_names(self) -> list[str]:
+        """Its metrics, and those that no protocol names: they suit every one."""
+        named = {name for protocol in PROTOCOLS.values() for name in protocol.metrics}
+        return [name for name in METRICS if name in self.metrics or name not in named]
 
 
 PROTOCOLS = {

@@ -4,10 +4,17 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import fewstep
+
+
+def provenance() -> dict[str, str]:
+    """Return the entries of results.json that say where its numbers come from."""
+    command = " ".join(["fewstep", *sys.argv[1:]])
+    return {"command": command, "commit": commit(), "machine": machine()}
 
 
 def machine() -> str:
@@ -30,20 +37,17 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 NO_CODE = (":!docs", ":!*.md", ":!benchmarks/results")
-"""What decides no result: pages and results may be written while others are measured."""
+"""Paths that change no result: docs and results may be written while others are measured."""
 
 
 def commit() -> str:
-    """Return the git commit that this code is at, with "-dirty" where it was changed since.
-
-    An installed copy has no commit of its own and gives its version.
-    """
+    """Return this code's git commit, "-dirty" if it was changed since; installed, its version."""
     root = Path(fewstep.__file__).parent.parent
     if (root / ".git").exists() and (git := shutil.which("git")):
         describe = [git, "-C", str(root), "describe", "--always", "--match", "no-tag"]
-        told = subprocess.run(describe, capture_output=True, text=True, check=False)
-        if told.returncode == 0:
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
             changes = [git, "-C", str(root), "diff", "--quiet", "HEAD", "--", ".", *NO_CODE]
             changed = subprocess.run(changes, check=False).returncode
-            return told.stdout.strip() + ("-dirty" if changed else "")
+            return found.stdout.strip() + ("-dirty" if changed else "")
     return f"fewstep {fewstep.__version__}"

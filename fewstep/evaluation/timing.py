@@ -1,6 +1,6 @@
-"""What an image costs each contestant: they take turns, so that what slows the machine slows all.
+"""Seconds and memory an image of each model: they take turns, so that a busy machine slows all.
 
-An image is generated alone, as a user asks for one: prompt, network calls and decoding.
+Each image is generated alone, from prompt to decoded pixels, as a user does it.
 """
 
 import hashlib
@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 import torch
 from rich.progress import Progress
 
-from fewstep.evaluation.generate import Gallery
 from fewstep.evaluation.intervals import Interval, mean_of_few
-from fewstep.evaluation.models import Contestant
+from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.provenance import machine
+from fewstep.evaluation.samples import SampleCache
 from fewstep.files import kept
 from fewstep.student.generate import ImageSampler
 
@@ -23,41 +23,41 @@ Costs = Mapping[str, Interval]
 
 
 def costs_in_turns(
-    contestants: Sequence[Contestant], gallery: Gallery, bar: Progress
-) -> dict[Contestant, Costs]:
-    """Return `seconds_per_image`, and on a GPU `peak_memory`, of every contestant.
+    models: Sequence[EvaluatedModel], samples: SampleCache, bar: Progress
+) -> dict[EvaluatedModel, Costs]:
+    """Return `seconds_per_image`, and on a GPU `peak_memory`, of every model.
 
-    They are kept on disk for these contestants together, on this machine: costs that were not
-    measured side by side are not compared.
+    They are kept on disk for these models together, on this machine: only costs measured in turns
+    can be compared.
     """
-    prompts = list(gallery.prompts[:ROUNDS])
-    key = repr([machine(), [c.identity for c in contestants], prompts, gallery.resolution])
-    path = gallery.folder / f"costs-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    prompts = list(samples.prompts[:ROUNDS])
+    key = repr([machine(), [model.identity for model in models], prompts, samples.resolution])
+    path = samples.folder / f"costs-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
     def measure() -> list[dict[str, dict]]:
-        costs = measured_in_turns(contestants, gallery, prompts, bar)
+        costs = measured_in_turns(models, samples, prompts, bar)
         return [{name: asdict(cost) for name, cost in each.items()} for each in costs]
 
     return {
-        contestant: {name: Interval(**cost) for name, cost in each.items()}
-        for contestant, each in zip(contestants, kept(path, measure), strict=True)
+        model: {name: Interval(**cost) for name, cost in each.items()}
+        for model, each in zip(models, kept(path, measure), strict=True)
     }
 
 
 def measured_in_turns(
-    contestants: Sequence[Contestant], gallery: Gallery, prompts: Sequence[str], bar: Progress
+    models: Sequence[EvaluatedModel], samples: SampleCache, prompts: Sequence[str], bar: Progress
 ) -> list[Costs]:
-    """Let the contestants generate the prompts one after another, each prompt by all of them."""
-    task = bar.add_task("timing", total=len(prompts) * len(contestants), note="")
-    seconds: list[list[float]] = [[] for _ in contestants]
-    memory = [0] * len(contestants)
+    """Generate each prompt by every model before the next prompt."""
+    task = bar.add_task("timing", total=len(prompts) * len(models), note="")
+    seconds: list[list[float]] = [[] for _ in models]
+    memory = [0] * len(models)
     for number, prompt in enumerate(prompts):
-        for place, contestant in enumerate(contestants):
-            sampler = warmed_up(contestant.sampler(), gallery.resolution)
+        for place, model in enumerate(models):
+            sampler = warmed_up(model.sampler(), samples.resolution)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             clock = time.perf_counter()
-            latents = sampler.latents([prompt], gallery.seed, gallery.resolution, [number])
+            latents = sampler.latents([prompt], samples.seed, samples.resolution, [number])
             sampler.decode(latents)
             seconds[place].append(time.perf_counter() - clock)
             if torch.cuda.is_available():
@@ -71,14 +71,14 @@ def measured_in_turns(
 
 
 def warmed_up(sampler: ImageSampler, resolution: int) -> ImageSampler:
-    """Return the sampler after one call that nobody times: a network's first is always slower."""
+    """Return the sampler after one step that is not timed: a network's first is always slower."""
     last = replace(sampler, timesteps=sampler.timesteps[-1:])
     last.decode(last.latents([""], seed=0, resolution=resolution))
     return sampler
 
 
 def mean_of_times(seconds: Sequence[float]) -> Interval:
-    """Return the mean; of too few, no more than its value is known."""
+    """Return the mean; with fewer than ROUNDS times, without an interval."""
     if len(seconds) < ROUNDS:
         mean = sum(seconds) / len(seconds)
         return Interval(mean, mean, mean, len(seconds))

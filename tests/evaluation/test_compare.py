@@ -14,11 +14,12 @@ from fewstep.evaluation.compare import (
     compare_sources,
     load_comparison,
     save_comparison,
+    titled,
 )
-from fewstep.evaluation.generate import Gallery
-from fewstep.evaluation.models import Field
+from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.report.write import write_report
 from fewstep.evaluation.results import load, save
+from fewstep.evaluation.samples import SampleCache, generate_images
 from fewstep.evaluation.timing import costs_in_turns
 from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
@@ -28,24 +29,42 @@ PROMPTS = ["a star", "two red rings", "a heart"]
 
 
 def test_a_folder_of_runs_stands_for_its_runs(runs):
-    assert [student.source for student in Field.open([str(runs)]).students] == [
+    assert [student.source for student in EvaluationSet.open([str(runs)]).students] == [
         "ct",
         "multi-boundary-cd",
     ]
 
 
+def generated(model, samples):
+    with progress_bar() as bar:
+        generate_images([model], samples, samples.batches, bar)
+    return samples.all_of(model)
+
+
 def test_images_are_generated_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
-    field = Field.open([str(runs)])
-    contestant = field.student(field.students[1])
-    made = Gallery(tmp_path, PROMPTS, 64).of(contestant)
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = Gallery(tmp_path, PROMPTS, 64).of(replace(contestant, sampler=None))
+    evaluation = EvaluationSet.open([str(runs)])
+    model = evaluation.student(evaluation.students[1])
+    made = generated(model, SampleCache(tmp_path, PROMPTS, 64))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert len(files) == len(PROMPTS) + 1
+    again = generated(replace(model, sampler=None), SampleCache(tmp_path, PROMPTS, 64))
     assert np.array_equal(made.images, again.images)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-    fewer = Gallery(tmp_path / "fewer", PROMPTS[:2], 64).of(contestant)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == files
+    fewer = generated(model, SampleCache(tmp_path / "fewer", PROMPTS[:2], 64))
     assert np.abs(fewer.latents - made.latents[:2]).max() < 1e-4
-    other = Gallery(tmp_path / "other", PROMPTS, 64, seed=1).of(contestant)
+    other = generated(model, SampleCache(tmp_path / "other", PROMPTS, 64, seed=1))
     assert not np.array_equal(made.images, other.images)
+
+
+def test_images_of_other_prompts_take_the_place_of_those_before(runs, tmp_path):
+    evaluation = EvaluationSet.open([str(runs)])
+    model = evaluation.student(evaluation.students[1])
+    before = generated(model, SampleCache(tmp_path, PROMPTS, 64))
+    samples = SampleCache(tmp_path, PROMPTS[::-1], 64)
+    assert samples.missing(model) == samples.batches
+    assert not np.array_equal(generated(model, samples).images, before.images)
+    again = generated(model, SampleCache(tmp_path, PROMPTS, 64))
+    assert np.array_equal(again.images, before.images)
 
 
 def test_a_comparison_shows_teacher_and_students_with_calls_and_seconds(runs, tmp_path):
@@ -75,7 +94,7 @@ def test_students_of_different_guidance_are_not_compared(runs, tmp_path):
         replace(config, teacher=replace(config.teacher, guidance_scale=2.0)), tmp_path / "g"
     )
     with pytest.raises(UserError, match=r"differ in their guidance scale \(.*2.0"):
-        Field.open([str(runs), str(tmp_path / "g")])
+        EvaluationSet.open([str(runs), str(tmp_path / "g")])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +108,7 @@ def test_students_whose_networks_agree_but_not_their_noise_are_not_compared(
     config = tiny_config("ct", steps=1)
     distill_run(replace(config, model=ModelSettings(base=str(base))), tmp_path / "other")
     with pytest.raises(UserError, match=f"these students differ in their {told}"):
-        Field.open([str(runs / "ct"), str(tmp_path / "other")])
+        EvaluationSet.open([str(runs / "ct"), str(tmp_path / "other")])
 
 
 def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
@@ -97,19 +116,19 @@ def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
     (tmp_path / "all" / "half").mkdir()
     (tmp_path / "all" / "half" / "config.toml").write_text("")
     with pytest.raises(UserError, match=r"not trained to their end: .*half"):
-        Field.open([str(tmp_path / "all")])
+        EvaluationSet.open([str(tmp_path / "all")])
 
 
 def test_runs_of_one_method_with_other_settings_have_columns_of_their_own(runs, tmp_path):
-    field = Field.open([str(runs)])
-    first = field.student(field.students[0])
+    evaluation = EvaluationSet.open([str(runs)])
+    first = evaluation.student(evaluation.students[0])
     images = np.zeros((1, 64, 64, 3), np.uint8)
     columns = {
         replace(first, source="a"): images,
         replace(first, source="b", seed=1): images,
         replace(first, source="c", settings="others"): images,
     }
-    save_comparison(tmp_path, PROMPTS[:1], columns)
+    save_comparison(tmp_path, PROMPTS[:1], titled(columns))
     assert list(load_comparison(tmp_path).columns) == ["CT, 4 steps", "CT, 4 steps, c"]
 
 
@@ -123,8 +142,8 @@ def test_beside_an_evaluation_a_comparison_gives_its_images(runs, tmp_path):
 
 
 def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_path, monkeypatch):
-    field = Field.open([str(runs / "ct")])
-    contestants = [field.teacher(4), field.student(field.students[0])]
+    evaluation = EvaluationSet.open([str(runs / "ct")])
+    models = [evaluation.teacher(4), evaluation.student(evaluation.students[0])]
     asked = []
 
     class Told(ImageSampler):
@@ -132,26 +151,26 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
             asked.append((self.nfe, *prompts))
             return super().latents(prompts, *args, **kwargs)
 
-    def told(contestant):
-        sampler = contestant.sampler()
-        return replace(contestant, sampler=lambda: Told(**vars(sampler)))
+    def told(model):
+        sampler = model.sampler()
+        return replace(model, sampler=lambda: Told(**vars(sampler)))
 
-    def costs(contestants, prompts):
-        gallery = Gallery(tmp_path, prompts, 64)
-        return costs_in_turns([told(c) for c in contestants], gallery, progress_bar())
+    def costs(models, prompts):
+        samples = SampleCache(tmp_path, prompts, 64)
+        return costs_in_turns([told(model) for model in models], samples, progress_bar())
 
-    few = costs(contestants, PROMPTS[:2])
+    few = costs(models, PROMPTS[:2])
     assert [who for who in asked if who[1]] == [
         (calls, prompt) for prompt in PROMPTS[:2] for calls in (8, 4)
     ]
-    seconds = few[contestants[0]]["seconds_per_image"]
+    seconds = few[models[0]]["seconds_per_image"]
     assert seconds.low == seconds.value == seconds.high > 0, "two times are too few for more"
-    many = costs(contestants, [f"a star {i}" for i in range(9)])
-    assert many[contestants[1]]["seconds_per_image"].n == 5
+    many = costs(models, [f"a star {i}" for i in range(9)])
+    assert many[models[1]]["seconds_per_image"].n == 5
     asked.clear()
-    assert costs(contestants, PROMPTS[:2]) == few
+    assert costs(models, PROMPTS[:2]) == few
     assert not asked
-    costs(contestants[:1], PROMPTS[:2])
+    costs(models[:1], PROMPTS[:2])
     assert asked, "another comparison is timed anew"
 
 

@@ -9,29 +9,32 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from fewstep.config import ModelSettings
 from fewstep.console import progress_bar
 from fewstep.errors import UserError
 from fewstep.evaluation import consistency, evaluate
-from fewstep.evaluation import generate as gallery
-from fewstep.evaluation import prompts as tasks
-from fewstep.evaluation.evaluate import evaluate_sources, generate_share
-from fewstep.evaluation.generate import Gallery
+from fewstep.evaluation import prompts as prompts_module
+from fewstep.evaluation import samples as samples_module
+from fewstep.evaluation.evaluate import evaluate_sources
+from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.intervals import Interval
-from fewstep.evaluation.judges import Judges
-from fewstep.evaluation.lineup import check_distinct, is_shown, line_up, others_of
-from fewstep.evaluation.measure import Measured, observe
+from fewstep.evaluation.measure import Measurement, choose_metrics, rows
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.metrics.frechet import checked
-from fewstep.evaluation.models import Field
-from fewstep.evaluation.prompts import PROMPT_SEED, Real, Task, coco, held_out_prompts, open_task
+from fewstep.evaluation.models import EvaluationSet
+from fewstep.evaluation.prompts import (
+    PROMPT_SEED,
+    EvaluationInputs,
+    Reference,
+    held_out_prompts,
+    load_inputs,
+)
 from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
-from fewstep.evaluation.rows import as_row, pooled_rows
+from fewstep.evaluation.samples import SampleCache, Samples, generate_images
 from fewstep.evaluation.weights import CLIP_SHA256, INCEPTION
 from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
@@ -59,8 +62,8 @@ def no_weights(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def judges_weights(tmp_path, monkeypatch):
-    """A folder with every judge's architecture, small or with random weights, taken as known."""
+def extractor_weights(tmp_path, monkeypatch):
+    """A folder with every extractor's architecture, small or with random weights."""
     folder = tmp_path / "weights"
     folder.mkdir()
     file = save_inception(folder)
@@ -77,7 +80,7 @@ def judges_weights(tmp_path, monkeypatch):
 def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     runs, tmp_path, prompt_file, no_weights, monkeypatch, capsys
 ):
-    monkeypatch.setattr(gallery, "BATCH", 2)
+    monkeypatch.setattr(samples_module, "BATCH", 2)
     out = tmp_path / "out"
 
     def run():
@@ -104,54 +107,51 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     assert "CLIP score: unavailable, needs clip-vit" in printed
     calls = len(PROMPTS) * sum(row.calls for row in results.rows)
     images = len(PROMPTS) * len(results.rows)
-    assert f"{images} images generated and judged, {calls} network calls: " in printed
+    assert f"{images} images generated, {calls} NFE: " in printed
 
     monkeypatch.setattr(ImageSampler, "latents", None)  # nothing is left to generate, or to time
     monkeypatch.setattr("fewstep.evaluation.consistency.measured", None)
     again = load(run())
     assert again.rows == results.rows
-    assert again.cost.startswith("0 images generated and judged, 0 network calls: 0 s; ")
+    assert again.cost.startswith("0 images generated, 0 NFE: 0 s; ")
 
-    monkeypatch.setattr(
-        "fewstep.evaluation.measure.judge", lambda *args: checked(np.full((3, 2), np.nan))
-    )
+    monkeypatch.setattr(Measurement, "of_sets", lambda *args: checked(np.full((3, 2), np.nan)))
     with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 image"):
         run()
 
 
 def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(runs, tmp_path):
-    field = Field.open([str(runs / "ct")])
-    student = field.students[0]
+    evaluation = EvaluationSet.open([str(runs / "ct")])
+    student = evaluation.students[0]
     weights = {name: torch.full_like(w, torch.nan) for name, w in student.weights.items()}
-    contestant = field.student(replace(student, weights=weights))
+    model = evaluation.student(replace(student, weights=weights))
+    samples = SampleCache(tmp_path, PROMPTS, 64)
     with pytest.raises(UserError, match=r"^ct in 4 steps cannot be generated: .*not finite"):
-        list(Gallery(tmp_path, PROMPTS, 64).batches(contestant))
+        list(samples.generate(model, samples.batches))
     assert not list(tmp_path.iterdir())
 
 
 def test_processes_share_the_batches_and_the_images_are_those_of_one(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "BATCH", 1)
-    field = Field.open([str(runs / "multi-boundary-cd")])
-    contestant = field.student(field.students[0])
-    task = Task("prompts", PROTOCOLS["prompts"], PROMPTS, None)
-    judges = Judges(task, tmp_path / "features", {}, {})
+    monkeypatch.setattr(samples_module, "BATCH", 1)
+    evaluation = EvaluationSet.open([str(runs / "multi-boundary-cd")])
+    model = evaluation.student(evaluation.students[0])
 
     def generated(folder, shares):
-        kept = Gallery(folder, PROMPTS, 64)
-        for starts in shares:
+        samples = SampleCache(folder, PROMPTS, 64)
+        for share in shares:
             with progress_bar() as bar:
-                generate_share([contestant], kept, judges, kept.starts[starts], bar)
-        return {path.name: load_file(path)["images"] for path in folder.iterdir()}
+                generate_images([model], samples, samples.batches[share], bar)
+        return {path.name: path.read_bytes() for path in samples.model_folder(model).glob("*.png")}
 
     one = generated(tmp_path / "one", [slice(None)])
     two = generated(tmp_path / "two", [slice(1, None, 2), slice(0, None, 2)])
     assert len(one) == 3
     assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert one == two
 
 
 def evaluated(rank, source, out, prompt_file, weights):
-    gallery.BATCH = 1
+    samples_module.BATCH = 1
     evaluate_sources([source], "prompts", out, prompt_file=prompt_file, weights=weights)
 
 
@@ -188,10 +188,10 @@ def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
 
 
 @pytest.mark.parametrize("num", [2, 20])
-def test_too_few_prompts_for_a_protocols_metric_are_refused(num, tmp_path):
-    task = open_task("bundled", num, None, None, 64)
-    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 or more"):
-        Judges.of(task, tmp_path)
+def test_too_few_prompts_for_a_protocols_metric_are_refused(num):
+    inputs = load_inputs("bundled", 64, num)
+    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 prompts or more"):
+        choose_metrics(inputs, num, {})
 
 
 def coco_folder(folder, num=6):
@@ -212,41 +212,42 @@ def coco_folder(folder, num=6):
 
 
 def test_coco_gives_first_captions_and_the_middles_of_its_images(tmp_path):
-    protocol = replace(PROTOCOLS["coco2017-5k"], num_prompts=6)
-    task = coco("coco2017-5k", protocol, 4, coco_folder(tmp_path), 16)
-    assert task.prompts == [f"image {i}, caption 0" for i in range(4)]
-    (real,) = task.real.batches()
+    inputs = load_inputs("coco2017-5k", 16, 4, data=coco_folder(tmp_path))
+    assert inputs.prompts == [f"image {i}, caption 0" for i in range(4)]
+    (real,) = inputs.reference.batches()
     assert real.shape == (6, 16, 16, 3)
     assert abs(int(real[5, 8, 8, 0]) - 45) < 6
-    other = coco("coco2017-5k", protocol, 4, tmp_path, 24).real.identity
-    assert task.real.identity != other
+    other = load_inputs("coco2017-5k", 24, 4, data=tmp_path).reference.identity
+    assert inputs.reference.identity != other
 
 
-def test_a_protocol_that_draws_takes_its_prompts_from_all_captions(tmp_path):
-    protocol = replace(PROTOCOLS["coco2017-5k"], draws=True)
-    prompts = coco("coco2017-5k", protocol, 8, coco_folder(tmp_path), 16).prompts
+def test_a_protocol_that_draws_takes_its_prompts_from_all_captions(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "mine", replace(PROTOCOLS["coco2017-5k"], draws=True))
+    prompts = load_inputs("mine", 16, 8, data=coco_folder(tmp_path)).prompts
     assert len(set(prompts)) == 8, "of 12 captions of 6 images"
     assert {text.rsplit(" ", 1)[1] for text in prompts} == {"0", "1"}
-    assert prompts == coco("coco2017-5k", protocol, 8, tmp_path, 16).prompts
+    assert prompts == load_inputs("mine", 16, 8, data=tmp_path).prompts
     assert PROTOCOLS["coco2014-30k-256"].draws
 
 
 def test_a_broken_reference_image_is_named_before_anything_is_generated(
-    runs, tmp_path, judges_weights
+    runs, tmp_path, extractor_weights
 ):
     folder = coco_folder(tmp_path)
     (folder / "val2017" / "000000000004.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"reference image .*000000000004\.jpg cannot be read"):
         evaluate_sources([str(runs / "ct")], "coco2017-5k", tmp_path / "out", 4, data=folder,
-                         weights=judges_weights)  # fmt: skip
+                         weights=extractor_weights)  # fmt: skip
     assert not list((tmp_path / "out").glob("images/*"))
 
 
-def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weights, monkeypatch):
+def test_coco_is_evaluated_with_every_extractor_available(
+    runs, tmp_path, extractor_weights, monkeypatch
+):
     out = tmp_path / "out"
     results = load(
         evaluate_sources([str(runs / "multi-boundary-cd")], "coco2017-5k", out, 4,
-                         student_steps=(4,), data=coco_folder(tmp_path), weights=judges_weights)
+                         student_steps=(4,), data=coco_folder(tmp_path), weights=extractor_weights)
     )  # fmt: skip
     assert not results.unavailable
     assert re.fullmatch(
@@ -268,26 +269,22 @@ def test_coco_is_evaluated_with_every_judge_at_hand(runs, tmp_path, judges_weigh
         monkeypatch.setattr(network, "forward", None)
     asked = [str(runs / "multi-boundary-cd")]
     again = load(evaluate_sources(asked, "coco2017-5k", out, 4, student_steps=(4,),
-                                  data=tmp_path, weights=judges_weights))  # fmt: skip
+                                  data=tmp_path, weights=extractor_weights))  # fmt: skip
     assert again.rows == results.rows
 
 
-def made(contestants, kept, rng):
+def store(models, samples, rng):
     """Write images and latents as if they had been generated."""
-    kept.folder.mkdir(parents=True)
-    for contestant in contestants:
-        for first in kept.starts:
-            n = len(kept.numbers(first))
-            save_file({
-                "images": torch.from_numpy(
-                    rng.integers(0, 256, (n, kept.resolution, kept.resolution, 3), np.uint8)
-                ),
-                "latents": torch.from_numpy(rng.normal(size=(n, 4, 16, 16)).astype(np.float32)),
-            }, kept.path(contestant, first))  # fmt: skip
+    side = samples.resolution
+    for model in models:
+        for numbers in samples.batches:
+            images = rng.integers(0, 256, (len(numbers), side, side, 3), np.uint8)
+            latents = rng.normal(size=(len(numbers), 4, 16, 16)).astype(np.float32)
+            samples.write(model, numbers, Samples(images, latents))
 
 
 class FirstPixels:
-    """A judge whose features are the first three numbers of an image."""
+    """An extractor whose features are the first three numbers of an image."""
 
     def of(self, images):
         return images.reshape(len(images), -1)[:, :3].astype(np.float32)
@@ -300,25 +297,25 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     runs, tmp_path, monkeypatch
 ):
     rng = np.random.default_rng(0)
-    field = Field.open([str(runs)])
-    contestants = line_up(field, (1,))
-    kept = Gallery(tmp_path / "images", [f"a star {i}" for i in range(120)], 8)
-    made(contestants, kept, rng)
-    real = Real("r", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
-    task = Task("bundled", PROTOCOLS["bundled"], kept.prompts, real)
-    judges = Judges(task, tmp_path / "features", {"bundled": FirstPixels()}, {})
+    evaluation = EvaluationSet.open([str(runs)], (1,))
+    samples = SampleCache(tmp_path / "images", [f"a star {i}" for i in range(120)], 8)
+    store(evaluation.models, samples, rng)
+    real = Reference("r", "", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
+    inputs = EvaluationInputs("bundled", PROTOCOLS["bundled"], samples.prompts, real)
+    extraction = FeatureExtraction(
+        samples.prompts, tmp_path / "features", {"bundled": FirstPixels()}, {}
+    )
     monkeypatch.setattr(
-        "fewstep.evaluation.judges.verdicts",
+        "fewstep.evaluation.extraction.verdicts",
         lambda images, prompts: [{"shape": bool(p.max() % 2)} for p in images],
     )
-    measured = []
-    for contestant in contestants:
-        others = others_of(contestant, contestants, field)
-        teacher = measured[0] if measured else None
-        costs = {"peak_memory": Interval(3e9, 3e9, 3e9, 5)}
-        measured.append(observe(contestant, others, kept, judges, teacher, costs))
-    rows = {(row.method, row.steps, row.calls): row.metrics for row in map(as_row, measured)}
-    teacher, ct = rows["teacher", 50, 100], rows["ct", 1, 1]
+    names, _ = choose_metrics(inputs, 120, {})
+    targets = extraction.targets(names, real)
+    measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
+    table = measurement.measure(evaluation.models, progress_bar())
+    costs = {model: {"peak_memory": Interval(3e9, 3e9, 3e9, 5)} for model in evaluation.models}
+    by_name = {(r.method, r.steps, r.calls): r.metrics for r in rows(table, costs)}
+    teacher, ct = by_name["teacher", 50, 100], by_name["ct", 1, 1]
     assert ct["frechet_difference"].value == pytest.approx(
         ct["frechet"].value - teacher["frechet"].value
     )
@@ -326,32 +323,30 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     assert "latent_frechet" not in teacher, "its distance to itself"
     assert ct["peak_memory"].value == 3e9
     assert ct["step_agreement"].n == 120
-    assert "step_agreement" not in rows["ct", 4, 4]
+    assert "step_agreement" not in by_name["ct", 4, 4]
     assert "same_noise_rmse_unguided" in ct
-    assert not [n for n in rows["multi-boundary-cd", 4, 4] if n.endswith("unguided")]
-    own = load_file(kept.path(contestants[4], 50))["latents"].numpy().astype(float)
-    true = load_file(kept.path(contestants[0], 50))["latents"].numpy().astype(float)
+    assert not [n for n in by_name["multi-boundary-cd", 4, 4] if n.endswith("unguided")]
+    first, fifth = evaluation.models[0], evaluation.models[4]
+    own, true = (samples.read(m, range(50, 100)).latents.astype(float) for m in (fifth, first))
     expected = np.sqrt(((own - true) ** 2).reshape(50, -1).mean(1))
-    assert np.allclose(measured[4].values["latent_rmse"][50:100], expected)
-    assert not measured[1].features, "only the teacher's are kept"
+    assert np.allclose(table[fifth]["latent_rmse"][50:100], expected)
 
 
 def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "NUM_REFERENCES", 100)
+    monkeypatch.setattr(prompts_module, "NUM_REFERENCES", 100)
     monkeypatch.setattr(consistency, "NUM_PROMPTS", 2)
     run, out = tmp_path / "run", tmp_path / "out"
     distill_run(replace(tiny_config(steps=1), model=ModelSettings()), run)
-    field = Field.open([str(run)])
-    kept = Gallery(out / "images", held_out_prompts(100), field.resolution)
+    evaluation = EvaluationSet.open([str(run)])
+    samples = SampleCache(out / "images", held_out_prompts(100), evaluation.resolution)
     rngs = (np.random.default_rng([PROMPT_SEED, i]) for i in range(100))
-    right = torch.from_numpy(np.stack([render(sample_scene(rng)) for rng in rngs]))
-    made(line_up(field, evaluate.STUDENT_STEPS), kept, np.random.default_rng(0))
-    for contestant in (field.teacher(), field.student(field.students[0])):
-        shown = right if contestant.method == "teacher" else right.roll(1, 0)
-        for first in kept.starts:
-            tensors = load_file(kept.path(contestant, first))
-            images = shown[first : first + gallery.BATCH].contiguous()
-            save_file(tensors | {"images": images}, kept.path(contestant, first))
+    right = np.stack([render(sample_scene(rng)) for rng in rngs])
+    store(evaluation.models, samples, np.random.default_rng(0))
+    for model in (evaluation.teacher(), evaluation.student(evaluation.students[0])):
+        shown = right if model.method == "teacher" else np.roll(right, 1, 0)
+        for numbers in samples.batches:
+            latents = samples.read(model, numbers).latents
+            samples.write(model, numbers, Samples(shown[numbers.start : numbers.stop], latents))
 
     rows = load(evaluate_sources([str(run)], "bundled", out, 100)).rows
     teacher, student = rows[0].metrics, rows[-1].metrics
@@ -367,60 +362,60 @@ def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, mon
 
 
 def test_several_trainings_of_a_method_are_pooled_into_one_row(runs):
-    field = Field.open([str(runs)])
-    contestant = field.student(field.students[1])
-    accuracies = ([1, 0, 1, 1], [1, 1, 1, 1])
-    costs = {"seconds_per_image": Interval(1.0, 1.0, 1.0, 4)}
-    measured = [
-        Measured(
-            replace(contestant, seed=seed, source=f"run-{seed}"),
-            {"prompt_accuracy": np.array(values, float)},
-            [{"shape": bool(value)} for value in values],
-            costs,
-            {},
-        )
+    evaluation = EvaluationSet.open([str(runs)])
+    model = evaluation.student(evaluation.students[1])
+    accuracies = np.array([[1, 0, 1, 1], [1, 1, 1, 1]], float)
+    table = {
+        replace(model, seed=seed, source=f"run-{seed}"): {
+            "prompt_accuracy": values,
+            "prompt_accuracy.shape": values,
+        }
         for seed, values in enumerate(accuracies)
-    ]
-    (row,) = pooled_rows(measured)
+    }
+    costs = {model: {"seconds_per_image": Interval(1.0, 1.0, 1.0, 4)} for model in table}
+    *single, row = rows(table, costs)
+    assert [one.seed for one in single] == [0, 1]
     assert (row.source, row.seed, row.steps, row.calls) == ("run-0, run-1", None, 4, 4)
     assert row.metrics["prompt_accuracy"].value == pytest.approx(7 / 8)
     assert row.metrics["prompt_accuracy.shape"].n == 4
-    other = replace(measured[1], contestant=replace(contestant, seed=1, settings="others"))
-    assert pooled_rows([measured[0], other]) == [], "settings that differ are no two seeds"
+    assert row.metrics["seconds_per_image"].value == 1
+    first, second = table
+    others = {first: table[first], replace(second, settings="others"): table[second]}
+    assert len(rows(others, costs)) == 2, "settings that differ are no two seeds"
 
 
 def test_the_same_training_twice_is_not_pooled_as_two(runs, tmp_path):
     shutil.copytree(runs / "ct", tmp_path / "copy")
     with pytest.raises(UserError, match="ct and copy have the same settings and the same seed 0"):
-        check_distinct(Field.open([str(runs / "ct"), str(tmp_path / "copy")]))
+        EvaluationSet.open([str(runs / "ct"), str(tmp_path / "copy")]).check_distinct()
 
 
 def test_images_are_kept_where_only_an_artefacts_page_or_its_versions_are_new(runs):
-    field = Field.open([str(runs / "ct")])
-    (student,) = field.students
+    evaluation = EvaluationSet.open([str(runs / "ct")])
+    (student,) = evaluation.students
     rewritten = replace(student.contract, versions={"torch": "9"}, files={"README.md": "0" * 64})
     new = replace(student, contract=rewritten)
-    assert field.student(new).identity == field.student(student).identity
+    assert evaluation.student(new).identity == evaluation.student(student).identity
     other = replace(new, weights={name: 2 * w for name, w in student.weights.items()})
-    assert field.student(other).identity != field.student(student).identity
+    assert evaluation.student(other).identity != evaluation.student(student).identity
 
 
 def test_a_run_that_is_named_twice_takes_part_once(runs):
     ct = str(runs / "ct")
-    field = Field.open([ct, str(runs), f"{ct}/../ct"])
-    assert len(field.students) == len({student.digest for student in field.students}) > 1
+    evaluation = EvaluationSet.open([ct, str(runs), f"{ct}/../ct"])
+    assert len(evaluation.students) == len({student.digest for student in evaluation.students}) > 1
 
 
 def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
-    even = Field.open([str(tiny_artefact(tmp_path / "even"))])
-    own = Field.open([str(tiny_artefact(tmp_path / "own", spacing="quadratic"))])
-    teachers = [[c for c in line_up(f, (1, 4)) if c.method == "teacher"] for f in (even, own)]
+    even = EvaluationSet.open([str(tiny_artefact(tmp_path / "even"))])
+    own = EvaluationSet.open([str(tiny_artefact(tmp_path / "own", spacing="quadratic"))])
+    teachers = [[c for c in f.models if c.method == "teacher"] for f in (even, own)]
     assert [t.steps for t in teachers[0]] == [50, 8, 4, 50, 8, 4]
     assert teachers[0] == [t for t in teachers[1] if "quadratic" not in t.source]
     further = [t for t in teachers[1] if "quadratic" in t.source]
     assert [t.sampler().timesteps[-1] for t in further] == [15, 61]
     assert further[1].sampler().timesteps == own.student(own.students[0]).sampler().timesteps
-    assert is_shown(further[1], own)
+    assert own.is_shown(further[1])
     assert len({t.identity for t in teachers[1]}) == 8
 
 
@@ -428,10 +423,10 @@ def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):
     config = tiny_config(steps=1)
     method = {"name": "multi-boundary-cd", "num_segments": 5}
     distill_run(replace(config, method=method), tmp_path / "run")
-    field = Field.open([str(tmp_path / "run")])
-    *_, student = line_up(field, (1, 4))
+    evaluation = EvaluationSet.open([str(tmp_path / "run")])
+    *_, student = evaluation.models
     assert (student.method, student.steps) == ("multi-boundary-cd", 5)
-    assert is_shown(student, field)
+    assert evaluation.is_shown(student)
 
 
 def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
