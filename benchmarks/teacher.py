@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fewstep.console import finish
 from fewstep.evaluation.features import FeatureCache
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.metrics import METRICS
@@ -28,7 +29,7 @@ from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute, 
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.prompts import PROMPT_SEED, held_out_prompts, renderings
 from fewstep.evaluation.provenance import commit, machine
-from fewstep.evaluation.samples import SampleCache
+from fewstep.evaluation.samples import SampleCache, generate_images
 from fewstep.files import write_file
 from fewstep.models.base import fingerprint
 from fewstep.models.loading import load_model
@@ -73,8 +74,8 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
         sampler=lambda: teacher_sampler(family, steps, scale),
     )
     samples = SampleCache(folder, PROMPTS[kind](num), family.default_resolution)
-    list(samples.generate(model, samples.batches))
-    return samples.all_of(model).images
+    finish(generate_images([model], samples, samples.batches))
+    return samples.all_images(model)
 
 
 def row(job: Job, images: NDArray[np.uint8], real) -> dict:

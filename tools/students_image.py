@@ -7,7 +7,7 @@ The students are the first one per method that `python benchmarks/students.py` t
 
 from pathlib import Path
 
-from fewstep.console import progress_bar
+from fewstep.console import show_progress
 from fewstep.evaluation.compare import titled
 from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.samples import SampleCache, generate_images
@@ -33,9 +33,8 @@ def main() -> None:
     models = [runs.teacher(), runs.teacher(4), *runs.teachers_as_students(4)]
     models += [runs.student(cd, 8), *map(runs.student, (cd, multi_boundary, ct))]
     samples = SampleCache(TRAININGS.parent / "shown", PROMPTS, runs.resolution, SEED)
-    with progress_bar() as bar:
-        generate_images(models, samples, samples.batches, bar)
-    images = {model: samples.all_of(model).images for model in models}
+    show_progress(generate_images(models, samples, samples.batches))
+    images = {model: samples.all_images(model) for model in models}
     write_file(OUT, png(grid(titled(images), PROMPTS)))
 
 

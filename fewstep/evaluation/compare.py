@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fewstep.console import progress_bar
+from fewstep.console import show_progress
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.labels import counted, title_of
@@ -65,14 +65,15 @@ def compare_sources(
     few = min(student.steps for student in students)
     teacher = evaluation.teacher()
     models = [teacher, evaluation.teacher(few), *evaluation.teachers_as_students(few), *students]
-    with progress_bar() as bar:
-        generate_images(models, samples, samples.batches, bar)
-        costs = costs_in_turns(models, samples, bar)
-    images = {model: samples.all_of(model).images for model in models}
+    show_progress(generate_images(models, samples, samples.batches))
+    costs = show_progress(costs_in_turns(models, samples))
+    images = {model: samples.all_images(model) for model in models}
     table = {model: distances(model, images, teacher) for model in models}
     protocol = f"{COMPARISON}, {len(prompts)} prompts, seed {seed}"
     rows = tuple(row([model], table, costs) for model in models)
-    save_results(Results(protocol=protocol, **provenance(), rows=rows), out / "results.json")
+    save_results(
+        Results(protocol=protocol, rows=rows, unavailable={}, **provenance()), out / "results.json"
+    )
     return save_comparison(out, prompts, titled(images))
 
 

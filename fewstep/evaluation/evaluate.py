@@ -1,14 +1,13 @@
 """`fewstep evaluate`: images into folders, features into a cache, a table with intervals."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
-from fewstep.console import progress_bar
+from fewstep.console import Steps, show_progress
 from fewstep.distributed import Processes, is_main_process
 from fewstep.errors import UserError
 from fewstep.evaluation.compare import save_comparison, titled
@@ -23,7 +22,7 @@ from fewstep.evaluation.results import Results, Row, load, save
 from fewstep.evaluation.samples import ImageFolders, SampleCache, generate_images
 from fewstep.evaluation.terminal import summary, unmeasured
 from fewstep.evaluation.timing import costs_in_turns
-from fewstep.files import check_writable
+from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device
 from fewstep.student.sample import check_words
 
@@ -49,38 +48,32 @@ def evaluate_sources(
     """
     processes = Processes.started(default_device())
     evaluation = EvaluationSet.open(sources, student_steps)
-    side = evaluation.resolution
+    side, guidance_scale = evaluation.resolution, evaluation.guidance_scale
     inputs = load_inputs(protocol, side, num_prompts, prompt_file, data)
     check_models(evaluation, inputs)
     extraction = FeatureExtraction.open(inputs, out / "features", weights)
     names, unavailable = choose_metrics(inputs, len(inputs.prompts), extraction.missing)
     samples = SampleCache(out / "images", inputs.prompts, side, side=inputs.protocol.side)
-    models = evaluation.models
-    missing = [(sum(map(len, samples.missing(model))), model.nfe) for model in models]
-    clock, targets = [time.perf_counter()], {}
-    with progress_bar() as bar:
-        bar.disable = not processes.is_main
-        if processes.is_main:
-            check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
-            targets = extraction.targets(names, inputs.reference)  # a broken image shows first
-            samples.write_prompts()
-        processes.wait()
-        batches = samples.batches[processes.rank :: processes.count]
-        generate_images(models, samples, batches, bar)
-        extract_features(models, samples, batches, extraction, bar)
-        processes.wait()
-        clock.append(time.perf_counter())
-        if processes.is_main:
-            measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
-            table = measure_models(evaluation, samples, measurement, bar)
-            cost = describe_cost(missing, *clock, time.perf_counter())
-            how = f"teacher's guidance {evaluation.guidance_scale:g}"
-            described = inputs.describe(how, side, extraction.caches)
-            results = Results(
-                described, **provenance(), rows=table, unavailable=unavailable, cost=cost
-            )
-            save(results, out / "results.json")
-            save_grid(out, evaluation, samples)
+    models, targets = evaluation.models, {}
+    missing, clock = [(samples.num_missing(m), m.nfe) for m in models], time.perf_counter()
+    if processes.is_main:
+        check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
+        targets = extraction.targets(names, inputs.reference)  # a broken image shows first
+        write_file(samples.folder / "prompts.txt", "\n".join(inputs.prompts) + "\n")
+    processes.wait()
+
+    batches = samples.batches[processes.rank :: processes.count]
+    show_progress(generate_images(models, samples, batches))
+    show_progress(extract_features(models, samples, batches, extraction))
+    processes.wait()
+    if processes.is_main:
+        extracted = time.perf_counter()
+        measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
+        table = show_progress(measure_models(evaluation, samples, measurement))
+        cost = describe_cost(missing, extracted - clock, time.perf_counter() - extracted)
+        how = f"teacher's guidance {guidance_scale:g}"
+        save_results(out, inputs.describe(how, side, extraction.caches), table, unavailable, cost)
+        save_grid(out, evaluation, samples)
     processes.wait()
     return out / "results.json"
 
@@ -110,16 +103,13 @@ def evaluate_images(
     samples = replace(samples, side=inputs.protocol.side)
     extraction = FeatureExtraction.open(inputs, out / "features", weights)
     names, unavailable = choose_metrics(inputs, samples.num_images, extraction.missing, True)
-    with progress_bar() as bar:
-        targets = extraction.targets(names, inputs.reference)
-        extract_features(samples.models, samples, samples.batches, extraction, bar)
-        measurement = Measurement(names, samples, extraction, targets, lambda *_: None)
-        table = rows(measurement.measure(samples.models, bar), {})
-    how = f"{samples.num_images} images from folders"
+    targets = extraction.targets(names, inputs.reference)
+    show_progress(extract_features(samples.models, samples, samples.batches, extraction))
+    measurement = Measurement(names, samples, extraction, targets, lambda *_: None)
+    table = rows(show_progress(measurement.measure(samples.models)), {})
+    how = f"{samples.num_images} images of folders"
     described = inputs.describe(how, samples.resolution, extraction.caches)
-    results = Results(described, **provenance(), rows=table, unavailable=unavailable)
-    save(results, out / "results.json")
-    return out / "results.json"
+    return save_results(out, described, table, unavailable)
 
 
 def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
@@ -138,11 +128,11 @@ def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
 
 
 def measure_models(
-    evaluation: EvaluationSet, samples: SampleCache, measurement: Measurement, bar: Progress
-) -> tuple[Row, ...]:
-    """Step 3: return a row with intervals for each model, and pooled ones."""
-    costs = costs_in_turns(evaluation.models, samples, bar)
-    table = measurement.measure(evaluation.models, bar)
+    evaluation: EvaluationSet, samples: SampleCache, measurement: Measurement
+) -> Steps[tuple[Row, ...]]:
+    """Return a row with intervals for each model, and pooled ones."""
+    costs = yield from costs_in_turns(evaluation.models, samples)
+    table = yield from measurement.measure(evaluation.models)
     for student in evaluation.students:
         table[evaluation.student(student)]["self_consistency"] = self_consistency(
             evaluation, student, samples.prompts, measurement.extraction.folder
@@ -150,19 +140,29 @@ def measure_models(
     return rows(table, costs)
 
 
-def describe_cost(
-    missing: Sequence[tuple[int, int]], start: float, extracted: float, end: float
-) -> str:
+def describe_cost(missing: Sequence[tuple[int, int]], extracted: float, measured: float) -> str:
     """Return what an evaluation took; `missing` are images that were not stored, and NFE of each.
 
-    >>> describe_cost([(100, 4), (0, 100)], 0.0, 60.4, 62.4)
+    >>> describe_cost([(100, 4), (0, 100)], 60.4, 2.0)
     '100 images generated, 400 NFE: 60 s; measuring: 2 s'
     """
     images, nfe = sum(num for num, _ in missing), sum(num * each for num, each in missing)
-    return (
-        f"{images:,} images generated, {nfe:,} NFE: {extracted - start:,.0f} s; "
-        f"measuring: {end - extracted:,.0f} s"
+    done = f"{images:,} images generated, {nfe:,} NFE"
+    return f"{done}: {extracted:,.0f} s; measuring: {measured:,.0f} s"
+
+
+def save_results(
+    out: Path,
+    protocol: str,
+    table: tuple[Row, ...],
+    unavailable: Mapping[str, str],
+    cost: str = "",
+) -> Path:
+    results = Results(
+        protocol=protocol, rows=table, unavailable=unavailable, cost=cost, **provenance()
     )
+    save(results, out / "results.json")
+    return out / "results.json"
 
 
 def save_grid(out: Path, evaluation: EvaluationSet, samples: SampleCache) -> None:

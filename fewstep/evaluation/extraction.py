@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from rich.progress import Progress
 
+from fewstep.console import Steps, TaskProgress
 from fewstep.evaluation.features import (
     BUNDLED,
     EXTRACTORS,
@@ -29,17 +29,32 @@ from fewstep.images import Images
 from fewstep.models.loading import default_device
 
 
+def extract_features(
+    models: Sequence[EvaluatedModel],
+    samples: SampleCache | ImageFolders,
+    batches: Sequence[range],
+    extraction: "FeatureExtraction",
+) -> Steps[None]:
+    """Store the features of these batches of every model."""
+    work = [(model, numbers) for model in models for numbers in batches]
+    for done, (model, numbers) in enumerate(work, 1):
+        batch = samples.read(model, numbers)
+        for what in extraction.stored:
+            extraction.of(what, batch, numbers)
+        yield TaskProgress("extracting features", done, len(work))
+
+
 @dataclass(frozen=True)
 class FeatureExtraction:
-    """The feature extractors of some metrics, each with its cache in `folder`."""
+    """The feature extractors of a protocol's metrics, with their cache in `folder`."""
 
     prompts: Sequence[str]
     folder: Path
     caches: Mapping[str, FeatureCache]
     missing: Mapping[str, str]
     """Extractors without weights, and how to get them."""
-    reads_scenes: bool = False
-    """Whether the bundled world's parser compares images with their prompts."""
+    stored: Sequence[str]
+    """What is kept on disk: every extractor, and the verdicts of the bundled world's parser."""
     weights: Path | None = None
 
     @classmethod
@@ -56,13 +71,8 @@ class FeatureExtraction:
                 caches[name] = FeatureCache.of_extractor(name, folder, weights, default_device())
             except WeightsMissing as error:
                 missing[name] = str(error)
-        reads_scenes = "verdicts" in wanted and bool(inputs.prompts)
-        return cls(inputs.prompts, folder, caches, missing, reads_scenes, weights)
-
-    def extract(self, samples: Samples, numbers: range) -> None:
-        """Store the features of a batch, and the parser's verdicts."""
-        for what in (*self.caches, *(["verdicts"] if self.reads_scenes else [])):
-            self.of(what, samples, numbers)
+        parser = ["verdicts"] if "verdicts" in wanted and inputs.prompts else []
+        return cls(inputs.prompts, folder, caches, missing, [*caches, *parser], weights)
 
     def of(self, what: str, samples: Samples, numbers: range) -> Any:
         """Return what `of` of a metric names, for a batch of images with these numbers."""
@@ -75,7 +85,7 @@ class FeatureExtraction:
         return self.caches[what].of(samples.images)
 
     def targets(self, names: Sequence[str], reference: Reference | None) -> dict[str, Any]:
-        """Return for each metric the prompts or real images that it compares every model with."""
+        """Return for each metric the prompts or real images that it compares all models with."""
         found = {}
         for name in names:
             metric = METRICS[name]
@@ -87,15 +97,15 @@ class FeatureExtraction:
         return found
 
     def _prompts(self, what: str) -> Any:
-        """Return the prompts' embeddings where images are compared by CLIP's, or the prompts."""
+        """Return the prompts, embedded if images are compared by an extractor's features."""
         if what not in self.caches:
             return self.prompts
-        path = EXTRACTORS[what].find(self.weights)
-        return self.caches[what].kept(
-            repr(self.prompts), lambda: embed_prompts(path, self.prompts, default_device())
-        )
+        path, device = EXTRACTORS[what].find(self.weights), default_device()
+        embed = lambda: embed_prompts(path, self.prompts, device)  # noqa: E731
+        return self.caches[what].kept(repr(self.prompts), embed)
 
     def _verdicts(self, images: Images, prompts: Sequence[str]) -> Any:
+        """Return for each image, as a dict in an array, which claims of its prompt hold."""
         key = content_key(images, self._parser, *prompts)[:32]
 
         def read() -> list[dict[str, bool]]:
@@ -107,18 +117,3 @@ class FeatureExtraction:
     @cached_property
     def _parser(self) -> str:
         return identity_of(BUNDLED)
-
-
-def extract_features(
-    models: Sequence[EvaluatedModel],
-    samples: SampleCache | ImageFolders,
-    batches: Sequence[range],
-    extraction: FeatureExtraction,
-    bar: Progress,
-) -> None:
-    """Step 2: store the features of these batches of every model."""
-    task = bar.add_task("extracting features", total=len(models) * len(batches), note="")
-    for model in models:
-        for numbers in batches:
-            extraction.extract(samples.read(model, numbers), numbers)
-            bar.advance(task)

@@ -1,4 +1,4 @@
-"""Step 3: from features to numbers, one an image, of every metric and evaluated model."""
+"""Step 3: from features to the numbers of every metric and model, one an image, and to rows."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 
+from fewstep.console import Steps, TaskProgress
 from fewstep.errors import UserError
 from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.intervals import Interval, Values, pooled
@@ -16,68 +16,69 @@ from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.prompts import EvaluationInputs
 from fewstep.evaluation.results import SEVERAL, Row
 from fewstep.evaluation.samples import ImageFolders, SampleCache
-from fewstep.evaluation.timing import Costs
 
 Table = dict[EvaluatedModel, dict[str, Values]]
 """For each model the numbers of each metric, one an image."""
+Costs = Mapping[EvaluatedModel, Mapping[str, Interval]]
 MEASURED_APART = ("cost", "trajectory")
 """What is measured with the network itself: see timing.py and consistency.py."""
 
 
 def choose_metrics(
-    inputs: EvaluationInputs,
-    num_images: int,
-    missing: Mapping[str, str],
-    images_alone: bool = False,
+    inputs: EvaluationInputs, num: int, missing: Mapping[str, str], only_images: bool = False
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the metrics that can be measured, and why others cannot.
+    """Return the metrics that can be measured of `num` images, and why others cannot.
 
-    `missing` are extractors without weights; `images_alone` have no latents and no teacher.
+    `missing` are extractors without weights; with `only_images` there are no latents, no teacher.
 
     Raises:
-        UserError: if --num-prompts asks for fewer than a metric needs, or nothing can be measured.
+        UserError: if --num-prompts is smaller than a metric needs, or nothing can be measured.
     """
     chosen, unavailable = [], {}
     for name in inputs.protocol.metric_names:
         metric = METRICS[name]
-        reason = ""
-        if metric.of in METRICS:  # the difference of another metric
-            if metric.of in chosen and not images_alone:
+        if metric.of in METRICS:  # a difference has the reasons of what it is the difference of
+            if metric.of in chosen and not only_images:
                 chosen.append(name)
-            continue
-        if images_alone and metric.of in MEASURED_APART:
-            reason = "needs the network, not images alone"
-        elif images_alone and "latents" in metric.of:
-            reason = "needs latents, not images alone"
-        elif images_alone and metric.against not in ("reference", "prompts", None):
-            reason = "needs the teacher, not images alone"
-        elif metric.of in missing:
-            reason = missing[metric.of]
-        elif metric.against == "reference" and inputs.reference is None:
-            reason = f"needs real images, which protocol {inputs.name!r} has not"
-        elif not inputs.prompts and (metric.against == "prompts" or metric.of == "verdicts"):
-            reason = "needs --prompts FILE, one line an image"
-        elif num_images < metric.smallest_n:
-            noun = "images" if images_alone else "prompts"
-            reason = f"needs {metric.smallest_n} {noun} or more, not {num_images}"
-            if not images_alone and inputs.protocol.num_prompts is not None:
-                raise UserError(f"--num-prompts is {num_images}; the {metric.title} {reason}")
-        if reason:
+        elif reason := _unmet(name, inputs, missing, only_images):
             unavailable[name] = reason
-        else:
+        elif num >= metric.smallest_n:
             chosen.append(name)
+        elif inputs.protocol.num_prompts is None or only_images:
+            noun = "images" if only_images else "prompts"
+            unavailable[name] = f"needs {metric.smallest_n} {noun} or more, not {num}"
+        else:
+            raise UserError(
+                f"--num-prompts is {num}; the {metric.title} needs {metric.smallest_n} or more"
+            )
     if not chosen:
         reasons = "; ".join(dict.fromkeys(unavailable.values()))
         raise UserError(f"protocol {inputs.name!r} has no metric for these images: {reasons}")
     return chosen, unavailable
 
 
+def _unmet(
+    name: str, inputs: EvaluationInputs, missing: Mapping[str, str], only_images: bool
+) -> str:
+    """Return what a metric needs and does not have, or nothing."""
+    of, against = METRICS[name].of, METRICS[name].against
+    if only_images and (of in MEASURED_APART or "latents" in of):
+        return "needs the network or its latents, and there are only images"
+    if only_images and against not in (None, "reference", "prompts"):
+        return "needs the teacher's images"
+    if against == "reference" and inputs.reference is None:
+        return f"needs real images, and protocol {inputs.name!r} has none"
+    if not inputs.prompts and (against == "prompts" or of == "verdicts"):
+        return "needs --prompts FILE, one line an image"
+    return missing.get(of, "")
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """The metrics `names`, of samples and what is extracted from them.
+    """The metrics `names` of samples and their features.
 
-    `targets` are what metrics compare every model with; `compared_with` returns the model that
-    `against` of a metric means for another, see `EvaluationSet.compared_with`.
+    `targets` are the prompts or real images that a metric compares all models with;
+    `compared_with` is `EvaluationSet.compared_with`, for metrics that compare models.
     """
 
     names: Sequence[str]
@@ -86,128 +87,121 @@ class Measurement:
     targets: Mapping[str, Any]
     compared_with: Callable[[EvaluatedModel, str | None], EvaluatedModel | None]
 
-    def measure(self, models: Sequence[EvaluatedModel], bar: Progress) -> Table:
-        """Measure every model; teachers and more steps first, as others are compared with them.
+    def measure(self, models: Sequence[EvaluatedModel]) -> Steps[Table]:
+        """Measure every model: teachers and more steps first, as others are compared with them.
 
         Raises:
             UserError: naming the model whose features are not finite or do not fit.
         """
-        task = bar.add_task("measuring", total=len(models), note="")
         table: Table = {}
-        sets: dict[EvaluatedModel, Mapping[str, Any]] = {}
-        asked = {METRICS[name].against for name in self.names if METRICS[name].whole_set}
-        needed = {self.compared_with(model, against) for model in models for against in asked}
-        for model in sorted(models, key=lambda model: (model.method != "teacher", -model.steps)):
+        features: dict[EvaluatedModel, Mapping[str, Any]] = {}
+        against = {METRICS[name].against for name in self._whole_set}
+        kept = {self.compared_with(model, what) for model in models for what in against}
+        ordered = sorted(models, key=lambda model: (model.method != "teacher", -model.steps))
+        for done, model in enumerate(ordered, 1):
             try:
-                values, own = self.of_images(model)
-                table[model] = values | self.of_sets(model, own, sets)
+                values, features[model] = self.of_batches(model)
+                table[model] = values | self.of_sets(model, features)
             except ValueError as error:
                 raise UserError(f"{model} cannot be measured: {error}") from error
-            if model in needed:
-                sets[model] = own
-            bar.advance(task)
-        for model, values in table.items():
-            values |= self.of_differences(model, table)
+            if model not in kept:
+                del features[model]
+            yield TaskProgress("measuring", done, len(models))
+        for name in (name for name in self.names if METRICS[name].of in METRICS):
+            for model in models:  # differences, paired by prompt and starting noise
+                if other := self.compared_with(model, METRICS[name].against):
+                    ours, theirs = table[model], table[other]
+                    of = METRICS[name].of
+                    ours[name] = METRICS[name].per_image(ours[of], theirs[of])
         return {model: table[model] for model in models}
 
-    def of_images(self, model: EvaluatedModel) -> tuple[dict[str, Values], dict[str, Any]]:
-        """Read a model's images once: return metrics of single images, and the data of sets."""
-        values, sets = defaultdict(list), defaultdict(list)
-        others = self.others(model)
+    @property
+    def _whole_set(self) -> list[str]:
+        return [name for name in self.names if METRICS[name].whole_set]
+
+    def of_batches(self, model: EvaluatedModel) -> tuple[dict[str, Values], dict[str, Any]]:
+        """Return the metrics of single images, and the features of the whole set for the others.
+
+        Images are read once, a batch at a time: a large set does not fit in memory.
+        """
+        values, features = defaultdict(list), defaultdict(list)
+        others = self._others(model)
         for numbers in self.samples.batches:
-            read = {model: self.samples.read(model, numbers)}
-            for what in {METRICS[name].of for name in self.names if METRICS[name].whole_set}:
-                sets[what].append(self.extraction.of(what, read[model], numbers))
+            read = {
+                who: self.samples.read(who, numbers) for who in {model, *others.values()} if who
+            }
+
+            def of(what: str, who: EvaluatedModel) -> Any:
+                return self.extraction.of(what, read[who], numbers)  # noqa: B023  called here
+
+            for what in {METRICS[name].of for name in self._whole_set}:
+                features[what].append(of(what, model))
             for name, other in others.items():
-                metric = METRICS[name]
-                data = [self.extraction.of(metric.of, read[model], numbers)]
-                if metric.against == "prompts":
+                metric, data = METRICS[name], [of(METRICS[name].of, model)]
+                if other:
+                    data.append(of(metric.of, other))
+                elif name in self.targets:
                     data.append(self.targets[name][numbers.start : numbers.stop])
-                elif other:
-                    theirs = read.get(other) or read.setdefault(
-                        other, self.samples.read(other, numbers)
-                    )
-                    data.append(self.extraction.of(metric.of, theirs, numbers))
                 values[name].append(metric.per_image(*data))
-        joined = [
-            {name: np.concatenate(p) for name, p in parts.items()} for parts in (values, sets)
-        ]
-        return joined[0], joined[1]
+        join = np.concatenate
+        return {k: join(v) for k, v in values.items()}, {k: join(v) for k, v in features.items()}
 
-    def others(self, model: EvaluatedModel) -> dict[str, EvaluatedModel | None]:
-        """Return the metrics of single images that a model has, and whom each compares it with.
+    def _others(self, model: EvaluatedModel) -> dict[str, EvaluatedModel | None]:
+        """Return the metrics of single images, and which model each compares this one with.
 
-        After fresh noise there is no image of the teacher's to compare with.
+        After fresh noise there is no image of the teacher to compare with.
         """
         found: dict[str, EvaluatedModel | None] = {}
         for name in self.names:
             metric = METRICS[name]
-            if metric.whole_set or metric.of in METRICS or metric.of in MEASURED_APART:
+            if metric.whole_set or metric.of in (*METRICS, *MEASURED_APART):
                 continue
             if metric.against in (None, "prompts"):
                 found[name] = None
-            elif not model.is_deterministic and metric.against != "most steps":
-                continue
-            elif other := self.compared_with(model, metric.against):
-                found[name] = other
+            elif model.is_deterministic or metric.against == "most steps":
+                other = self.compared_with(model, metric.against)
+                found |= {name: other} if other else {}
         return found
 
     def of_sets(
-        self,
-        model: EvaluatedModel,
-        own: Mapping[str, Any],
-        sets: Mapping[EvaluatedModel, Mapping[str, Any]],
+        self, model: EvaluatedModel, features: Mapping[EvaluatedModel, Mapping[str, Any]]
     ) -> dict[str, Values]:
-        """Return the metrics of whole sets, with their parts; none of the teacher to itself."""
+        """Return the metrics of whole sets, with their parts; none of a model to itself."""
         values: dict[str, Values] = {}
-        for name in self.names:
+        for name in self._whole_set:
             metric = METRICS[name]
-            if not metric.whole_set:
-                continue
-            data = [own[metric.of]]
+            data = [features[model][metric.of]]
             if name in self.targets:
                 data.append(self.targets[name])
             elif metric.against:
-                if not (other := self.compared_with(model, metric.against)):
+                if (other := self.compared_with(model, metric.against)) is None:
                     continue
-                data.append(metric.prepare(sets[other][metric.of]))
+                data.append(metric.prepare(features[other][metric.of]))
             values[name] = metric.per_image(*data)
-            if metric.parts:
-                parts = metric.parts(*data)
-                values |= {f"{name}.{part}": numbers for part, numbers in parts.items()}
-        return values
-
-    def of_differences(self, model: EvaluatedModel, table: Table) -> dict[str, Values]:
-        """Return the metrics of other metrics' numbers, paired by prompt and starting noise."""
-        values: dict[str, Values] = {}
-        for name in (name for name in self.names if METRICS[name].of in table[model]):
-            metric = METRICS[name]
-            if other := self.compared_with(model, metric.against):
-                values[name] = metric.per_image(table[model][metric.of], table[other][metric.of])
+            parts = metric.parts(*data) if metric.parts else {}
+            values |= {f"{name}.{part}": numbers for part, numbers in parts.items()}
         return values
 
 
-def rows(table: Table, costs: Mapping[EvaluatedModel, Costs]) -> tuple[Row, ...]:
-    """Return a row for each model, and one for trainings that differ only in their seed."""
+def rows(table: Table, costs: Costs) -> tuple[Row, ...]:
+    """Return a row for each model, and a pooled one for trainings that differ in their seed."""
     groups: dict[tuple[str, str, int], list[EvaluatedModel]] = defaultdict(list)
     for model in table:
         if model.seed is not None:
             groups[model.method, model.settings, model.steps].append(model)
-    several = [group for group in groups.values() if len(group) > 1]
-    return tuple(row(group, table, costs) for group in ([[model] for model in table] + several))
+    pools = [group for group in groups.values() if len(group) > 1]
+    return tuple(row(models, table, costs) for models in [*([model] for model in table), *pools])
 
 
-def row(
-    models: Sequence[EvaluatedModel], table: Table, costs: Mapping[EvaluatedModel, Costs]
-) -> Row:
-    """Return one row with intervals: of a model, or pooled over trainings with one's costs."""
+def row(models: Sequence[EvaluatedModel], table: Table, costs: Costs) -> Row:
+    """Return the row of a model, or of several trainings pooled, with the costs of the first."""
     first = models[0]
-    metrics: dict[str, Interval] = {}
-    for name, values in table[first].items():
-        if len(models) > 1:
-            metrics[name] = pooled(np.stack([table[model][name] for model in models]))
-        else:
-            metrics[name] = METRICS[name.partition(".")[0]].interval(values)
+    metrics = {
+        name: METRICS[name.partition(".")[0]].interval(values)
+        if len(models) == 1
+        else pooled(np.stack([table[model][name] for model in models]))
+        for name, values in table[first].items()
+    }
     source = SEVERAL.join(model.source for model in models)
     seed = first.seed if len(models) == 1 else None
     metrics |= costs.get(first, {})

@@ -4,27 +4,26 @@ Each image is generated alone, from prompt to decoded pixels, as a user does it.
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
-from rich.progress import Progress
 
+from fewstep.console import Steps, TaskProgress
 from fewstep.evaluation.intervals import Interval, mean_of_few
+from fewstep.evaluation.measure import Costs
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.provenance import machine
 from fewstep.evaluation.samples import SampleCache
-from fewstep.files import kept
+from fewstep.files import write_file
 from fewstep.student.generate import ImageSampler
 
 ROUNDS = 5
-Costs = Mapping[str, Interval]
 
 
-def costs_in_turns(
-    models: Sequence[EvaluatedModel], samples: SampleCache, bar: Progress
-) -> dict[EvaluatedModel, Costs]:
+def costs_in_turns(models: Sequence[EvaluatedModel], samples: SampleCache) -> Steps[Costs]:
     """Return `seconds_per_image`, and on a GPU `peak_memory`, of every model.
 
     They are kept on disk for these models together, on this machine: only costs measured in turns
@@ -33,39 +32,34 @@ def costs_in_turns(
     prompts = list(samples.prompts[:ROUNDS])
     key = repr([machine(), [model.identity for model in models], prompts, samples.resolution])
     path = samples.folder / f"costs-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-
-    def measure() -> list[dict[str, dict]]:
-        costs = measured_in_turns(models, samples, prompts, bar)
-        return [{name: asdict(cost) for name, cost in each.items()} for each in costs]
-
-    return {
-        model: {name: Interval(**cost) for name, cost in each.items()}
-        for model, each in zip(models, kept(path, measure), strict=True)
-    }
+    if not path.exists():
+        costs = yield from _measured(models, samples, prompts)
+        write_file(path, json.dumps(costs))
+    stored = zip(models, json.loads(path.read_text()), strict=True)
+    return {m: {name: Interval(**cost) for name, cost in costs.items()} for m, costs in stored}
 
 
-def measured_in_turns(
-    models: Sequence[EvaluatedModel], samples: SampleCache, prompts: Sequence[str], bar: Progress
-) -> list[Costs]:
+def _measured(
+    models: Sequence[EvaluatedModel], samples: SampleCache, prompts: Sequence[str]
+) -> Steps[list[dict[str, dict]]]:
     """Generate each prompt by every model before the next prompt."""
-    task = bar.add_task("timing", total=len(prompts) * len(models), note="")
     seconds: list[list[float]] = [[] for _ in models]
     memory = [0] * len(models)
-    for number, prompt in enumerate(prompts):
-        for place, model in enumerate(models):
-            sampler = warmed_up(model.sampler(), samples.resolution)
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            clock = time.perf_counter()
-            latents = sampler.latents([prompt], samples.seed, samples.resolution, [number])
-            sampler.decode(latents)
-            seconds[place].append(time.perf_counter() - clock)
-            if torch.cuda.is_available():
-                memory[place] = max(memory[place], torch.cuda.max_memory_allocated())
-            bar.advance(task)
+    turns = [(number, place) for number in range(len(prompts)) for place in range(len(models))]
+    for done, (number, place) in enumerate(turns, 1):
+        sampler = warmed_up(models[place].sampler(), samples.resolution)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        clock = time.perf_counter()
+        latents = sampler.latents([prompts[number]], samples.seed, samples.resolution, [number])
+        sampler.decode(latents)
+        seconds[place].append(time.perf_counter() - clock)
+        if torch.cuda.is_available():
+            memory[place] = max(memory[place], torch.cuda.max_memory_allocated())
+        yield TaskProgress("timing", done, len(turns))
     return [
-        {"seconds_per_image": mean_of_times(times)}
-        | ({"peak_memory": Interval(peak, peak, peak, len(prompts))} if peak else {})
+        {"seconds_per_image": asdict(mean_of_times(times))}
+        | ({"peak_memory": asdict(Interval(peak, peak, peak, len(prompts)))} if peak else {})
         for times, peak in zip(seconds, memory, strict=True)
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fewstep.config import ModelSettings
-from fewstep.console import progress_bar
+from fewstep.console import finish
 from fewstep.errors import UserError
 from fewstep.evaluation.compare import (
     COMPARISON_FILE,
@@ -19,7 +19,7 @@ from fewstep.evaluation.compare import (
 from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.report.write import write_report
 from fewstep.evaluation.results import load, save
-from fewstep.evaluation.samples import SampleCache, generate_images
+from fewstep.evaluation.samples import SampleCache, Samples, generate_images
 from fewstep.evaluation.timing import costs_in_turns
 from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
@@ -36,9 +36,11 @@ def test_a_folder_of_runs_stands_for_its_runs(runs):
 
 
 def generated(model, samples):
-    with progress_bar() as bar:
-        generate_images([model], samples, samples.batches, bar)
-    return samples.all_of(model)
+    finish(generate_images([model], samples, samples.batches))
+    return Samples(
+        samples.all_images(model),
+        np.concatenate([samples.read(model, numbers).latents for numbers in samples.batches]),
+    )
 
 
 def test_images_are_generated_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
@@ -61,7 +63,7 @@ def test_images_of_other_prompts_take_the_place_of_those_before(runs, tmp_path):
     model = evaluation.student(evaluation.students[1])
     before = generated(model, SampleCache(tmp_path, PROMPTS, 64))
     samples = SampleCache(tmp_path, PROMPTS[::-1], 64)
-    assert samples.missing(model) == samples.batches
+    assert samples.num_missing(model) == len(PROMPTS)
     assert not np.array_equal(generated(model, samples).images, before.images)
     again = generated(model, SampleCache(tmp_path, PROMPTS, 64))
     assert np.array_equal(again.images, before.images)
@@ -157,7 +159,7 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
 
     def costs(models, prompts):
         samples = SampleCache(tmp_path, prompts, 64)
-        return costs_in_turns([told(model) for model in models], samples, progress_bar())
+        return finish(costs_in_turns([told(model) for model in models], samples))
 
     few = costs(models, PROMPTS[:2])
     assert [who for who in asked if who[1]] == [

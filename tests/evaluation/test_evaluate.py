@@ -12,7 +12,7 @@ import torch
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from fewstep.config import ModelSettings
-from fewstep.console import progress_bar
+from fewstep.console import finish
 from fewstep.errors import UserError
 from fewstep.evaluation import consistency, evaluate
 from fewstep.evaluation import prompts as prompts_module
@@ -127,7 +127,7 @@ def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(
     model = evaluation.student(replace(student, weights=weights))
     samples = SampleCache(tmp_path, PROMPTS, 64)
     with pytest.raises(UserError, match=r"^ct in 4 steps cannot be generated: .*not finite"):
-        list(samples.generate(model, samples.batches))
+        finish(generate_images([model], samples, samples.batches))
     assert not list(tmp_path.iterdir())
 
 
@@ -139,8 +139,7 @@ def test_processes_share_the_batches_and_the_images_are_those_of_one(runs, tmp_p
     def generated(folder, shares):
         samples = SampleCache(folder, PROMPTS, 64)
         for share in shares:
-            with progress_bar() as bar:
-                generate_images([model], samples, samples.batches[share], bar)
+            finish(generate_images([model], samples, samples.batches[share]))
         return {path.name: path.read_bytes() for path in samples.model_folder(model).glob("*.png")}
 
     one = generated(tmp_path / "one", [slice(None)])
@@ -190,7 +189,7 @@ def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
 @pytest.mark.parametrize("num", [2, 20])
 def test_too_few_prompts_for_a_protocols_metric_are_refused(num):
     inputs = load_inputs("bundled", 64, num)
-    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 prompts or more"):
+    with pytest.raises(UserError, match=f"--num-prompts is {num}; .* needs 100 or more"):
         choose_metrics(inputs, num, {})
 
 
@@ -303,7 +302,7 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     real = Reference("r", "", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
     inputs = EvaluationInputs("bundled", PROTOCOLS["bundled"], samples.prompts, real)
     extraction = FeatureExtraction(
-        samples.prompts, tmp_path / "features", {"bundled": FirstPixels()}, {}
+        samples.prompts, tmp_path / "features", {"bundled": FirstPixels()}, {}, []
     )
     monkeypatch.setattr(
         "fewstep.evaluation.extraction.verdicts",
@@ -312,7 +311,7 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     names, _ = choose_metrics(inputs, 120, {})
     targets = extraction.targets(names, real)
     measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
-    table = measurement.measure(evaluation.models, progress_bar())
+    table = finish(measurement.measure(evaluation.models))
     costs = {model: {"peak_memory": Interval(3e9, 3e9, 3e9, 5)} for model in evaluation.models}
     by_name = {(r.method, r.steps, r.calls): r.metrics for r in rows(table, costs)}
     teacher, ct = by_name["teacher", 50, 100], by_name["ct", 1, 1]
