@@ -165,23 +165,39 @@ def sample(
 
 @app.command()
 def evaluate(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")],
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")
+    ] = None,
     *,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="In place of sources: a folder of images; repeatable."),
+    ] = None,
     protocol: Annotated[str, typer.Option(help="What is measured, and how.")] = "bundled",
     num_prompts: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="For protocol prompts: a file.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="For protocol prompts, or of --images: one prompt a line.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="For protocol coco…: its folder.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="The folder of the feature extractors' weights.")
     ] = None,
     out: Out = Path("results"),
 ) -> None:
-    """Measure students beside their teacher, with intervals, into OUT/results.json."""
-    from fewstep.evaluation.evaluate import evaluate_sources, print_results
+    """Measure students beside their teacher, or folders of images, into OUT/results.json."""
+    if bool(sources) == bool(images):
+        raise UserError("give runs and artefacts, or folders of images by --images DIR; not both")
+    if images and num_prompts is not None:
+        raise UserError("--images measures all images of a folder; leave --num-prompts out")
+    from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
 
-    path = evaluate_sources(
-        sources, protocol, out, num_prompts, prompt_file=prompts, data=data, weights=weights
-    )
+    if images:
+        path = evaluate_images(images, protocol, out, prompts, data, weights)
+    else:
+        path = evaluate_sources(
+            sources or [], protocol, out, num_prompts,
+            prompt_file=prompts, data=data, weights=weights,
+        )  # fmt: skip
     print_results(path)
     typer.echo(f"wrote {path}; next: fewstep report {out} -o report.html")
 

@@ -59,7 +59,8 @@ def evaluate_sources(
     if processes.is_main:
         check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
         targets = extraction.targets(names, inputs.reference)  # a broken image shows first
-        write_file(samples.folder / "prompts.txt", "\n".join(inputs.prompts) + "\n")
+        lines = (" ".join(prompt.split()) for prompt in inputs.prompts)
+        write_file(samples.folder / "prompts.txt", "\n".join(lines) + "\n")
     processes.wait()
 
     batches = samples.batches[processes.rank :: processes.count]
@@ -107,7 +108,7 @@ def evaluate_images(
     show_progress(extract_features(samples.models, samples, samples.batches, extraction))
     measurement = Measurement(names, samples, extraction, targets, lambda *_: None)
     table = rows(show_progress(measurement.measure(samples.models)), {})
-    how = f"{samples.num_images} images of folders"
+    how = f"{samples.num_images} images of each folder"
     described = inputs.describe(how, samples.resolution, extraction.caches)
     return save_results(out, described, table, unavailable)
 
@@ -178,7 +179,7 @@ def print_results(path: Path) -> None:
         return
     console, results = Console(), load(path)
     console.print(summary(results, console.width))
-    for line in [*unmeasured(results), results.cost]:
+    for line in filter(None, [*unmeasured(results), results.cost]):
         console.print(line, highlight=False)
     if found := match(results.rows):
         console.print(lead(found), highlight=False)

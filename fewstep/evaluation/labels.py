@@ -33,6 +33,8 @@ def capital(text: str) -> str:
 
 def cost(row: Row) -> str:
     """Return what one image of a row costs, as "4 steps, 4 NFE"."""
+    if not row.calls:
+        return "a folder"
     return f"{counted(row.steps, 'step')}, {row.calls} NFE"
 
 

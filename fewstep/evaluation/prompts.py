@@ -15,7 +15,7 @@ from fewstep.evaluation.samples import batches, read_image
 from fewstep.images import Images
 from fewstep.student.sample import gather_prompts
 from fewstep.world.captions import describe
-from fewstep.world.scenes import render, sample_scene
+from fewstep.world.scenes import FRAME, render, sample_scene
 
 PROMPT_SEED, REFERENCE_SEED = 1_000_003, 1_000_033  # no pool of training scenes has these
 NUM_REFERENCES = 5000
@@ -102,6 +102,10 @@ def load_inputs_of_images(
         UserError: if the protocol cannot be used, or there is not one prompt an image.
     """
     protocol = find_protocol(name)
+    if name == "bundled" and side != FRAME:
+        raise UserError(
+            f"protocol 'bundled' measures images of {FRAME} x {FRAME} pixels, not {side} x {side}"
+        )
     prompts = gather_prompts([], prompt_file) if prompt_file else []
     if prompts and len(prompts) != num_images:
         raise UserError(

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewstep.evaluation.labels import cost, line_title, metric_title, shown, shown_range
+from fewstep.evaluation.metrics import METRICS, SHIPPED
 from fewstep.evaluation.results import Results, metric_names, overview
 
 COLUMNS = (
@@ -18,11 +19,14 @@ METHOD_WIDTH, WIDTH = 34, 20
 def summary(results: Results, width: int = 120) -> Table:
     """Return a table of the pooled rows: each value, and its 95 % interval below it.
 
-    It has as many of COLUMNS as fit the width; the report shows all metrics.
+    It has as many columns as fit the width, metrics added to METRICS from outside first; the
+    report shows all.
     """
     rows = overview(results.rows)
     most = max(1, (width - METHOD_WIDTH) // WIDTH)
-    names = [name for name in COLUMNS if name in metric_names(rows)][:most]
+    measured = metric_names(rows)
+    added = [name for name in measured if name in METRICS and name not in SHIPPED]
+    names = [*added, *(name for name in COLUMNS if name in measured)][:most]
     table = Table(title=f"protocol {results.protocol}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method", min_width=20)
     for title in map(metric_title, names):
@@ -45,7 +49,8 @@ def summary(results: Results, width: int = 120) -> Table:
 
 
 def unmeasured(results: Results) -> list[str]:
-    """Return a line for each metric that could not be measured, with its reason."""
-    return [
-        f"{metric_title(name)}: unavailable, {why}" for name, why in results.unavailable.items()
-    ]
+    """Return the metrics that could not be measured, a line for each reason."""
+    titles: dict[str, list[str]] = {}
+    for name, why in results.unavailable.items():
+        titles.setdefault(why, []).append(metric_title(name))
+    return [f"{', '.join(names)}: unavailable, {why}" for why, names in titles.items()]

@@ -140,4 +140,7 @@ METRICS: dict[str, Metric] = {
 """Every metric by its name in results.json."""
 # fmt: on
 
+SHIPPED = frozenset(METRICS)
+"""Those that are not added from outside."""
+
 __all__ = ["METRICS", "Interval", "Metric"]

@@ -51,7 +51,7 @@ def against_cost(rows: Sequence[Row], metric: str, by_time: bool = False) -> str
     """
     if by_time:
         rows = [row for row in rows if "seconds_per_image" in row.metrics]
-    measured = [row for row in rows if metric in row.metrics]
+    measured = [row for row in rows if metric in row.metrics and row.calls]  # no folders
     lines: dict[str, list[Row]] = {}
     for row in sorted(measured, key=lambda row: (order(row.method), row.calls)):
         lines.setdefault(line_title(row, rows), []).append(row)
