@@ -1,4 +1,4 @@
-"""What every model family offers to the parts that do not know it."""
+"""What every model family offers to the rest of the package."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -133,8 +133,8 @@ def load_ldm_weights(
     if missing := [name for name in names.values() if name not in weights]:
         raise ModelError(
             f"cannot load the {component} of {source}: {len(missing)} of its weights are missing, "
-            f"such as {missing[0]}; it has to be a whole checkpoint of Stable Diffusion 1 or 2, "
-            "as SDXL, a LoRA or a UNet alone are not"
+            f"such as {missing[0]}; it has to be a complete checkpoint of Stable Diffusion 1 or "
+            "2; SDXL, a LoRA or a UNet alone are not"
         )
     found = {}
     for name, ldm_name in names.items():

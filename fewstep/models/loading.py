@@ -23,7 +23,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """What a Hub id looks like; a path such as ./folder does not."""
 
 STUDENT_FILE = "fewstep.json"
-"""The contract of a student, which whole models that hold one have beside their components."""
+"""A student's contract, which a whole model that holds one has beside its components."""
 
 
 def default_device() -> str:

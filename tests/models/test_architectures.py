@@ -1,4 +1,4 @@
-"""What is said of the published models is what they are: sizes and token numbers are known."""
+"""The shipped architectures have the published sizes and token numbers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A checkpoint file gives the model that a folder of it gives, offline, or says what it lacks."""
+"""A checkpoint file gives the model that a folder of it gives, offline, or names what it lacks."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def checkpoint(request, tmp_path_factory):
 
 
 def weights_of(family):
-    for part in (family.network, *family.vae_and_text_encoder):
-        yield from part.state_dict().items()
+    for component in (family.network, *family.vae_and_text_encoder):
+        yield from component.state_dict().items()
 
 
 def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
@@ -48,7 +48,7 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("part", "key"),
+    ("component", "key"),
     [
         ("vae", "first_stage_model."),
         ("vae", "first_stage_model.decoder.mid.attn_1.q.weight"),
@@ -57,12 +57,12 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
         ("text_encoder", LAST_NORMS),
     ],
 )
-def test_a_file_without_a_part_is_refused(checkpoint, tmp_path, part, key):
+def test_a_file_without_a_component_is_refused(checkpoint, tmp_path, component, key):
     path, folder = checkpoint
     kept = {name: w for name, w in load_file(path).items() if not name.startswith(key)}
-    save_file(kept, tmp_path / "part.safetensors")
-    with pytest.raises(ModelError, match=rf"cannot load the {part}.*missing"):
-        load_model(tmp_path / "part.safetensors", config=str(folder))
+    save_file(kept, tmp_path / "component.safetensors")
+    with pytest.raises(ModelError, match=rf"cannot load the {component}.*missing"):
+        load_model(tmp_path / "component.safetensors", config=str(folder))
 
 
 def test_a_truncated_file_is_refused(checkpoint, tmp_path):
@@ -113,7 +113,7 @@ def test_a_skeleton_of_what_is_not_there_is_refused(base, monkeypatch):
         load_skeleton(base, config="sd15")
 
 
-def test_the_architecture_is_told_from_the_weights():
+def test_the_architecture_is_recognised_by_the_weights():
     def weights(width, channels=4):
         return {FIRST_CONV: torch.empty(320, channels, 3, 3), PROMPT_KEY: torch.empty(320, width)}
 

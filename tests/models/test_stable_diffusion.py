@@ -1,4 +1,4 @@
-"""The border gives what diffusers gives, and says what is missing where something is."""
+"""The border gives what diffusers gives, and names what is missing."""
 
 import json
 import os
@@ -108,49 +108,53 @@ def test_the_fingerprint_is_of_the_weights_alone(family, version):
     assert fingerprint(again.network) != fingerprint(family.network)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
-def test_a_missing_part_is_named(tmp_path, part):
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_component_is_named(tmp_path, component):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    shutil.rmtree(folder / part)
-    with pytest.raises(ModelError, match=f"cannot load the {part} of .*model"):
+    shutil.rmtree(folder / component)
+    with pytest.raises(ModelError, match=f"cannot load the {component} of .*model"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_a_half_written_part_is_named(tmp_path, part):
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_a_half_written_component_is_named(tmp_path, component):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    (weights,) = (folder / part).glob("*.safetensors")
+    (weights,) = (folder / component).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ModelError, match=f"cannot load the {part}"):
+    with pytest.raises(ModelError, match=f"cannot load the {component}"):
         load_model(folder)
 
 
-def pickled(folder, part, **others):
-    """Put a pickle in the place of a part's weights."""
+def pickled(folder, component, **others):
+    """Put a pickle in the place of a component's weights."""
     shutil.copytree(tiny_pipeline(), folder)
-    (safe,) = (folder / part).glob("*.safetensors")
-    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    (safe,) = (folder / component).glob("*.safetensors")
+    name = "pytorch_model.bin" if component == "text_encoder" else "diffusion_pytorch_model.bin"
     torch.save(load_file(safe) | others, safe.with_name(name))
     safe.unlink()
     return folder
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_pickled_weights_are_loaded_only_when_asked_for(tmp_path, part):
-    folder = pickled(tmp_path / "model", part)
-    with pytest.raises(ModelError, match=rf"load the {part}.*pickled.*model.allow_pickle = true"):
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_loaded_only_when_asked_for(tmp_path, component):
+    folder = pickled(tmp_path / "model", component)
+    with pytest.raises(
+        ModelError, match=rf"load the {component}.*pickled.*model.allow_pickle = true"
+    ):
         load_model(folder)
     mine, theirs = load_model(folder, allow_pickle=True), load_model(tiny_pipeline())
     assert mine.fingerprint == theirs.fingerprint
     assert fingerprint(*mine.vae_and_text_encoder) == fingerprint(*theirs.vae_and_text_encoder)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_a_pickle_with_more_than_weights_is_refused(tmp_path, part):
-    folder = pickled(tmp_path / "model", part, callback=Draw.keyed)
-    with pytest.raises(ModelError, match=rf"load the {part} .*more than weights.*to .safetensors"):
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_a_pickle_with_more_than_weights_is_refused(tmp_path, component):
+    folder = pickled(tmp_path / "model", component, callback=Draw.keyed)
+    with pytest.raises(
+        ModelError, match=rf"load the {component} .*more than weights.*to .safetensors"
+    ):
         load_model(folder, allow_pickle=True)
 
 
@@ -183,32 +187,32 @@ def test_a_hub_id_is_pinned_to_the_commit_that_it_was_read_at(tmp_path):
         "from fewstep.models.loading import load_model; model = load_model('me/tiny');"
         "print(model.revision, model.fingerprint)"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
         check=True,
         text=True,
         stdout=subprocess.PIPE,
     ).stdout.split()
-    assert told == [commit, load_model(tiny_pipeline()).fingerprint]
+    assert printed == [commit, load_model(tiny_pipeline()).fingerprint]
 
 
 @pytest.mark.parametrize(
-    ("part", "lacking"),
+    ("component", "lacking"),
     [
         ("unet", "conv_out.weight"),
         ("vae", "decoder.conv_in.bias"),
         ("text_encoder", "layers.0.mlp.fc1.weight"),
     ],
 )
-def test_weights_that_a_part_lacks_are_named(tmp_path, part, lacking):
+def test_weights_that_a_component_lacks_are_named(tmp_path, component, lacking):
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline(), folder)
-    (path,) = (folder / part).glob("*.safetensors")
+    (path,) = (folder / component).glob("*.safetensors")
     weights = load_file(path)
     save_file({name: w for name, w in weights.items() if not name.endswith(lacking)}, path,
               metadata={"format": "pt"})  # fmt: skip
-    with pytest.raises(ModelError, match=rf"load the {part} .*missing.*{lacking}"):
+    with pytest.raises(ModelError, match=rf"load the {component} .*missing.*{lacking}"):
         load_model(folder)
 
 
