@@ -32,7 +32,7 @@ from fewstep.methods import Batch, Denoisers
 from fewstep.methods.cd import ConsistencyDistillation
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.loop import train
-from fewstep.training.setup import build_networks, load_family, new_state, offload, with_precision
+from fewstep.training.setup import build_networks, load_family, new_state, with_precision
 from fewstep.types import Conditioning
 
 
@@ -59,12 +59,13 @@ class Rung(Fewstep):
     def __init__(self, setting: Setting, levers: Levers) -> None:
         self.setting, self.levers = setting, levers
         config = settings(setting, setting.precision if levers.half_base else "fp32")
-        family = load_family(config, setting.device)
+        config = with_precision(config, setting.device)
+        family = load_family(config.model, setting.device)
         network = family.network
         if not levers.channels_last:
             in_plain_layout(family)
         self.plain = self.plain_network(network)
-        self.parts = build_networks(with_precision(config, setting.device), family)
+        self.parts = build_networks(config, family)
         roles = self.parts.roles
         fill_lora(roles.trained)
         fill_lora(roles.averaged)
@@ -85,7 +86,8 @@ class Rung(Fewstep):
         )
         self.batches = NoiseBatches.of(self.parts)
         if levers.cached:
-            offload(family, setting.device)
+            for part in family.vae_and_text_encoder:
+                part.to("cpu")
         self.networks += (
             self.vae_and_text_encoder() if levers.cached else family.vae_and_text_encoder
         )

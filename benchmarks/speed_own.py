@@ -23,7 +23,7 @@ from fewstep.data.cache import LatentCache
 from fewstep.diffusion.random import Draw, generator
 from fewstep.methods import Batch, Denoisers
 from fewstep.training.distill import steps_of
-from fewstep.training.setup import Components, Networks, build, offload
+from fewstep.training.setup import Components, Networks, build
 from fewstep.types import Conditioning, Timesteps
 
 NUM_CACHED = 64
@@ -109,7 +109,7 @@ class Fewstep:
         self.parts = parts = components(setting, setting.precision, **train)
         self.batches = batches or NoiseBatches.of(parts)
         self.method, self.optimizer = parts.method, parts.state.optimizer
-        offload(parts.family, setting.device)
+        parts.offload()
         self.networks = [parts.network_for_training(), *self.vae_and_text_encoder()]
         fill_lora(parts.roles.trained)
         fill_lora(parts.roles.averaged)

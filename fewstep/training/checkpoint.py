@@ -49,8 +49,13 @@ class TrainState:
         scale = {"loss_scale": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
         return {"step": self.step, **monitor, **scale}
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
-        """Restore what `tensors` and `numbers` returned.
+    def load(
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        numbers: Mapping[str, Any],
+        path: Path,
+    ) -> None:
+        """Restore what `tensors` and `numbers` returned, as read from `path`.
 
         Raises:
             UserError: if the weights are those of another model or adapter.
@@ -58,7 +63,9 @@ class TrainState:
         for own, group in ((self.trained, "trained"), (self.averaged, "averaged")):
             saved = tensors[group]
             if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
-                raise UserError("the weights of another model or adapter")
+                raise UserError(
+                    f"{path} holds the weights of another model or adapter; use a new --run folder"
+                )
             with torch.no_grad():
                 for name, value in saved.items():
                     own[name].copy_(value)
@@ -123,8 +130,8 @@ class Checkpoints:
             return
         path = self.saved[-1]
         try:
-            tensors = {name: load_file(path / f"{name}.safetensors")
-                       for name in ("trained", "averaged", "optimizer")}  # fmt: skip
+            groups = ("trained", "averaged", "optimizer")
+            tensors = {group: load_file(path / f"{group}.safetensors") for group in groups}
             numbers = _read_numbers(path)
             int(numbers["step"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -132,10 +139,7 @@ class Checkpoints:
                 f"the checkpoint {path} is damaged ({error}); delete this folder to continue from "
                 "the one before, or from the start"
             ) from error
-        try:
-            self.state.load(tensors, numbers)
-        except UserError as error:
-            raise UserError(f"{path} holds {error}; use a new --run folder") from error
+        self.state.load(tensors, numbers, path)
 
 
 def _read_numbers(path: Path) -> dict[str, Any]:

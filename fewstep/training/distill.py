@@ -23,7 +23,7 @@ from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.plan import explained_memory
 from fewstep.training.previews import Previews
 from fewstep.training.run_dir import claim_run, log_entry, truncate_log
-from fewstep.training.setup import Components, build, check_batch
+from fewstep.training.setup import Components, build
 from fewstep.training.trackers import Trackers
 
 
@@ -91,7 +91,7 @@ def open_batches(components: Components) -> Steps[Batches]:
         for note in (yield from encode(dataset, components.processes)):
             print(f"fewstep: {note}", file=sys.stderr)
     batches = dataset.batches(config.train.seed, components.global_batch, components.skipped.add)
-    check_batch(components, len(batches))
+    components.check_batch(len(batches))
     return batches
 
 

@@ -14,7 +14,7 @@ from fewstep.config import Config
 from fewstep.errors import UserError
 from fewstep.models.precision import precision_for
 from fewstep.training.settings import check_settings
-from fewstep.training.setup import build_networks, load_family_on_meta
+from fewstep.training.setup import build_networks, load_family
 from fewstep.training.step_cost import StepCost, decode_bytes, num_bytes, step_cost
 
 GIB = 2**30
@@ -99,7 +99,7 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
     if on_cpu or precision == "auto":
         precision = precision_for(precision, "cpu") if on_cpu else "fp16"
     model = replace(model, precision=precision)
-    networks = build_networks(replace(config, model=model), load_family_on_meta(model))
+    networks = build_networks(replace(config, model=model), load_family(model, "meta"))
     family, trained = networks.family, networks.roles.trained
     cost, preview_bytes = step_cost(networks), decode_bytes(networks)
     if on_cpu or data.streaming:  # nothing is offloaded

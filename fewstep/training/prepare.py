@@ -12,7 +12,7 @@ from fewstep.data.pairs import Prompts, open_data, open_source, subset
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
 from fewstep.training.distill import encode
-from fewstep.training.setup import join_processes, load_family, open_dataset
+from fewstep.training.setup import join_processes, load_family, open_dataset, with_precision
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def prepare_data(config: Config, run: Path, device: str | None = None) -> Steps[
         )
     device = device or default_device()
     processes = join_processes(config.train, device)
-    dataset = open_dataset(config, run, load_family(config, device), processes)
+    family = load_family(with_precision(config, device).model, device)
+    dataset = open_dataset(config, run, family, processes)
     notes = yield from encode(dataset, processes)
     cache = dataset.cache(seed=0, group=1)
     skipped = len(dataset.pairs) - len(cache)

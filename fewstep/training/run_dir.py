@@ -18,16 +18,9 @@ from fewstep.training.settings import build_method
 from fewstep.training.setup import Components
 
 HARMLESS = {
-    "train.save_every",
-    "train.keep_last",
-    "train.preview_every",
-    "train.preview_prompts",
-    "train.trackers",
-    "train.checkpointing",
-    "model.allow_pickle",
-    "data.cache",
-    "data.workers",
-    "data.max_skipped",
+    *(f"train.{key}" for key in ("save_every", "keep_last", "preview_every", "preview_prompts")),
+    *("train.trackers", "train.checkpointing", "model.allow_pickle"),
+    *("data.cache", "data.workers", "data.max_skipped"),
 }
 """Settings that may change between the parts of one run: they decide no more than rounding."""
 

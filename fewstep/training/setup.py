@@ -94,10 +94,22 @@ class Components(Networks):
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.run / "checkpoints", self.state, self.config.train.keep_last)
 
+    def check_batch(self, num_pairs: int) -> None:
+        """Raise a SettingError if a step takes more samples than there are pairs."""
+        if self.global_batch > num_pairs:
+            train, path = self.config.train, self.config.data.path
+            raise SettingError(
+                f"a step takes {self.global_batch} samples (train.batch_size = {train.batch_size}, "
+                f"train.accumulate = {train.accumulate}, {self.processes.count} processes), and "
+                f"data.path {path!r} has {num_pairs} pairs: lower these, or give more pairs"
+            )
+
     def offload(self) -> None:
-        """Move VAE and text encoder off the GPU, unless every step needs them."""
-        if not self.config.data.streaming:
-            offload(self.family, self.device)
+        """Move VAE and text encoder from a GPU to the CPU, unless every step needs them."""
+        if torch.device(self.device).type == "cuda" and not self.config.data.streaming:
+            for part in self.family.vae_and_text_encoder:
+                part.to("cpu")
+            torch.cuda.empty_cache()
 
     @contextmanager
     def vae_and_text_encoder_on_device(self) -> Iterator[None]:
@@ -119,8 +131,9 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
     processes = join_processes(config.train, device)
     check_settings(config)
     check_words(config.model.base, config.train.preview_prompts)
-    family = load_family(config, device)
-    networks = build_networks(with_precision(config, device), family, processes.count)
+    config = with_precision(config, device)
+    family = load_family(config.model, device)
+    networks = build_networks(config, family, processes.count)
     dataset = open_dataset(config, run, family, processes)
     max_skipped = config.data.max_skipped * len(dataset.pairs)
     components = Components(
@@ -132,7 +145,7 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
         skipped=Skipped(run / "skipped.txt", max_skipped, processes),
         state=new_state(networks, device),
     )
-    check_batch(components, len(dataset.pairs))
+    components.check_batch(len(dataset.pairs))
     return components
 
 
@@ -159,16 +172,16 @@ def build_networks(config: Config, family: ModelFamily, num_processes: int = 1) 
         data=replace(config.data, resolution=resolution),
         train=replace(config.train, processes=num_processes),
     )
-    return Networks(resolved, method, family, _roles(family, config.adapter, config.train.seed))
+    return Networks(resolved, method, family, build_roles(family, config))
 
 
-def _roles(family: ModelFamily, adapter: AdapterSettings | None, seed: int) -> Roles:
+def build_roles(family: ModelFamily, config: Config) -> Roles:
+    """Give the network its LoRAs, or copies to fine-tune whole."""
+    adapter, seed = config.adapter, config.train.seed
     if adapter is None:
         return full_roles(family)
-    alpha = lora_alpha(adapter)
-    return lora_roles(
-        family, adapter.preset, adapter.rank, alpha, dropout=adapter.dropout, seed=seed
-    )
+    preset, rank, alpha = adapter.preset, adapter.rank, lora_alpha(adapter)
+    return lora_roles(family, preset, rank, alpha, dropout=adapter.dropout, seed=seed)
 
 
 def lora_alpha(adapter: AdapterSettings) -> float:
@@ -190,38 +203,22 @@ def new_state(networks: Networks, device: torch.device | str) -> TrainState:
 
 
 def with_precision(config: Config, device: torch.device | str) -> Config:
-    """Replace precision "auto" by the device's.
-
-    Raises:
-        SettingError: if the device cannot train in the precision that is set.
-    """
+    """Replace precision "auto" by the device's, or refuse one in which it cannot train."""
     precision = precision_for(config.model.precision, device)
     return replace(config, model=replace(config.model, precision=precision))
 
 
-def load_family(config: Config, device: torch.device | str) -> ModelFamily:
-    """Load the base model onto the device."""
-    model = with_precision(config, device).model
-    return load_model(
-        model.base,
-        dtype=DTYPES[model.precision],
-        device=device,
-        revision=model.revision,
-        variant=model.variant,
-        config=model.config,
-        allow_pickle=model.allow_pickle,
-    )
-
-
-def load_family_on_meta(model: ModelSettings) -> ModelFamily:
-    """Build the base model from its configs alone: shapes without weights, on the meta device."""
-    return load_skeleton(
-        model.base,
-        dtype=DTYPES[model.precision],
-        revision=model.revision,
-        config=model.config,
-        allow_pickle=model.allow_pickle,
-    )
+def load_family(model: ModelSettings, device: torch.device | str) -> ModelFamily:
+    """Load the base model; on the "meta" device from its configs alone, without weights."""
+    options = {
+        "dtype": DTYPES[model.precision],
+        "revision": model.revision,
+        "config": model.config,
+        "allow_pickle": model.allow_pickle,
+    }
+    if str(device) == "meta":
+        return load_skeleton(model.base, **options)
+    return load_model(model.base, device=device, variant=model.variant, **options)
 
 
 def join_processes(train: TrainSettings, device: torch.device | str) -> Processes:
@@ -262,27 +259,3 @@ def open_dataset(config: Config, run: Path, family: ModelFamily, processes: Proc
                 "other files, sizes or times; put them where every node sees them"
             )
     return dataset
-
-
-def check_batch(components: Components, num_pairs: int) -> None:
-    """Refuse a step that takes more samples than there are pairs.
-
-    Raises:
-        SettingError: naming the settings.
-    """
-    if components.global_batch > num_pairs:
-        train, path = components.config.train, components.config.data.path
-        raise SettingError(
-            f"a step takes {components.global_batch} samples (train.batch_size = "
-            f"{train.batch_size}, train.accumulate = {train.accumulate}, "
-            f"{components.processes.count} processes), and data.path {path!r} has {num_pairs} "
-            "pairs: lower these, or give more pairs"
-        )
-
-
-def offload(family: ModelFamily, device: torch.device | str) -> None:
-    """Move VAE and text encoder from a GPU to the CPU."""
-    if torch.device(device).type == "cuda":
-        for part in family.vae_and_text_encoder:
-            part.to("cpu")
-        torch.cuda.empty_cache()
