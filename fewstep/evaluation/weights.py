@@ -78,7 +78,7 @@ def weights_folder() -> Path:
 def in_hub_cache(repo: str) -> Path | None:
     """Return the folder of a model that was downloaded before, without a request to the Hub."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo, local_files_only=True))

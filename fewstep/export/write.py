@@ -89,7 +89,11 @@ def write_whole_model(
     """
     folder, config = folder / FUSED_FOLDER, scheduler_config(contract)
     with quietly():
-        family.pipeline(network, config).save_pretrained(folder, safe_serialization=True)
+        pipe = family.pipeline(network, config)
+        for component in pipe.components.values():
+            if isinstance(component, nn.Module):  # old versions save no other layout
+                component.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        pipe.save_pretrained(folder, safe_serialization=True)
     for path in folder.glob("*/config.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)  # where it was on this machine
