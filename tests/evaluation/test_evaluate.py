@@ -159,7 +159,7 @@ def test_several_processes_evaluate_together(runs, tmp_path, prompt_file, no_wei
     told = (str(runs / "multi-boundary-cd"), tmp_path / "out", prompt_file, no_weights)
     assert run_together(2, evaluated, *told) == [0, 0]
     results = load(tmp_path / "out" / "results.json")
-    assert [row.steps for row in results.rows] == [50, 8, 4, 50, 4]
+    assert [row.steps for row in results.rows] == [50, 8, 4, 50, 8, 4, 4]
 
 
 def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
@@ -256,8 +256,8 @@ def test_coco_is_evaluated_with_every_extractor_available(
         results.protocol,
     )
     teacher, student = results.rows[0].metrics, results.rows[-1].metrics
-    judged = {"fid", "kid", "cmmd", "precision", "recall", "clip_score"}
-    assert judged <= teacher.keys() & student.keys()
+    expected = {"fid", "kid", "cmmd", "precision", "recall", "clip_score"}
+    assert expected <= teacher.keys() & student.keys()
     assert {"fid_teacher", "clip_score_difference", "latent_frechet"} <= student.keys()
     assert "fid_teacher" not in teacher
     assert student["clip_score_difference"].value == pytest.approx(
@@ -331,7 +331,7 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
     assert np.allclose(table[fifth]["latent_rmse"][50:100], expected)
 
 
-def test_the_bundled_protocol_judges_by_the_parser_and_by_features(tmp_path, monkeypatch):
+def test_the_bundled_protocol_measures_by_the_parser_and_by_features(tmp_path, monkeypatch):
     monkeypatch.setattr(prompts_module, "NUM_REFERENCES", 100)
     monkeypatch.setattr(consistency, "NUM_PROMPTS", 2)
     run, out = tmp_path / "run", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The feature extractors: real architectures with random weights, found, checked and run once."""
+"""Feature extractors: real architectures with random weights, found, checked, and run once."""
 
 import hashlib
 from dataclasses import replace

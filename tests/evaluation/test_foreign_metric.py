@@ -67,6 +67,11 @@ def test_a_foreign_metric_is_measured_shown_and_reported(foreign, runs, tmp_path
     assert "Mean grey level. Higher is better." in html
 
 
+def test_a_metric_beside_real_images_is_of_the_whole_set():
+    with pytest.raises(ValueError, match="real images are a set; give whole_set=True"):
+        Metric(brightness, "Mine", "something", "higher", against="reference")
+
+
 def test_a_foreign_metric_scores_a_folder_by_every_protocol(foreign, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

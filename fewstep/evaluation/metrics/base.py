@@ -43,6 +43,10 @@ class Metric:
     parts: Callable[[Any], Mapping[str, Values]] | None = None
     """The numbers of some of the images by the part's name, such as "shape"."""
 
+    def __post_init__(self) -> None:
+        if self.against == "reference" and not self.whole_set:
+            raise ValueError(f"{self.title}: real images are a set; give whole_set=True")
+
     def measure(self, *data) -> Interval:
         """Measure and give the interval.
 
