@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +113,7 @@ def load_inputs_of_images(
             "line an image, in the order of their names"
         )
     reference = load_reference(protocol, find_coco(name, data), side)
+    protocol = replace(protocol, prompts="prompts of the user's")  # described as such
     return EvaluationInputs(name, protocol, prompts, reference)
 
 

@@ -39,6 +39,7 @@ def test_two_folders_are_scored_by_the_bundled_protocol(tmp_path, monkeypatch, c
     assert second.metrics["prompt_accuracy"].value < 0.5
     assert "prompt_accuracy.shape" in first.metrics
     assert first.metrics["frechet"].value == pytest.approx(second.metrics["frechet"].value)
+    assert results.protocol.startswith("bundled; 100 prompts of the user's (")
     assert "100 images of each folder" in results.protocol
     assert "needs the teacher's images" in results.unavailable["same_noise_rmse"]
     assert "latent_frechet" in results.unavailable
