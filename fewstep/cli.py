@@ -1,19 +1,14 @@
 """The commands: each reads its settings, calls one function and prints what comes next."""
 
-import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fewstep import __version__
-from fewstep.config import DataSettings, from_tables, load_config
-from fewstep.errors import Interrupted, UserError
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+from fewstep.config import DataSettings, load_config
+from fewstep.errors import UserError
+from fewstep.strict import from_tables
 
 app = typer.Typer(
     name="fewstep",
@@ -24,10 +19,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Override = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting; may be repeated."),
-]
+
+def option(text: str, *names: str, **more: Any) -> Any:
+    """Return an option with its help."""
+    return typer.Option(*names, help=text, **more)
 
 
 def named(run: Path) -> Path:
@@ -37,27 +32,32 @@ def named(run: Path) -> Path:
     return run
 
 
-RunFolder = Annotated[Path, typer.Option("--run", help="The run's folder.", callback=named)]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+ConfigFile = Annotated[Path, typer.Argument(help="A TOML file; see configs/.")]
+Override = Annotated[
+    list[str] | None,
+    option("Change a setting; may be repeated.", "--set", metavar="TABLE.KEY=VALUE"),
+]
+RunFolder = Annotated[Path, option("The run's folder.", "--run", callback=named)]
+Out = Annotated[Path, option("Where to write.", "-o", "--out")]
+OutOrDefault = Annotated[Path | None, option("Where to write.", "-o", "--out")]
+PromptFile = Annotated[Path | None, option("A file, one prompt a line.")]
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write.")] = None,
-    quick: Annotated[bool, typer.Option(help="Fewer steps and images: 3 minutes.")] = False,
+    out: OutOrDefault = None,
+    quick: Annotated[bool, option("Fewer steps and images: 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
     from fewstep.quickstart import run_quickstart
 
     out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
-    report = run_quickstart(out, quick)
-    typer.echo(f"open {report}")
+    typer.echo(f"open {run_quickstart(out, quick)}")
 
 
 @app.command()
 def distill(
-    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
-    *,
+    config: ConfigFile,
     run: RunFolder,
     set_: Override = None,
 ) -> None:
@@ -75,10 +75,9 @@ def distill(
 
 @app.command()
 def prepare(
-    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
-    *,
+    config: ConfigFile,
     run: Annotated[
-        Path, typer.Option(help="The run to prepare: without data.cache the cache is beside it.")
+        Path, option("The run to prepare: without data.cache the cache is beside it.")
     ] = Path("runs/run"),
     set_: Override = None,
 ) -> None:
@@ -97,29 +96,17 @@ app.add_typer(data, name="data")
 @data.command()
 def check(
     path: Annotated[str, typer.Argument(help="What data.path would be.")],
-    *,
-    resolution: Annotated[
-        int | None, typer.Option(help="Also list images that are too small.")
-    ] = None,
-    num_pairs: Annotated[int | None, typer.Option(help="How many to check; default: all.")] = None,
+    resolution: Annotated[int | None, option("Also list images that are too small.")] = None,
+    num_pairs: Annotated[int | None, option("How many to check; default: all.")] = None,
     images: Annotated[
-        str | None, typer.Option("--images", "--pictures", help="What data.images would be.")
+        str | None, option("What data.images would be.", "--images", "--pictures")
     ] = None,
-    split: Annotated[str, typer.Option(help="What data.split would be.")] = "train",
-    image_column: Annotated[str | None, typer.Option(help="As data.image_column.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="As data.caption_column.")] = None,
+    split: Annotated[str, option("What data.split would be.")] = "train",
+    image_column: Annotated[str | None, option("As data.image_column.")] = None,
+    caption_column: Annotated[str | None, option("As data.caption_column.")] = None,
 ) -> None:
     """Count images, sizes and captions in PATH, and list each file that cannot be used."""
-    given = {
-        "path": path,
-        "images": images,
-        "split": split,
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "resolution": resolution,
-        "num_pairs": num_pairs,
-    }
-    settings = from_tables(DataSettings, given, "data.")
+    settings = from_tables(DataSettings, dict(locals()), "data.")  # its options are settings
     from fewstep.console import show_progress
     from fewstep.training.prepare import check_data
 
@@ -133,25 +120,22 @@ def check(
 def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more.")] = None,
-    *,
-    prompts: Annotated[Path | None, typer.Option(help="A file, one prompt a line.")] = None,
-    seed: Annotated[int, typer.Option(help="Images are a function of prompt and seed.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Default: the contract's.")] = None,
+    prompts: PromptFile = None,
+    seed: Annotated[int, option("Images are a function of prompt and seed.")] = 0,
+    steps: Annotated[int | None, option("Default: the contract's.")] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(help="For a teacher, or a student trained without.")
+        float | None, option("For a teacher, or a student trained without.")
     ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="With --guidance-scale above 1.")] = "",
-    image: Annotated[Path | None, typer.Option(help="An image to start from.")] = None,
+    negative_prompt: Annotated[str, option("With --guidance-scale above 1.")] = "",
+    image: Annotated[Path | None, option("An image to start from.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="With --image: the fraction of steps taken; default: 0.5.")
+        float | None, option("With --image: the fraction of steps taken; default: 0.5.")
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH[=WEIGHT]", help="Another LoRA; may be repeated."),
+        option("Another LoRA; may be repeated.", metavar="PATH[=WEIGHT]"),
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base model, instead of the artefact's own.")
-    ] = None,
+    base: Annotated[str | None, option("Base model, instead of the artefact's own.")] = None,
     out: Out = Path("out.png"),
 ) -> None:
     """Generate images at the timesteps of the artefact's contract; several make a grid."""
@@ -168,19 +152,18 @@ def evaluate(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")
     ] = None,
-    *,
     images: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="In place of sources: a folder of images; repeatable."),
+        option("In place of sources: a folder of images; repeatable.", metavar="DIR"),
     ] = None,
-    protocol: Annotated[str, typer.Option(help="What is measured, and how.")] = "bundled",
-    num_prompts: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    protocol: Annotated[str, option("What is measured, and how.")] = "bundled",
+    num_prompts: Annotated[int | None, option("Default: the protocol's.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="For protocol prompts, or of --images: one prompt a line.")
+        Path | None, option("For protocol prompts, or of --images: one prompt a line.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="For protocol coco…: its folder.")] = None,
+    data: Annotated[Path | None, option("For protocol coco…: its folder.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="The folder of the feature extractors' weights.")
+        Path | None, option("The folder of the feature extractors' weights.")
     ] = None,
     out: Out = Path("results"),
 ) -> None:
@@ -195,8 +178,8 @@ def evaluate(
         path = evaluate_images(images, protocol, out, prompts, data, weights)
     else:
         path = evaluate_sources(
-            sources or [], protocol, out, num_prompts,
-            prompt_file=prompts, data=data, weights=weights,
+            sources or [], protocol, out, num_prompts, prompt_file=prompts, data=data,
+            weights=weights,
         )  # fmt: skip
     print_results(path)
     typer.echo(f"wrote {path}; next: fewstep report {out} -o report.html")
@@ -205,23 +188,20 @@ def evaluate(
 @app.command()
 def compare(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")],
-    *,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="May be repeated.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file, one prompt a line.")] = None,
+    prompt: Annotated[list[str] | None, option("May be repeated.", "--prompt")] = None,
+    prompts: PromptFile = None,
     seed: int = 0,
     out: Out = Path("comparison"),
 ) -> None:
     """Generate the same prompts from the same noise by teacher and students, side by side."""
     from fewstep.evaluation.compare import compare_sources
 
-    path = compare_sources(sources, prompt or [], prompts, seed, out)
-    typer.echo(f"wrote {path}")
+    typer.echo(f"wrote {compare_sources(sources, prompt or [], prompts, seed, out)}")
 
 
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Evaluations, runs.")],
-    *,
     out: Out = Path("report.html"),
 ) -> None:
     """Write results and images as one self-contained HTML file; makes no measurement itself."""
@@ -232,8 +212,8 @@ def report(
 
 @app.command()
 def verify(
-    quick: Annotated[bool, typer.Option(help="30 seconds instead of 5 minutes.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write.")] = None,
+    quick: Annotated[bool, option("30 seconds instead of 5 minutes.")] = False,
+    out: OutOrDefault = None,
 ) -> None:
     """Run the truth bench: every method against an exact flow map."""
     from fewstep.verify import verify
@@ -244,25 +224,20 @@ def verify(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or an artefact.")],
-    *,
     out: Out = Path("artefact"),
-    name: Annotated[str | None, typer.Option(help="Name of the files; default: the run's.")] = None,
+    name: Annotated[str | None, option("Name of the files; default: the run's.")] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="The base model's id to write, after its weights were checked."),
+        option("The base model's id to write, after its weights were checked."),
     ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="Default: the license in the base model's card.")
+        str | None, option("Default: the license in the base model's card.", "--license")
     ] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="A results.json with numbers for the card.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
-    fused: Annotated[
-        bool, typer.Option(help="Also write a diffusers folder with the LoRA merged.")
-    ] = False,
+    results: Annotated[Path | None, option("A results.json with numbers for the card.")] = None,
+    precision: Annotated[str, option("fp32, fp16 or bf16.")] = "fp32",
+    fused: Annotated[bool, option("Also write a diffusers folder with the LoRA merged.")] = False,
     checkpoint: Annotated[
-        bool, typer.Option(help="Also write a single-file checkpoint with the LoRA merged.")
+        bool, option("Also write a single-file checkpoint with the LoRA merged.")
     ] = False,
 ) -> None:
     """Write a run's artefact: files for other programs, the contract and the model card."""
@@ -276,10 +251,9 @@ def export(
 def push(
     artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="A folder by export.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="you/name on the Hub.")],
-    *,
-    public: Annotated[bool, typer.Option(help="Default: a private repository.")] = False,
-    fused: Annotated[bool, typer.Option(help="Upload the merged models in fused/ too.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only list what would be uploaded.")] = False,
+    public: Annotated[bool, option("Default: a private repository.")] = False,
+    fused: Annotated[bool, option("Upload the merged models in fused/ too.")] = False,
+    dry_run: Annotated[bool, option("Only list what would be uploaded.")] = False,
 ) -> None:
     """Upload an artefact to the Hub, with the token of `hf auth login` or HF_TOKEN."""
     from fewstep.export.hub import push_artefact
@@ -289,21 +263,17 @@ def push(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="A TOML file; see configs/.")],
-    *,
+    config: ConfigFile,
     set_: Override = None,
-    cpu: Annotated[bool, typer.Option(help="For a CPU instead of a GPU.")] = False,
-    json: Annotated[bool, typer.Option(help="Print JSON.")] = False,
+    cpu: Annotated[bool, option("For a CPU instead of a GPU.")] = False,
+    json: Annotated[bool, option("Print JSON.")] = False,
 ) -> None:
     """Estimate a run's memory by term, its time, and whether it fits a 15 GB card."""
     settings = load_config(config, set_ or [])
     from fewstep.training.plan import as_json, plan_run, print_plan
 
     planned = plan_run(settings, on_cpu=cpu)
-    if json:
-        typer.echo(as_json(settings, planned))
-    else:
-        print_plan(settings, planned)
+    typer.echo(as_json(settings, planned)) if json else print_plan(settings, planned)
 
 
 @app.command()
@@ -328,38 +298,3 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Options before any command."""
-
-
-def main() -> None:
-    """Run the command line's command."""
-    run_command(app)
-
-
-def run_command(command: Callable[[], None]) -> None:
-    """Run a command; errors that the user can fix are one sentence, with exit code 2."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, interrupt)
-    try:
-        command()
-    except (UserError, OSError) as error:
-        typer.secho(f"fewstep: {explain(error)}", fg="red", err=True)
-        sys.exit(2)
-    except Interrupted as stop:
-        typer.echo(f"fewstep: {stop}; run the same command again to continue", err=True)
-        sys.exit(stop.exit_code)
-
-
-def interrupt(signum: int, frame: object) -> None:
-    """Exit at once: files on disk are complete. A training loop saves first."""
-    raise Interrupted(signum, "stopped")
-
-
-def explain(error: UserError | OSError) -> str:
-    """Return an error as one sentence; errors of the system name the file."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'while writing'}"
-    return " ".join(str(error).split())
-
-
-if __name__ == "__main__":
-    main()

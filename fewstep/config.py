@@ -1,19 +1,18 @@
 """Settings: frozen dataclasses read from TOML, strictly. This file imports no torch."""
 
 import dataclasses
-import difflib
 import json
-import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from fewstep.errors import UserError
+from fewstep.errors import SettingError
+from fewstep.strict import from_tables
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = typing.Literal["wandb", "trackio"]
@@ -21,14 +20,6 @@ Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
-Settings = TypeVar("Settings")
-
-RENAMED = {"data.pictures": "images"}
-"""Settings that had another name in the first release, which is read as well."""
-
-
-class SettingError(UserError):
-    """A setting that cannot be used; the message names it, its value and the fix."""
 
 
 @dataclass(frozen=True)
@@ -190,98 +181,6 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
             raise SettingError(f"{table} is {target!r}; it has to be a table")
         target[key] = _toml_value(text.strip())
     return tables
-
-
-def from_tables(
-    kind: type[Settings],
-    values: object,
-    where: str = "",
-    *,
-    what: str = "setting",
-    error: type[UserError] = SettingError,
-) -> Settings:
-    """Build a dataclass from nested mappings; unknown keys and wrong types are errors.
-
-    Types are those of JSON: an int serves for a float, a list for a tuple, and nothing else
-    is converted. `where` comes before each name, and `what` is what messages call an entry.
-
-    Raises:
-        error: naming the entry, with the nearest known name where there is one.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    values = renamed(values, where)
-    try:
-        check_keys(kind, values, where, what, error)
-        text = json.dumps(values, default=str)  # the types of JSON, in which a table is no class
-        return TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as refused:
-        first = refused.errors()[0]
-        cause = first.get("ctx", {}).get("error")  # of a check of the dataclass itself
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise error(explained(first, where, what)) from None
-
-
-def renamed(values: object, where: str) -> object:
-    """Return the values with the names of the first release replaced, in inner tables too."""
-    if not isinstance(values, Mapping):
-        return values
-    return {
-        RENAMED.get(f"{where}{key}", key): renamed(value, f"{where}{key}.")
-        for key, value in values.items()
-    }
-
-
-def check_keys(kind: Any, value: object, where: str, what: str, error: type[UserError]) -> None:
-    """Refuse keys that are no field of a dataclass, in inner tables and lists too."""
-    options = typing.get_args(kind)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise error(f"{where.rstrip('.')} is {value}; it has to be a finite number")
-    if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        known = [entry.name for entry in dataclasses.fields(kind)]
-        for key, inner in value.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-                raise error(f"unknown {what} {where}{key}; {hint}")
-            check_keys(hints[key], inner, f"{where}{key}.", what, error)
-    elif isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
-        for key, inner in value.items():
-            check_keys(options[-1], inner, f"{where}{key}.", what, error)
-    elif isinstance(value, list | tuple) and typing.get_origin(kind) is tuple:
-        for i, inner in enumerate(value):
-            check_keys(options[0], inner, f"{where.rstrip('.')}[{i}].", what, error)
-    else:  # of a union the one that is a table
-        for option in options:
-            check_keys(option, value, where, what, error)
-
-
-BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
-
-
-def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
-    """Return one of pydantic's errors in our words: the entry, its value and what it has to be."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in refusal["loc"])
-    name, value = f"{where}{path.removeprefix('.')}".rstrip("."), refusal["input"]
-    match refusal["type"].partition("_")[0]:
-        case "missing":
-            return f"the {what} {name} is missing"
-        case "dataclass" | "dict" | "mapping":
-            return f"{name} is {value!r}; it has to be a table, [{name}]"
-        case "literal":
-            return f"{name} is {value!r}; it has to be {refusal['ctx']['expected']}"
-        case "value":
-            return f"{name} is {refusal['ctx']['error']}"
-        case "tuple" | "list":
-            return f"{name} is {value!r}; it has to be a list"
-        case "greater" | "less":
-            ((bound, number),) = refusal["ctx"].items()
-            return f"{name} is {value!r}; it has to be {BOUNDS[bound].format(number)}"
-        case kind:
-            wanted = {"string": "str"}.get(kind, kind)
-            return f"{name} is {value!r}, a {type(value).__name__}; it has to be a {wanted}"
 
 
 def to_toml(config: Config) -> str:

@@ -5,6 +5,10 @@ class UserError(ValueError):
     """A request that cannot be met; the message names it, its value and the fix."""
 
 
+class SettingError(UserError):
+    """A setting that cannot be used; the message names it, its value and the fix."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop, and its state has been saved.
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from fewstep import cli
+from fewstep.__main__ import explain, main
 from fewstep.config import load_config, to_toml
 from fewstep.errors import Interrupted
 from tests.tiny import tiny_config, tiny_pipeline
@@ -19,7 +19,7 @@ def run(monkeypatch, capsys, *arguments):
     capsys.readouterr()  # what was told before
     monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main()
     return left.value.code, capsys.readouterr()
 
 
@@ -170,7 +170,7 @@ def test_a_source_that_is_no_artefact_or_half_trained_is_refused(monkeypatch, ca
 
 def test_the_systems_errors_name_the_file():
     error = OSError(28, "No space left on device", "runs/a")
-    assert cli.explain(error) == "No space left on device: runs/a"
+    assert explain(error) == "No space left on device: runs/a"
 
 
 def test_ctrl_c_before_training_leaves_with_code_130(monkeypatch, capsys, tmp_path, config):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewstep.config import AdapterSettings, Config, DataSettings, SettingError, TrainSettings
+from fewstep.config import AdapterSettings, Config, DataSettings, TrainSettings
 from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.solvers import ddim
+from fewstep.errors import SettingError
 from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.evaluation.report.write import write_report
 from fewstep.export.export import ExportOptions, export_artefact

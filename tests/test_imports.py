@@ -16,7 +16,7 @@ FLOORS = (
     ("types", "errors", "files"),
     ("diffusion",),
     ("methods",),
-    ("config", "images", "distributed", "console"),
+    ("strict", "config", "images", "distributed", "console"),
     ("models",),
     ("world",),
     ("student",),
@@ -30,13 +30,13 @@ FLOORS = (
 )
 """The parts of fewstep, floor by floor: a part imports from the floors below it, and its own."""
 
-TOGETHER = ("files", "images", "distributed", "console")
+TOGETHER = ("files", "config", "images", "distributed", "console")
 """Those that may import from others on their own floor."""
 
 STRICTER = {
     "diffusion": {"types"},
     "methods": {"types", "diffusion"},
-    "config": {"errors"},
+    "config": {"errors", "strict"},
     "student.samplers": {"types", "diffusion", "methods"},
 }
 """The parts that import less than their floor would allow."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fewstep.config import DataSettings, SettingError
+from fewstep.config import DataSettings
 from fewstep.console import Steps
 from fewstep.data.base import ImageError
 from fewstep.data.cache import LatentCache, open_cache
@@ -22,6 +22,7 @@ from fewstep.data.pairs import ImagePairs, Pairs, Prompts, open_data
 from fewstep.data.stream import Stream
 from fewstep.diffusion.random import generator
 from fewstep.distributed import ALONE, Processes
+from fewstep.errors import SettingError
 from fewstep.files import check_writable
 from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.student.generate import teacher_sampler

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from fewstep.config import from_tables
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.files import write_file
+from fewstep.strict import from_tables
 
 SEVERAL = ", "
 """What stands between the sources of a pooled row."""

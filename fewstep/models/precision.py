@@ -2,7 +2,8 @@
 
 import torch
 
-from fewstep.config import Precision, SettingError
+from fewstep.config import Precision
+from fewstep.errors import SettingError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = 8

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewstep.config import from_tables
 from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.guidance import check_guidance
 from fewstep.diffusion.prediction import output_reader
@@ -19,6 +18,7 @@ from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.methods import METHODS, Method
 from fewstep.methods.base import known_num_steps, sampling_timesteps
+from fewstep.strict import from_tables
 
 FORMAT_VERSION = 1
 CONTRACT_FILE = "fewstep.json"

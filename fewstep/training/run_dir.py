@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fewstep.config import Config, SettingError, load_config, to_toml
+from fewstep.config import Config, load_config, to_toml
+from fewstep.errors import SettingError
 from fewstep.files import write_file
 from fewstep.training.artefact import versions
 from fewstep.training.loop import StepResult

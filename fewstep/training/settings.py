@@ -4,8 +4,10 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from fewstep.config import Config, SettingError, from_tables
+from fewstep.config import Config
+from fewstep.errors import SettingError
 from fewstep.methods import METHODS, Method
+from fewstep.strict import from_tables
 from fewstep.student.generate import TEACHER_GUIDANCE
 
 

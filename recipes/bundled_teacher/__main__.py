@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import Override, RunFolder, run_command
+from fewstep.__main__ import run_command
+from fewstep.cli import Override, RunFolder
 from recipes.bundled_teacher.teacher import load_teacher_config, train_teacher
 
 

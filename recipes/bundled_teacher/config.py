@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fewstep.config import SettingError, apply_overrides, from_tables, need
+from fewstep.config import apply_overrides, need
+from fewstep.errors import SettingError
+from fewstep.strict import from_tables
 
 SHIPPED = Path(__file__).with_name("teacher.toml")
 

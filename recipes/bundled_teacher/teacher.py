@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fewstep.config import SettingError, need
+from fewstep.config import need
+from fewstep.errors import SettingError
 from fewstep.files import check_writable, write_file, write_folder
 from fewstep.models.loading import bundled_folder
 from recipes.bundled_teacher.autoencoder_training import latent_scale, train_autoencoder

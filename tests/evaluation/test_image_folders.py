@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep import cli
+from fewstep.__main__ import main
 from fewstep.errors import UserError
 from fewstep.evaluation import prompts as prompts_module
 from fewstep.evaluation.evaluate import evaluate_images, print_results
@@ -91,5 +91,5 @@ def test_images_are_in_the_order_of_their_numbers(tmp_path):
 def test_sources_or_images_are_given_and_not_both(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fewstep", "evaluate", *arguments])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     assert "folders of images by --images DIR; not both" in capsys.readouterr().err

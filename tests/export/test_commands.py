@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fewstep import cli
+from fewstep.__main__ import main
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -21,7 +21,7 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            main()
         output = capsys.readouterr()
         return left.value.code, " ".join((output.out + output.err).split())
 

@@ -9,8 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from fewstep.config import SettingError
-from fewstep.errors import UserError
+from fewstep.errors import SettingError, UserError
 from recipes.bundled_teacher import optimising
 from recipes.bundled_teacher.config import TeacherConfig, load_teacher_config
 from recipes.bundled_teacher.optimising import plateau_path

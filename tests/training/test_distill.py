@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboardX.proto.event_pb2 import Event
 
-from fewstep.config import SettingError, TeacherSettings, load_config, to_toml
+from fewstep.config import TeacherSettings, load_config, to_toml
 from fewstep.console import finish
 from fewstep.data.dataset import Dataset
 from fewstep.diffusion.random import Draw
-from fewstep.errors import Interrupted, UserError
+from fewstep.errors import Interrupted, SettingError, UserError
 from fewstep.images import grid
 from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_sampler

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fewstep.cli import app
-from fewstep.config import AdapterSettings, DataSettings, SettingError, load_config, to_toml
+from fewstep.config import AdapterSettings, DataSettings, load_config, to_toml
 from fewstep.console import finish
-from fewstep.errors import Interrupted, UserError
+from fewstep.errors import Interrupted, SettingError, UserError
 from fewstep.training.distill import distill_run
 from fewstep.training.prepare import check_data, prepare_data
 from tests.data.samples import SIZE, bomb, coco, content, folder_of, noise, shards

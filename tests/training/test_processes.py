@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewstep.config import DataSettings, SettingError, load_config, to_toml
+from fewstep.config import DataSettings, load_config, to_toml
 from fewstep.console import finish
 from fewstep.distributed import Processes
-from fewstep.errors import Interrupted
+from fewstep.errors import Interrupted, SettingError
 from fewstep.models.loading import load_model
 from fewstep.training.distill import distill_run
 from fewstep.training.loop import micro_batches
