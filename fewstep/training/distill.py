@@ -110,7 +110,7 @@ def recorded(components: Components, batches: Batches, received: list[int]) -> S
         Interrupted: once a signal was `received` by any process, after saving.
     """
     train, state, processes = components.config.train, components.state, components.processes
-    task = f"training {components.run}"
+    task = f"training {components.run.name}"
     with Record(components) as record:
         yield TaskProgress(task, state.step, train.steps)
         if state.step == 0:
