@@ -53,10 +53,10 @@ class Finding:
 
 def examine(folder: Path = Path()) -> list[Finding]:
     """Check everything; `folder` is where runs would be written."""
-    return [*versions(), *imports(), *devices(), *disks(folder)]
+    return [*check_versions(), *imports(), *devices(), *disks(folder)]
 
 
-def versions() -> Iterator[Finding]:
+def check_versions() -> Iterator[Finding]:
     """Yield the version of every dependency, and what does not fit."""
     yield Finding("Python", platform.python_version())
     for library in ("fewstep", *LIBRARIES):
@@ -110,10 +110,10 @@ def imports() -> Iterator[Finding]:
         try:
             importlib.import_module(library)
         except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-            yield Finding(f"import {library}", one_line(error), "bad", VERSIONS)
+            yield Finding(f"import {library}", shortened(error), "bad", VERSIONS)
 
 
-def one_line(error: Exception) -> str:
+def shortened(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -163,7 +163,7 @@ def check_attention(device: str, precision: Precision) -> Finding:
         (heads.mT @ attended).sum().item()
     except RuntimeError as error:
         targets = ", ".join(torch.cuda.get_arch_list()) or "CPUs"
-        message = f"fails in {precision} ({one_line(error)}); this torch is built for {targets}"
+        message = f"fails in {precision} ({shortened(error)}); this torch is built for {targets}"
         return Finding(name, message, "bad", BUILDS)
     message = f"works in {precision}, kernel {kernel.replace('_', ' ')}"
     return Finding(name, message, "slow" if kernel == "math" else "ok")

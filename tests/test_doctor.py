@@ -12,12 +12,12 @@ from fewstep import doctor
 from fewstep.doctor import (
     Finding,
     check_attention,
+    check_versions,
     disks,
     examine,
     imports,
     known_problems,
     verdict,
-    versions,
 )
 from fewstep.models.precision import precision_for
 
@@ -67,7 +67,7 @@ def test_the_tested_bundles_are_no_bad_pairs(installed):
 
 def test_a_version_below_the_floor_is_named(installed):
     installed(safetensors="0.3.0")
-    finding, *_ = [f for f in versions() if (f.name, f.status) == ("safetensors", "bad")]
+    finding, *_ = [f for f in check_versions() if (f.name, f.status) == ("safetensors", "bad")]
     assert finding.message.startswith("0.3.0; fewstep needs >=0.4.4")
 
 
@@ -102,7 +102,7 @@ def test_a_full_disk_is_a_limit_and_without_any_space_nothing_works(
 
 def test_each_fix_is_named_once(installed):
     installed(safetensors="0.3.0", pillow="1.0.0")
-    bad = [finding for finding in versions() if finding.status == "bad"]
+    bad = [finding for finding in check_versions() if finding.status == "bad"]
     full = Finding("disk for runs", "0 GB free", "bad", "free disk space")
     sentence = verdict([*bad, full])
     assert {"safetensors", "pillow"} <= {finding.name for finding in bad}

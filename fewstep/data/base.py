@@ -47,7 +47,7 @@ class Source(Captioned, Protocol):
         ...
 
 
-def digest(lines: Iterable[str]) -> str:
+def digest_of_lines(lines: Iterable[str]) -> str:
     """Return the sha256 of lines of text."""
     sha = hashlib.sha256()
     for line in lines:

@@ -85,7 +85,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path} line {number}", line
 
 
-def read_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
     """Return the value that JSON text holds, or raise a DataError."""
     try:
         return json.loads(text)

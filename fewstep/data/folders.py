@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.base import DataError, Source, digest
-from fewstep.data.captions import checked, collect, numbered_lines, read_json, read_text
+from fewstep.data.base import DataError, Source, digest_of_lines
+from fewstep.data.captions import checked, collect, numbered_lines, parse_json, read_text
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -39,7 +39,7 @@ class ImageFiles(Source):
 
     @property
     def identity(self) -> str:
-        return digest(
+        return digest_of_lines(
             f"{file} {size_and_time(self.folder / file)} {texts}"
             for file, texts in zip(self.files, self.texts, strict=True)
         )
@@ -113,7 +113,7 @@ def read_metadata(table: Path, images: Path | None = None) -> ImageFiles:
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, line in numbered_lines(table):
-        if not isinstance(row := read_json(line, where), dict):
+        if not isinstance(row := parse_json(line, where), dict):
             raise DataError(f"{where} is not a JSON object in braces")
         yield where, row
 
@@ -170,7 +170,7 @@ def read_coco(path: Path, images: Path | None = None) -> ImageFiles:
 
 def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]]:
     """Return file names by image id, and (image id, id, caption) of each annotation, sorted."""
-    table = read_json(read_text(path), str(path))
+    table = parse_json(read_text(path), str(path))
     try:
         names = {image["id"]: str(image["file_name"]) for image in table["images"]}
         notes = sorted((a["image_id"], a["id"], a["caption"]) for a in table["annotations"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.config import DataSettings
-from fewstep.data.base import Captioned, DataError, ImageError, Source, digest
+from fewstep.data.base import Captioned, DataError, ImageError, Source, digest_of_lines
 from fewstep.data.captions import checked, collect, numbered_lines
 from fewstep.data.folders import TABLES, captions_files, read_coco, read_folder, read_metadata
 from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
@@ -83,7 +83,7 @@ class ImagePairs(Pairs):
     @cached_property
     def identity(self) -> str:
         frames = f"{astuple(self.framing)} all captions: {self.all_captions}"
-        return digest([self.source.identity, frames])
+        return digest_of_lines([self.source.identity, frames])
 
     @property
     def parts(self) -> Sequence[int]:
@@ -119,7 +119,7 @@ class Prompts(Captioned):
 
     @property
     def identity(self) -> str:
-        return digest([f"prompts {self.num_pairs} {self.seed}", *self.prompts])
+        return digest_of_lines([f"prompts {self.num_pairs} {self.seed}", *self.prompts])
 
     def __len__(self) -> int:
         return self.num_pairs

@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from fewstep.data.base import DataError, Source, digest
+from fewstep.data.base import DataError, Source, digest_of_lines
 from fewstep.data.captions import checked, collect, decoded
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
@@ -46,7 +46,7 @@ class Shards(Source):
     @property
     def identity(self) -> str:
         lines = [f"{file.name} {size_and_time(file)}" for file in self.files]
-        return digest([*lines, hashlib.sha256(self.places.tobytes()).hexdigest()])
+        return digest_of_lines([*lines, hashlib.sha256(self.places.tobytes()).hexdigest()])
 
     @property
     def parts(self) -> Sequence[int]:
@@ -122,7 +122,7 @@ def _indexed(file: Path, index: Path | None) -> np.ndarray:
     """Return offset and size of each image and caption, [pairs, 4]."""
     path = None
     if index is not None:
-        path = index / f"{digest([f'{file.resolve()} {size_and_time(file)}'])[:16]}.npy"
+        path = index / f"{digest_of_lines([f'{file.resolve()} {size_and_time(file)}'])[:16]}.npy"
         with suppress(ValueError, EOFError, FileNotFoundError):  # a damaged file is made again
             return np.load(path, allow_pickle=False)
     rows = np.array(_scan(file), dtype=np.int64).reshape(-1, 4)

@@ -56,7 +56,7 @@ class Weights:
             if (path / name).is_file() and name not in self.sha256:
                 raise UserError(f"{path / name} is no known file of weights; remove it")
         for file, known in files.items():
-            found = digest(file, file.stat().st_mtime_ns) if file.is_file() else known
+            found = file_checksum(file, file.stat().st_mtime_ns) if file.is_file() else known
             if not found.startswith(known):
                 raise UserError(
                     f"{file} is damaged or another file: its sha256 begins with "
@@ -65,7 +65,7 @@ class Weights:
 
 
 @cache
-def digest(file: Path, changed: int) -> str:
+def file_checksum(file: Path, changed: int) -> str:
     """Return a file's sha256, computed once for each time at which it was `changed`."""
     return sha256_of(file)
 
