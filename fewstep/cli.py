@@ -46,7 +46,7 @@ PromptFile = Annotated[Path | None, option("A file, one prompt a line.")]
 @app.command()
 def quickstart(
     out: OutOrDefault = None,
-    quick: Annotated[bool, option("Fewer steps and images: 3 minutes.")] = False,
+    quick: Annotated[bool, option("Fewer steps and images: about 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
     from fewstep.quickstart import run_quickstart
@@ -102,8 +102,8 @@ def check(
         str | None, option("What data.images would be.", "--images", "--pictures")
     ] = None,
     split: Annotated[str, option("What data.split would be.")] = "train",
-    image_column: Annotated[str | None, option("As data.image_column.")] = None,
-    caption_column: Annotated[str | None, option("As data.caption_column.")] = None,
+    image_column: Annotated[str | None, option("What data.image_column would be.")] = None,
+    caption_column: Annotated[str | None, option("What data.caption_column would be.")] = None,
 ) -> None:
     """Count images, sizes and captions in PATH, and list each file that cannot be used."""
     settings = from_tables(DataSettings, dict(locals()), "data.")  # its options are settings
@@ -119,12 +119,12 @@ def check(
 @app.command()
 def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
-    prompt: Annotated[list[str] | None, typer.Argument(help="One or more.")] = None,
+    prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
     prompts: PromptFile = None,
     seed: Annotated[int, option("Images are a function of prompt and seed.")] = 0,
-    steps: Annotated[int | None, option("Default: the contract's.")] = None,
+    steps: Annotated[int | None, option("Default: the artefact's own number.")] = None,
     guidance_scale: Annotated[
-        float | None, option("For a teacher, or a student trained without.")
+        float | None, option("For a teacher, or a guidance-free student.")
     ] = None,
     negative_prompt: Annotated[str, option("With --guidance-scale above 1.")] = "",
     image: Annotated[Path | None, option("An image to start from.")] = None,
@@ -154,7 +154,7 @@ def evaluate(
     ] = None,
     images: Annotated[
         list[Path] | None,
-        option("In place of sources: a folder of images; repeatable.", metavar="DIR"),
+        option("In place of sources: a folder of images; may be repeated.", metavar="DIR"),
     ] = None,
     protocol: Annotated[str, option("What is measured, and how.")] = "bundled",
     num_prompts: Annotated[int | None, option("Default: the protocol's.")] = None,
@@ -169,7 +169,7 @@ def evaluate(
 ) -> None:
     """Measure students beside their teacher, or folders of images, into OUT/results.json."""
     if bool(sources) == bool(images):
-        raise UserError("give runs and artefacts, or folders of images by --images DIR; not both")
+        raise UserError("name either runs and artefacts, or folders of images by --images DIR")
     if images and num_prompts is not None:
         raise UserError("--images measures all images of a folder; leave --num-prompts out")
     from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
@@ -249,7 +249,9 @@ def export(
 
 @app.command()
 def push(
-    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="A folder by export.")],
+    artefact: Annotated[
+        str, typer.Argument(metavar="ARTEFACT", help="A folder that export wrote.")
+    ],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="you/name on the Hub.")],
     public: Annotated[bool, option("Default: a private repository.")] = False,
     fused: Annotated[bool, option("Upload the merged models in fused/ too.")] = False,

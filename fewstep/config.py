@@ -174,7 +174,7 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         path, equals, text = override.partition("=")
         table, _, key = path.strip().rpartition(".")
-        if not (equals and key):
+        if not (equals and key) or "." in table:
             raise SettingError(f"cannot read --set {override!r}; write table.key=value")
         target = tables.setdefault(table, {}) if table else tables
         if not isinstance(target, dict):

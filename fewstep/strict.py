@@ -69,7 +69,8 @@ def check_keys(kind: Any, value: object, where: str, what: str, error: type[User
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-                raise error(f"unknown {what} {where}{key}; {hint}")
+                file, colon, outer = where.rpartition(": ")
+                raise error(f"{file}{colon}unknown {what} {outer}{key}; {hint}")
             check_keys(hints[key], inner, f"{where}{key}.", what, error)
     elif isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
         for key, inner in value.items():
@@ -82,27 +83,29 @@ def check_keys(kind: Any, value: object, where: str, what: str, error: type[User
             check_keys(option, value, where, what, error)
 
 
+TYPES = {"int": "an integer", "float": "a number", "string": "text", "bool": "true or false"}
 BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
 
 
 def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
     """Return one of pydantic's errors in our words: the entry, its value and what it has to be."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in refusal["loc"])
-    name, value = f"{where}{path.removeprefix('.')}".rstrip("."), refusal["input"]
+    file, colon, outer = where.rpartition(": ")
+    entry, value = f"{outer}{path.removeprefix('.')}".rstrip("."), refusal["input"]
+    name = f"{file}{colon}{entry}"
     match refusal["type"].partition("_")[0]:
         case "missing":
-            return f"the {what} {name} is missing"
+            return f"{file}{colon}the {what} {entry} is missing"
         case "dataclass" | "dict" | "mapping":
-            return f"{name} is {value!r}; it has to be a table, [{name}]"
+            return f"{name} is {value!r}; it has to be a table, [{entry}]"
         case "literal":
             return f"{name} is {value!r}; it has to be {refusal['ctx']['expected']}"
-        case "value":
-            return f"{name} is {refusal['ctx']['error']}"
+        case "value":  # of a dataclass's own check: a whole sentence if it is the outermost
+            return f"{name} is {refusal['ctx']['error']}" if path else str(refusal["ctx"]["error"])
         case "tuple" | "list":
             return f"{name} is {value!r}; it has to be a list"
         case "greater" | "less":
             ((bound, number),) = refusal["ctx"].items()
-            return f"{name} is {value!r}; it has to be {BOUNDS[bound].format(number)}"
+            return f"{name} is {value!r}; it has to be {BOUNDS[bound].format(f'{number:g}')}"
         case kind:
-            wanted = {"string": "str"}.get(kind, kind)
-            return f"{name} is {value!r}, a {type(value).__name__}; it has to be a {wanted}"
+            return f"{name} is {value!r}; it has to be {TYPES.get(kind, kind)}"

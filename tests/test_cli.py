@@ -45,8 +45,12 @@ def test_help_answers_before_torch_could_be_imported():
     ("setting", "message"),
     [
         ("train.lerning_rate=3", "unknown setting train.lerning_rate; did you mean learning_rate?"),
-        ("train.steps=many", "train.steps is 'many', a str; it has to be a int"),
+        ("train.steps=many", "train.steps is 'many'; it has to be an integer"),
         ("train.steps=0", "train.steps is 0; it has to be 1 or more"),
+        ("train.ema=1", "train.ema is 1; it has to be below 1"),
+        ("method.distance=huber", "fewstep: method.distance is 'huber'; known: squared-error"),
+        ("method.num_solver_steps=1001", "fewstep: 1001 steps do not fit the schedule: use 1 to"),
+        ("train.steps.x=3", "cannot read --set 'train.steps.x=3'; write table.key=value"),
         ("teacher.guidance_scale=0.5", "it has to be 1 (no guidance) or more"),
         ("model.precision=fp64", "it has to be 'auto', 'fp32', 'bf16' or 'fp16'"),
         ("adapter.rank=0", "adapter.rank is 0; it has to be 1 or more"),

@@ -75,7 +75,7 @@ WHITES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return "it is no image of a known format" if "cannot identify" in text else text[:200]
+    return "it is not an image of a known format" if "cannot identify" in text else text[:200]
 
 
 Size = tuple[int, int]

@@ -81,7 +81,7 @@ def joined(parts: Sequence[Results]) -> Results:
     protocols = list(dict.fromkeys(part.protocol for part in parts))
     if len(protocols) != 1:
         raise UserError(
-            "numbers of different protocols may not stand in one table: "
+            "results of different protocols cannot share a table: "
             f"{'; '.join(protocols) or 'there are none'}. Evaluate all with one protocol"
         )
     rows: list[Row] = []

@@ -109,6 +109,8 @@ def check_out(out: Path) -> None:
         UserError: naming a file that is no part of an artefact.
     """
     check_writable(out.parent)
+    if out.is_file():
+        raise UserError(f"--out is {out}, which is a file; name a folder")
     own: set[str] = set()
     if (out / CONTRACT_FILE).is_file():
         own = {*read_contract(out).files, CONTRACT_FILE, CARD_FILE}

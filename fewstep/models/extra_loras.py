@@ -61,7 +61,7 @@ def add_loras(
 def _check(path: Path) -> None:
     """Refuse a LoRA that is pickled, missing, damaged or a DoRA."""
     if path.suffix != ".safetensors":
-        raise ModelError(f"the LoRA {path} is no .safetensors file; any other {UNSAFE}")
+        raise ModelError(f"the LoRA {path} is not a .safetensors file; any other {UNSAFE}")
     if not path.is_file():
         raise ModelError(f"there is no LoRA {path}; give the path of its file")
     try:

@@ -171,7 +171,9 @@ class Contract:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{source} is not JSON ({error}); export the run again") from error
-        version = entries.get("format_version") if isinstance(entries, dict) else None
+        if not isinstance(entries, dict):
+            raise UserError(f"{source} is not a JSON object; export the run again")
+        version = entries.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "

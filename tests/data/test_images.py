@@ -98,8 +98,8 @@ def test_a_decompression_bomb_is_refused_from_its_header():
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "the file is empty"), (b"<svg></svg>", "no image of a known format"),
-     (b"%!PS-Adobe-3.0 EPSF-3.0", "no image of a known format")],
+    [(b"", "the file is empty"), (b"<svg></svg>", "not an image of a known format"),
+     (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image of a known format")],
 )  # fmt: skip
 def test_what_is_no_image_is_refused(data, reason):
     with pytest.raises(ImageError, match=reason):

@@ -92,4 +92,7 @@ def test_sources_or_images_are_given_and_not_both(arguments, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["fewstep", "evaluate", *arguments])
     with pytest.raises(SystemExit):
         main()
-    assert "folders of images by --images DIR; not both" in capsys.readouterr().err
+    assert (
+        "name either runs and artefacts, or folders of images by --images DIR"
+        in capsys.readouterr().err
+    )

@@ -44,12 +44,12 @@ def test_the_file_has_the_schema_of_the_contract():
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda top: top.pop("protocol"), "the entry results.json: protocol is missing"),
-        (lambda top: top.update(extra=1), "unknown entry results.json: extra; known: protocol, "),
-        (lambda top: top.update(machine=3), "machine is 3, a int; it has to be a str"),
+        (lambda top: top.pop("protocol"), "results.json: the entry protocol is missing"),
+        (lambda top: top.update(extra=1), "results.json: unknown entry extra; known: protocol, "),
+        (lambda top: top.update(machine=3), "machine is 3; it has to be text"),
         (
             lambda top: top["rows"][1].update(stepz=4),
-            r"unknown entry results.json: rows\[1\]\.stepz; did you mean steps?",
+            r"results.json: unknown entry rows\[1\]\.stepz; did you mean steps?",
         ),
         (
             lambda top: top["rows"][0]["metrics"]["prompt_accuracy"].update(m=4),
