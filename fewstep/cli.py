@@ -249,9 +249,7 @@ def export(
 
 @app.command()
 def push(
-    artefact: Annotated[
-        str, typer.Argument(metavar="ARTEFACT", help="A folder that export wrote.")
-    ],
+    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="By fewstep export.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="you/name on the Hub.")],
     public: Annotated[bool, option("Default: a private repository.")] = False,
     fused: Annotated[bool, option("Upload the merged models in fused/ too.")] = False,

@@ -195,7 +195,7 @@ def _missing(folder: Path, name: str) -> ArtefactError:
             f"somebody's code. Get them as safetensors ({name})"
         )
     return ArtefactError(
-        f"{folder} is not a complete artefact: {name} is missing; give a finished run, or export it again"
+        f"{folder} is incomplete: {name} is missing; give a finished run, or export it again"
     )
 
 
