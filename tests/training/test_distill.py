@@ -1,5 +1,6 @@
 """A run is a function of its settings: repeated, killed or continued, it gives the same weights."""
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -490,7 +491,11 @@ def test_bad_settings_are_refused_before_anything_is_written(
 def test_a_tracker_that_cannot_be_used_is_refused(
     tmp_path, monkeypatch, tracker, known, by_accelerate
 ):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: known)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: known if name == tracker else real(name, *more),
+    )
     monkeypatch.setattr("accelerate.utils.LoggerType", by_accelerate)
     message = rf"'{tracker}', which is not installed, or .* pip install 'fewstep\[{tracker}\]'"
     with pytest.raises(UserError, match=message):
