@@ -188,7 +188,7 @@ def test_a_name_that_is_not_utf8_can_be_listed(tmp_path):
     name.write_bytes(b"broken")
     name.with_suffix(".txt").write_text("a cat")
     prepared = finish(prepare_data(config_for(folder, max_skipped=0.3), tmp_path / "run"))
-    assert "caf\\udce9.png: it is no image" in (prepared.folder / "skipped.txt").read_text()
+    assert "caf\\udce9.png: it is not an image" in (prepared.folder / "skipped.txt").read_text()
 
 
 def test_streaming_trains_to_the_weights_that_the_cache_gives(tmp_path):
