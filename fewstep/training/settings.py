@@ -37,12 +37,7 @@ def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
     name = fields.pop("name", None)
     if not isinstance(name, str) or name not in METHODS:
         raise SettingError(f"method.name is {name!r}; known: {', '.join(METHODS)}")
-    try:
-        return name, from_tables(METHODS[name], fields, "method.")
-    except SettingError:
-        raise
-    except ValueError as error:
-        raise SettingError(str(error)) from error
+    return name, from_tables(METHODS[name], fields, "method.")
 
 
 def teacher_guidance(config: Config) -> float:
