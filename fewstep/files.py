@@ -43,7 +43,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a folder beside, then rename it into place, replacing an old one.
 
     The old one is put back if that fails, or here if it was killed in between the last time.
-    A folder is written by one process at a time; files may be by several.
+    A folder is written by one process at a time; files may be by several. All its files get the
+    mode that a new file has here, as some libraries let nobody else read theirs.
     """
     beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     try:
@@ -51,8 +52,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         fill(beside)
+        mode = beside.stat().st_mode & 0o666  # what the umask leaves
         for file in beside.rglob("*"):
             if file.is_file():
+                file.chmod(mode)
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
         if path.exists():

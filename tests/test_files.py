@@ -68,3 +68,21 @@ def test_two_processes_do_not_write_into_the_same_file_beside(tmp_path, monkeypa
 def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
     with pytest.raises(IsADirectoryError, match=f"is a folder; name a file: '{tmp_path}'"):
         write_file(tmp_path, "")
+
+
+def test_every_file_of_a_folder_gets_the_mode_that_new_files_have(tmp_path):
+    """safetensors writes files that their owner alone may read."""
+
+    def fill(folder):
+        (folder / "deep").mkdir()
+        for name, mode in (("own", 0o600), ("deep/all", 0o666)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+
+    mask = os.umask(0o027)
+    try:
+        write_folder(tmp_path / "run", fill)
+    finally:
+        os.umask(mask)
+    files_of = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert [oct(path.stat().st_mode & 0o777) for path in files_of] == ["0o640"] * 2

@@ -82,7 +82,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
             if options.checkpoint:
                 write_checkpoint(folder, artefact, family, network, dtype)
             if options.fused:
-                write_whole_model(folder, artefact.contract, family, network.to(dtype))
+                write_whole_model(folder, artefact.contract, family, network, dtype)
         write_contract(folder, artefact)
 
     write_folder(out, write)

@@ -23,7 +23,7 @@ from fewstep.export.lora_formats import (
 from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.files import sha256_of, write_file
 from fewstep.models.base import ModelFamily
-from fewstep.models.loading import quietly
+from fewstep.models.saving import save_pipeline
 from fewstep.models.single_file import STUDENT_KEY
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.other_programs import scheduler_config
@@ -73,31 +73,23 @@ def write_checkpoint(
     """
     header = modelspec(artefact) | {STUDENT_KEY: artefact.contract.method["name"]}
     path = folder / FUSED / f"{artefact.name}-fused.safetensors"
-    weights = {
-        name: weight.to(dtype) if weight.is_floating_point() else weight
-        for name, weight in family.checkpoint_weights(network).items()
-    }
+    weights = cast_weights(family.checkpoint_weights(network), dtype)
     write_file(path, in_one_order(save(weights, {"format": "pt"} | header)))
 
 
 def write_whole_model(
-    folder: Path, contract: Contract, family: ModelFamily, network: nn.Module
+    folder: Path, contract: Contract, family: ModelFamily, network: nn.Module, dtype: torch.dtype
 ) -> None:
     """Write `fused/diffusers/`, an artefact as well, with a whole network in it.
 
-    Its contract keeps it from being loaded as a teacher.
+    Its contract keeps it from being loaded as a teacher. All networks are cast where they are.
     """
     folder, config = folder / FUSED_FOLDER, scheduler_config(contract)
-    with quietly():
-        pipe = family.pipeline(network, config)
-        for component in pipe.components.values():
-            if isinstance(component, nn.Module):  # old versions save no other layout
-                component.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        pipe.save_pretrained(folder, safe_serialization=True)
-    for path in folder.glob("*/config.json"):
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings.pop("_name_or_path", None)  # where it was on this machine
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    pipeline = family.pipeline(network, config)
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            _check_range(component.to(dtype).state_dict(), dtype)
+    save_pipeline(pipeline, folder)
     write_file(folder / SCHEDULER_FILE, _as_json(config))
     whole = replace(contract, adapter={"preset": "full"}, files=checksums(folder))
     write_file(folder / CONTRACT_FILE, whole.to_json())
@@ -118,10 +110,17 @@ def cast_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
     Raises:
         UserError: if one does not fit into its range.
     """
-    cast = {name: weight.to(dtype) for name, weight in weights.items()}
-    if lost := [name for name, weight in cast.items() if not weight.isfinite().all()]:
-        raise UserError(f"{lost[0]} does not fit into {dtype}; export with --precision fp32")
+    cast = {
+        name: weight.to(dtype) if weight.is_floating_point() else weight
+        for name, weight in weights.items()
+    }
+    _check_range(cast, dtype)
     return cast
+
+
+def _check_range(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    if lost := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise UserError(f"{lost[0]} does not fit into {dtype}; export with --precision fp32")
 
 
 def _as_json(config: Mapping[str, Any]) -> str:

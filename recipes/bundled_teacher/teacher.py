@@ -16,6 +16,7 @@ from fewstep.config import need
 from fewstep.errors import SettingError
 from fewstep.files import check_writable, write_file, write_folder
 from fewstep.models.loading import bundled_folder
+from fewstep.models.saving import save_pipeline
 from recipes.bundled_teacher.autoencoder_training import latent_scale, train_autoencoder
 from recipes.bundled_teacher.config import PlanSettings, TeacherConfig, load_teacher_config
 from recipes.bundled_teacher.denoiser_training import SCHEDULER, build_unet, train_denoiser
@@ -189,20 +190,6 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
     folder = folder or run / "teacher"
     write_folder(folder, lambda path: save_pipeline(pipeline, path))
     return folder
-
-
-def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline that loads in fp32 by default, without paths of this machine in its configs.
-
-    fp32 is diffusers' default; transformers would load its part in the stored dtype instead.
-    """
-    pipeline.save_pretrained(folder)
-    for path in folder.glob("*/config.json"):
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings.pop("_name_or_path", None)
-        if path.parent.name == "text_encoder":
-            settings["dtype"] = "float32"
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def latent_size(autoencoder: AutoencoderKL) -> int:

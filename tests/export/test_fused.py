@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.diffusion.random import Draw
@@ -64,6 +65,25 @@ def test_nothing_but_the_contracts_says_where_the_base_lay(exported):
         if path.name != "fewstep.json":
             assert str(tiny_pipeline()) not in path.read_text(), path
             assert "_name_or_path" not in path.read_text(), path
+
+
+def test_half_precision_is_that_of_every_network_in_the_whole_models(tmp_path):
+    options = ExportOptions(fused=True, checkpoint=True, precision="fp16")
+    export_artefact(str(tiny_artefact(tmp_path / "source")), tmp_path / "out", options)
+    files = [*(tmp_path / "out" / "fused").rglob("*.safetensors")]
+    assert len(files) == 4
+    for path in files:
+        dtypes = {weight.dtype for weight in load_file(path).values() if weight.is_floating_point()}
+        assert dtypes == {torch.float16}, path
+    folders = (tmp_path / "out", tmp_path / "out" / "fused" / "diffusers")
+    mine, fused = (
+        FewStepPipeline.from_pretrained(f)(PROMPTS[:1], seed=3)[0].image for f in folders
+    )
+    assert np.abs(np.asarray(mine, int) - np.asarray(fused)).max() <= 4
+
+
+def test_whoever_reads_one_file_reads_all(exported):
+    assert len({path.stat().st_mode for path in exported.rglob("*") if path.is_file()}) == 1
 
 
 def test_the_checkpoint_loads_to_identical_weights(exported):

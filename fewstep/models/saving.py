@@ -1,0 +1,61 @@
+"""A pipeline as a diffusers folder that transformers from 4.44 to today's read alike."""
+
+# diffusers and transformers hand out their classes without types
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save
+from torch import nn
+from transformers import CLIPTokenizer, CLIPTokenizerFast
+
+from fewstep.files import write_file
+from fewstep.models.loading import quietly
+from fewstep.models.tokenizer import write_json
+
+TEXT_PREFIX = "text_model."
+"""What the names of CLIP's text encoder's weights start with in files.
+
+transformers from 5.6 on writes them without it and reads both. The versions before read no weight
+without it, and raise nothing.
+"""
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline that every version loads in fp32 by default, and that names no local path.
+
+    fp32 is diffusers' default; transformers would load its part in the stored dtype instead.
+    """
+    with quietly():
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):  # old versions save no other layout
+                component.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        save_tokenizer(pipeline.tokenizer, folder / "tokenizer")
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)
+        if path.parent.name == "text_encoder":
+            settings["dtype"] = "float32"
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    _prefix_names(folder / "text_encoder" / "model.safetensors")
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write vocab.json and merges.txt, which old versions read, and tokenizer.json for new ones."""
+    tokenizer.save_pretrained(folder)
+    fast = CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer
+    content = json.loads(fast.to_str()) | {"padding": None, "truncation": None}  # of its last call
+    model = content["model"]  # before 0.20, tokenizers reads a merge as one string, later as both
+    model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    write_json(folder / "tokenizer.json", content)
+    fast.model.save(str(folder))
+
+
+def _prefix_names(path: Path) -> None:
+    weights = load_file(path)
+    named = {TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): value for name, value in weights.items()}
+    write_file(path, save(named, {"format": "pt"}))
