@@ -1,6 +1,7 @@
 """The files of an artefact's folder, written for every reader."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,8 @@ def write_weights(folder: Path, artefact: Artefact) -> None:
         write_file(folder / f"{artefact.name}.json", sidecar(artefact))
     if artefact.preview:
         write_file(folder / f"{artefact.name}.png", artefact.preview)
-    write_file(folder / SCHEDULER_FILE, _as_json(scheduler_config(artefact.contract)))
+    if artefact.contract.grid.spacing == "uniform":
+        write_file(folder / SCHEDULER_FILE, _as_json(scheduler_config(artefact.contract)))
     write_file(folder / WORKFLOW_FILE, workflow(artefact.contract, file))
 
 
@@ -82,7 +84,8 @@ def write_whole_model(
 ) -> None:
     """Write `fused/diffusers/`, an artefact as well, with a whole network in it.
 
-    Its contract keeps it from being loaded as a teacher. All networks are cast where they are.
+    Its contract keeps it from being loaded as a teacher. All networks are cast where they are. For
+    timesteps that are not evenly spaced it has no scheduler, so that loading it asks for one.
     """
     folder, config = folder / FUSED_FOLDER, scheduler_config(contract)
     pipeline = family.pipeline(network, config)
@@ -90,7 +93,13 @@ def write_whole_model(
         if isinstance(component, nn.Module):
             _check_range(component.to(dtype).state_dict(), dtype)
     save_pipeline(pipeline, folder)
-    write_file(folder / SCHEDULER_FILE, _as_json(config))
+    if contract.grid.spacing == "uniform":
+        write_file(folder / SCHEDULER_FILE, _as_json(config))
+    else:
+        shutil.rmtree(folder / "scheduler")
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        del index["scheduler"]
+        write_file(folder / "model_index.json", _as_json(index))
     whole = replace(contract, adapter={"preset": "full"}, files=checksums(folder))
     write_file(folder / CONTRACT_FILE, whole.to_json())
 

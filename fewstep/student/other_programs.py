@@ -33,8 +33,9 @@ def scheduler_config(contract: Contract) -> dict[str, Any]:
 
     DDIM with trailing timesteps that end on clean data jumps as a multi-boundary student does; the
     LCM scheduler is the stochastic sampler. Timesteps that are not evenly spaced are passed to the
-    pipeline (`pipeline_call`): DDIM takes none, Euler does and makes the same steps. Where
-    `is_exact_in_diffusers` is false it is an approximation, and FewStepScheduler is exact.
+    pipeline (`pipeline_call`): DDIM takes none, Euler does and makes the same steps. No artefact
+    holds such a config: asked for a number of steps, it would start elsewhere and say nothing.
+    Where `is_exact_in_diffusers` is false it is an approximation, and FewStepScheduler is exact.
     """
     common = noise_levels(contract) | {"steps_offset": 1}  # of any other, pipelines warn
     if contract.sampler == "deterministic" and contract.grid.spacing != "uniform":

@@ -19,6 +19,7 @@ from fewstep.models.loading import load_model, load_skeleton
 from fewstep.student.load import ArtefactError, is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.sample import SampleOptions, generate
+from fewstep.student.scheduler import FewStepScheduler
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -65,6 +66,27 @@ def test_nothing_but_the_contracts_says_where_the_base_lay(exported):
         if path.name != "fewstep.json":
             assert str(tiny_pipeline()) not in path.read_text(), path
             assert "_name_or_path" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_uneven_timesteps_need_a_scheduler_that_knows_them(method, tmp_path):
+    """A stock one would start elsewhere for the same number of steps, without a word."""
+    source = tiny_artefact(tmp_path / "source", method, num_solver_steps=16, spacing="quadratic")
+    export_artefact(str(source), tmp_path / "out", ExportOptions(fused=True))
+    folder = tmp_path / "out" / "fused" / "diffusers"
+    with pytest.raises(ValueError, match=r"expected.*scheduler"):
+        StableDiffusionPipeline.from_pretrained(folder)
+    scheduler = FewStepScheduler.from_artefact(folder)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, scheduler=scheduler)
+    draw = Draw.keyed(3, range(2), purpose="paint")
+    theirs = pipe(
+        PROMPTS, num_inference_steps=4, guidance_scale=1, height=64, width=64, output_type="np",
+        latents=draw.noise_like(torch.empty(2, 4, 8, 8)), generator=list(draw.generators),
+    ).images  # fmt: skip
+    for source in (folder, tmp_path / "out"):
+        mine = FewStepPipeline.from_pretrained(source)(PROMPTS, seed=3, num_steps=4)
+        pixels = np.stack([np.asarray(image.image) for image in mine]) / 255
+        assert np.abs(pixels - theirs).max() <= 2 / 255
 
 
 def test_half_precision_is_that_of_every_network_in_the_whole_models(tmp_path):
