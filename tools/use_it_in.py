@@ -5,8 +5,8 @@ python tools/use_it_in.py
 
 from pathlib import Path
 
-from fewstep.export.card import guide_table
 from fewstep.export.comfyui import workflow
+from fewstep.export.sampling_guides import PROMPT_NOTE, guide_table
 from fewstep.files import write_file
 from fewstep.methods import (
     METHODS,
@@ -46,7 +46,9 @@ student. **Use the number of steps and the sampler of the student**: another sam
 that the student was not trained for, and the image looks wrong without an error message.
 
 "Exact" is computed: the timesteps of the program and its jump targets are those of the student.
-Errors in parentheses are relative to that, for latents of unit variance.
+"Near" says what differs.
+
+{prompt_note}
 
 {students}
 ## From Python
@@ -93,9 +95,12 @@ is then sampled with `guidance_scale` above 1, at two network evaluations per st
 ## Programs that load whole models
 
 `fewstep export RUN -o DIR --fused` writes `DIR/fused/diffusers/`, a diffusers folder with the
-student fused into the base model and the right scheduler (for InvokeAI; quadratic timesteps have to
-be passed explicitly), and `--checkpoint` writes `DIR/fused/NAME-fused.safetensors`, one file in the
-layout of Stable Diffusion's first release.
+student fused into the base model and the right scheduler, and `--checkpoint` writes
+`DIR/fused/NAME-fused.safetensors`, one file in the layout of Stable Diffusion's first release.
+The folder opens in transformers from 4.44 on; `--precision fp16` halves every network in both.
+For a student with quadratic timesteps the folder has no scheduler, as none of diffusers' own reads
+timesteps from its file: pass `scheduler=FewStepScheduler.from_artefact("DIR")` to
+`from_pretrained`.
 Neither contains a safety checker: pass the base model's. The folder has its own contract, so that
 `fewstep sample DIR/fused/diffusers` samples it as a student, not as a teacher.
 
@@ -114,9 +119,9 @@ from `hf auth login` or `HF_TOKEN`.
 `python benchmarks/load_matrix.py` loads each file in each library that runs without a display, in
 current versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha different
 from the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
-`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. ComfyUI,
-A1111, Forge, InvokeAI and Draw Things cannot run there: for them the tests compare the names in the
-files with Stable Diffusion's layout, and the timesteps with their rules.
+`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. For the other
+programs the tests compare the names in the files with Stable Diffusion's layout, and the timesteps
+with their rules.
 """
 
 STUDENT_TEXT = """\
@@ -155,7 +160,7 @@ def pages() -> dict[str, str]:
                 workflow=name,
             )
         )
-    return {PAGE: PAGE_TEXT.format(students="".join(students))} | written
+    return {PAGE: PAGE_TEXT.format(prompt_note=PROMPT_NOTE, students="".join(students))} | written
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ OUTPUTS = {
 """The outputs of each type of node, in the order of its sockets."""
 
 
+BASE_MODEL = "your-base-model.safetensors"
+"""Stands for a file's name: the frontend reports it missing, as long as it has an extension."""
+
+
 class Node(NamedTuple):
     """A node's type, its widgets' values, and its inputs: another node's name and output."""
 
@@ -36,7 +40,7 @@ def workflow(contract: Contract, file: str) -> str:
     """Return the workflow's JSON for `file`: a LoRA, or a checkpoint with the student in it."""
     is_whole, steps = is_whole_network(contract), contract.default_num_steps
     nodes, model = {}, ("checkpoint", 0)
-    nodes["checkpoint"] = Node("CheckpointLoaderSimple", [file if is_whole else "your-base-model"])
+    nodes["checkpoint"] = Node("CheckpointLoaderSimple", [file if is_whole else BASE_MODEL])
     if not is_whole:
         nodes["lora"] = Node("LoraLoaderModelOnly", [file, 1.0], {"model": model})
         model = ("lora", 0)

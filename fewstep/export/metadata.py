@@ -4,7 +4,7 @@ import json
 
 from fewstep.export.artefact import Artefact
 from fewstep.export.lora_formats import rank
-from fewstep.export.sampling_guides import usage_hint
+from fewstep.export.sampling_guides import a1111_hint, usage_hint
 
 KNOWN_BASES = {
     (768, False): ("sd_v1", "SD1", "stable-diffusion-v1"),
@@ -57,7 +57,7 @@ def modelspec(artefact: Artefact, kind: str = "") -> dict[str, str]:
 
 def sidecar(artefact: Artefact) -> str:
     """Return the contents of NAME.json, which A1111 shows with a LoRA and fills in."""
-    entries = {"notes": usage_hint(artefact.contract), "preferred weight": 1.0}
+    entries = {"notes": a1111_hint(artefact.contract), "preferred weight": 1.0}
     if base := _known_base(artefact):
         entries["sd version"] = base[1]
     return json.dumps(entries, indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fewstep.export.artefact import FUSED, FUSED_FOLDER, is_whole_network
@@ -10,9 +11,21 @@ from fewstep.student.other_programs import (
     comfyui_sampler,
     comfyui_sampling,
     comfyui_sigmas,
-    comfyui_starts,
     is_exact_in_diffusers,
+    linspace_starts,
+    simple_starts,
 )
+
+A1111_COSTS = (
+    'A1111 computes the negative prompt at CFG 1 as well, unless "Ignore negative prompt during '
+    'early sampling" is 1'
+)
+
+PROMPT_NOTE = (
+    "Prompts: in ComfyUI, A1111 and Forge parentheses are weights; write `\\(` and `\\)` for the "
+    "characters. A prompt beyond 77 tokens is encoded in chunks there, and cut off in diffusers."
+)
+"""How programs read the same prompt differently."""
 
 TEMPLATES = Environment(
     loader=PackageLoader("fewstep", "export"),
@@ -29,11 +42,12 @@ TEMPLATES.filters["unfolded"] = lambda text: re.sub(r"\n +", " ", text)
 def guide_table(contract: Contract, name: str) -> str:
     """Return how each program samples a student whose files are called `name`, in Markdown."""
     steps, whole = contract.default_num_steps, is_whole_network(contract)
-    starts, simple_starts = contract.timesteps(), comfyui_starts(contract, steps)
-    simple = f"near: starts at {', '.join(map(str, simple_starts))}"
+    starts, total = contract.timesteps(), contract.grid.num_train_timesteps
     measured = not contract.schedule.ends_in_pure_noise and contract.prediction_type != "sample"
     sampling, zsnr = comfyui_sampling(contract) or ("", False)
     node = f"ModelSamplingDiscrete: `{sampling}`{', `zsnr` on' if zsnr else ''}; "
+    is_exact = is_exact_in_diffusers(contract, steps)
+    _, first_noise = contract.schedule.exact(torch.tensor(starts[:1]))
     table = TEMPLATES.get_template("sampling_guides.md.jinja").render(
         contract=contract,
         uneven=contract.grid.spacing != "uniform",
@@ -45,14 +59,26 @@ def guide_table(contract: Contract, name: str) -> str:
         steps=steps,
         starts=list(starts),
         solver_steps=contract.grid.num_steps,
-        exact_in_diffusers=is_exact_in_diffusers(contract, steps),
+        first_noise=f"{first_noise.item():.4f}",
+        exact_in_diffusers=is_exact,
+        a1111_costs=A1111_COSTS,
         comfyui_node=node if sampling else "",
         comfyui_sampler=comfyui_sampler(contract),
         comfyui_is_measured=measured,
-        simple=("exact" if simple_starts == starts else simple) if measured else "not measured",
+        simple=_simple_result(contract) if measured else "not measured",
+        linspace=", ".join(map(str, linspace_starts(total, steps))),
         sigmas=comfyui_sigmas(contract, steps),
     )
     return table.strip()
+
+
+def _simple_result(contract: Contract) -> str:
+    """Return in words what the schedule "simple" makes of a student."""
+    steps, total = contract.default_num_steps, contract.grid.num_train_timesteps
+    starts = simple_starts(total, steps)
+    if starts == contract.timesteps():
+        return "exact"
+    return f"near: starts at {', '.join(map(str, starts))}"
 
 
 def guidance(contract: Contract) -> str:
@@ -71,3 +97,14 @@ def usage_hint(contract: Contract) -> str:
     elif contract.sampler == "deterministic":
         sampler = "DDIM trailing, or Euler with the Simple schedule"
     return f"{steps}, CFG {guidance(contract)}, sampler {sampler}"
+
+
+def a1111_hint(contract: Contract) -> str:
+    """Return in one line how A1111 and Forge sample, for the notes that they show."""
+    if contract.grid.spacing != "uniform":
+        starts = ", ".join(map(str, contract.timesteps()))
+        return f"sample it elsewhere: it needs timesteps {starts}, which cannot be set here"
+    sampler = 'LCM, schedule type Simple (Forge: Turbo, and the setting "SGM noise multiplier" on)'
+    if contract.sampler == "deterministic":
+        sampler = 'Euler, schedule type Simple, and the setting "SGM noise multiplier" on'
+    return f"{contract.default_num_steps} steps, CFG {guidance(contract)}, sampler {sampler}"

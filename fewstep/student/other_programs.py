@@ -1,6 +1,5 @@
 """The settings with which other programs sample a student as it should be, or nearly."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,15 +77,14 @@ def is_exact_in_diffusers(contract: Contract, num_steps: int) -> bool:
 def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
     """Return `sampling` and `zsnr` of ComfyUI's ModelSamplingDiscrete, where that node is needed.
 
-    Its "lcm" reads every network's output as noise; "v_prediction" changes no timestep, and works
-    with sampler `lcm` too.
+    "v_prediction" changes no timestep. A CD or CT student needs no "lcm" there, which chooses among
+    50 timesteps: the sampler `lcm` alone makes its jumps.
 
     Source: ComfyUI, comfy_extras/nodes_model_advanced.py.
     """
     if contract.prediction_type == "v_prediction":
         return "v_prediction", contract.schedule.ends_in_pure_noise
-    has_sigmas = contract.grid.spacing != "uniform"  # of ManualSigmas
-    return ("lcm", False) if contract.sampler == "stochastic" and not has_sigmas else None
+    return None
 
 
 def comfyui_sampler(contract: Contract) -> str:
@@ -101,15 +99,18 @@ def comfyui_sigmas(contract: Contract, num_steps: int) -> str:
     return ", ".join(f"{level:.8f}" for level in [*levels.tolist(), 0])  # it reads no exponents
 
 
-def comfyui_starts(contract: Contract, num_steps: int) -> tuple[int, ...]:
-    """Return the timesteps of ComfyUI's scheduler "simple".
-
-    With ModelSamplingDiscrete "lcm" it chooses among 50 timesteps, else among all.
+def simple_starts(total: int, num_steps: int) -> tuple[int, ...]:
+    """Return the timesteps of the schedule "simple" of ComfyUI, A1111 and others.
 
     Source: ComfyUI, comfy/samplers.py `simple_scheduler`.
     """
-    total = contract.grid.num_train_timesteps
-    levels: Sequence[int] = range(total)
-    if comfyui_sampling(contract) == ("lcm", False):
-        levels = range(total // 50 - 1, total, total // 50)
-    return tuple(levels[-(1 + int(i * len(levels) / num_steps))] for i in range(num_steps))
+    return tuple(total - 1 - int(i * total / num_steps) for i in range(num_steps))
+
+
+def linspace_starts(total: int, num_steps: int) -> tuple[int, ...]:
+    """Return evenly spaced timesteps down to 0: the default of Euler in several programs.
+
+    >>> linspace_starts(1000, 4)
+    (999, 666, 333, 0)
+    """
+    return tuple(round((total - 1) * (1 - i / max(num_steps - 1, 1))) for i in range(num_steps))

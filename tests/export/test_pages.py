@@ -21,8 +21,8 @@ from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.export.sampling_guides import guide_table
 from fewstep.methods import METHODS
 from fewstep.student.contract import Contract
-from fewstep.student.other_programs import comfyui_starts
-from tests.artefacts import tiny_artefact, tiny_contract
+from fewstep.student.other_programs import scheduler_config, simple_starts
+from tests.artefacts import tiny_artefact, tiny_contract, tiny_student
 from tools.use_it_in import ROOT, pages
 
 
@@ -32,16 +32,15 @@ def test_a_generated_page_is_up_to_date(path):
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "starts"),
+    ("total", "num_steps", "starts"),
     [
-        ("multi-boundary-cd", {}, (999, 749, 499, 249)),
-        ("multi-boundary-cd", {"num_segments": 3, "num_solver_steps": 39}, (999, 666, 333)),
-        ("cd", {"num_solver_steps": 50}, (999, 499)),
-        ("cd", {}, (999, 759, 499, 259)),
+        (1000, 4, (999, 749, 499, 249)),
+        (1000, 3, (999, 666, 333)),
+        (1000, 2, (999, 499)),
     ],
 )
-def test_comfyui_starts_where_its_code_does(method, settings, starts):
-    assert comfyui_starts(tiny_contract(method, **settings), len(starts)) == starts
+def test_the_schedule_simple_starts_where_comfyuis_code_does(total, num_steps, starts):
+    assert simple_starts(total, num_steps) == starts
 
 
 def guide_of(contract, program):
@@ -58,8 +57,38 @@ def test_the_guides_follow_the_contract():
     assert guide_of(three, "ComfyUI").result == "near: starts at 999, 666, 333"
     assert guide_of(three, "diffusers alone").result.startswith("near")
     assert "3 steps" in guide_of(three, "A1111, Forge").settings
+    assert "starts at 999, 666, 333, 0" in guide_of(four, "stable-diffusion.cpp").otherwise
     cd = guide_of(tiny_contract("cd", num_solver_steps=50), "diffusers alone")
     assert "original_inference_steps=50" in cd.settings
+
+
+def test_invokeai_is_told_a_scheduler_and_what_its_first_noise_is(config):
+    """It multiplies the noise by sigma of the first timestep, and has its own default scheduler."""
+    sigma = np.sqrt(1 - np.prod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
+    for method, sampler in (("multi-boundary-cd", "DDIM"), ("cd", "LCM")):
+        guide = guide_of(tiny_contract(method), "InvokeAI")
+        assert f"scheduler {sampler}, 4 steps" in guide.settings
+        assert guide.result == f"near: it multiplies the first noise by {sigma:.4f}"
+    contract = Contract.of("cd", METHODS["cd"](), 8.0, config | ZERO_SNR)
+    assert guide_of(contract, "InvokeAI").result == "exact"
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_the_notes_for_a1111_name_what_is_set_there(method):
+    notes = json.loads(sidecar(tiny_student(tiny_contract(method))))["notes"]
+    assert '"SGM noise multiplier" on' in notes
+    assert "schedule type Simple" in notes
+    assert ("LCM" in notes) == (method == "cd")
+    uneven = tiny_student(tiny_contract(method, num_solver_steps=16, spacing="quadratic"))
+    assert (
+        "timesteps 999, 561, 249, 61, which cannot be set" in json.loads(sidecar(uneven))["notes"]
+    )
+
+
+def test_every_scheduler_file_says_that_nothing_is_clipped():
+    """OpenVINO GenAI refuses a config without it."""
+    for method in ("multi-boundary-cd", "cd"):
+        assert scheduler_config(tiny_contract(method))["clip_sample"] is False
 
 
 @pytest.mark.parametrize(
@@ -91,7 +120,7 @@ ZERO_SNR = V_PREDICTION | {"rescale_betas_zero_snr": True}
         ("multi-boundary-cd", {}, None, "exact"),
         ("multi-boundary-cd", V_PREDICTION, ["v_prediction", False], "exact"),
         ("multi-boundary-cd", ZERO_SNR, ["v_prediction", True], "not measured"),
-        ("cd", {}, ["lcm", False], "near: starts at 999, 759, 499, 259"),
+        ("cd", {}, None, "exact"),
         ("cd", V_PREDICTION, ["v_prediction", False], "exact"),
         ("cd", ZERO_SNR, ["v_prediction", True], "not measured"),
     ],
@@ -104,7 +133,7 @@ def test_comfyui_gets_the_networks_prediction_type(config, method, scheduler, no
     assert guide.result == result
     assert ("`zsnr` on" in guide.settings) == (scheduler == ZERO_SNR)
     if scheduler == ZERO_SNR:
-        assert guide_of(contract, "A1111, Forge").result == "not measured"
+        assert guide_of(contract, "stable-diffusion.cpp").result == "not measured"
         assert guide_of(contract, "diffusers alone").result == "exact"
 
 
@@ -126,7 +155,7 @@ INPUTS = {
     ("method", "spacing", "nodes"),
     [
         ("multi-boundary-cd", "uniform", 8),
-        ("cd", "uniform", 9),
+        ("cd", "uniform", 8),
         ("multi-boundary-cd", "quadratic", 10),
     ],
 )
@@ -150,6 +179,8 @@ def test_a_workflow_is_wired_as_comfyui_wants_it(method, spacing, nodes):
         assert values["KSamplerSelect"] == [way]
         assert values["SamplerCustom"] == [True, 0, "fixed", 1.0]
     assert any("a.safetensors" in node["widgets_values"] for node in by_id.values())
+    base = values["CheckpointLoaderSimple"][0]
+    assert base.endswith(".safetensors"), "without it, the frontend reports no missing file"
 
 
 def front_matter(text):
