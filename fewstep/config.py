@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from fewstep.errors import SettingError
+from fewstep.errors import DataError, SettingError
 from fewstep.strict import from_tables
+from fewstep.text import decoded
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = typing.Literal["wandb", "trackio"]
@@ -156,10 +157,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         SettingError: if the file cannot be read, or a setting is unknown or of the wrong type.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(decoded(Path(path).read_bytes(), str(path)))
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except DataError as error:
+        raise SettingError(str(error)) from error
+    except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path} is not TOML: {error}") from error
     return from_tables(Config, apply_overrides(tables, overrides))
 

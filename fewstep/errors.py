@@ -9,6 +9,10 @@ class SettingError(UserError):
     """A setting that cannot be used; the message names it, its value and the fix."""
 
 
+class DataError(UserError):
+    """Data that cannot be used; the message names the file and a fix."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop, and its state has been saved.
 

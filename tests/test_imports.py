@@ -13,7 +13,7 @@ import fewstep
 ROOT = Path(fewstep.__file__).parent
 
 FLOORS = (
-    ("types", "errors", "files"),
+    ("types", "errors", "files", "text"),
     ("diffusion",),
     ("methods",),
     ("strict", "config", "images", "distributed", "console"),
@@ -30,13 +30,13 @@ FLOORS = (
 )
 """The parts of fewstep, floor by floor: a part imports from the floors below it, and its own."""
 
-TOGETHER = ("files", "config", "images", "distributed", "console")
+TOGETHER = ("files", "text", "config", "images", "distributed", "console")
 """Those that may import from others on their own floor."""
 
 STRICTER = {
     "diffusion": {"types"},
     "methods": {"types", "diffusion"},
-    "config": {"errors", "strict"},
+    "config": {"errors", "strict", "text"},
     "student.samplers": {"types", "diffusion", "methods"},
 }
 """The parts that import less than their floor would allow."""

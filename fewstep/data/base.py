@@ -4,11 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol, Self
 
-from fewstep.errors import UserError
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message names the file and a fix."""
+from fewstep.errors import DataError
 
 
 class ImageError(DataError):

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.data.base import DataError
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order, choose, draw_x_0, ordered
+from fewstep.errors import DataError
 from fewstep.methods.base import Batch
 from fewstep.types import Conditioning
 

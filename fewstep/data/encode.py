@@ -12,9 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fewstep.console import Steps, TaskProgress
-from fewstep.data.base import Captioned, DataError, ImageError
+from fewstep.data.base import Captioned, ImageError
 from fewstep.data.cache import INDEX, SHARD, open_tensors, read_about, shard_file
 from fewstep.distributed import ALONE, Processes
+from fewstep.errors import DataError
 from fewstep.files import write_file
 from fewstep.types import Conditioning, Latents
 

@@ -3,12 +3,13 @@
 import errno
 import os
 import stat
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 
-from fewstep.data.base import DataError, ImageError
+from fewstep.data.base import ImageError
+from fewstep.errors import DataError
+from fewstep.text import one_spelling
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -65,11 +66,6 @@ def size_and_time(path: Path) -> str:
     except OSError:
         return "unreadable"  # an image to skip, such as a link to nothing
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def one_spelling(name: str) -> str:
-    """Return a name with each accent and its letter as one character; macOS writes two."""
-    return unicodedata.normalize("NFC", name)
 
 
 def finder(names: Iterable[str]) -> Callable[[str], str | None]:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.base import DataError
 from fewstep.data.cache import FINGERPRINT, INDEX
+from fewstep.errors import DataError
 from fewstep.files import write_file
 
 

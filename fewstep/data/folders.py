@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.base import DataError, Source, digest_of_lines
-from fewstep.data.captions import checked, collect, numbered_lines, parse_json, read_text
+from fewstep.data.base import Source, digest_of_lines
+from fewstep.data.captions import collect, lines_of, parse_json, read_text
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -23,6 +23,8 @@ from fewstep.data.files import (
     read_image,
     size_and_time,
 )
+from fewstep.errors import DataError
+from fewstep.text import checked
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -112,7 +114,7 @@ def read_metadata(table: Path, images: Path | None = None) -> ImageFiles:
 
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for where, line in numbered_lines(table):
+    for where, line in lines_of(table):
         if not isinstance(row := parse_json(line, where), dict):
             raise DataError(f"{where} is not a JSON object in braces")
         yield where, row

@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewstep.data.base import DataError, ImageError, Source
-from fewstep.data.captions import checked, collect
+from fewstep.data.base import ImageError, Source
+from fewstep.data.captions import collect
 from fewstep.data.files import read_image
 from fewstep.data.folders import CAPTION_COLUMNS
+from fewstep.errors import DataError
+from fewstep.text import checked
 
 
 @dataclass(frozen=True)

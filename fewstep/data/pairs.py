@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from fewstep.config import DataSettings
-from fewstep.data.base import Captioned, DataError, ImageError, Source, digest_of_lines
-from fewstep.data.captions import checked, collect, numbered_lines
+from fewstep.data.base import Captioned, ImageError, Source, digest_of_lines
+from fewstep.data.captions import collect, lines_of
 from fewstep.data.folders import TABLES, captions_files, read_coco, read_folder, read_metadata
 from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
 from fewstep.data.images import Framing, as_tensor, buckets_of, decode
 from fewstep.data.shards import find_shards, read_shards
 from fewstep.diffusion.random import generator
+from fewstep.errors import DataError
+from fewstep.text import checked
 from fewstep.world.captions import describe
 from fewstep.world.scenes import Scene, render, sample_scene
 
@@ -192,7 +194,7 @@ def subset(source: Source, count: int | None, seed: int) -> Source:
 
 def read_prompts(path: Path, num_pairs: int | None, seed: int) -> Prompts:
     """Read a text file with one prompt a line; raise a DataError if it holds none."""
-    prompts = collect(checked, numbered_lines(path))
+    prompts = collect(checked, lines_of(path))
     if not prompts:
         raise DataError(f"{path} holds no prompt; write one a line")
     return Prompts(tuple(prompts), num_pairs or len(prompts), seed)

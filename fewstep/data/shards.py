@@ -18,16 +18,17 @@ from typing import IO
 
 import numpy as np
 
-from fewstep.data.base import DataError, Source, digest_of_lines
-from fewstep.data.captions import checked, collect, decoded
+from fewstep.data.base import Source, digest_of_lines
+from fewstep.data.captions import collect
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     check_all_read,
     is_image,
-    one_spelling,
     size_and_time,
 )
+from fewstep.errors import DataError
 from fewstep.files import write_file
+from fewstep.text import checked, decoded, one_spelling
 
 PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewstep.data.base import DataError, ImageError
+from fewstep.data.base import ImageError
 from fewstep.data.encode import check_skipped, encode_views, one_line
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order, choose, draw_x_0
 from fewstep.data.pairs import Pairs
 from fewstep.distributed import ALONE, Processes
+from fewstep.errors import DataError
 from fewstep.methods.base import Batch
 from fewstep.models.base import ModelFamily
 from fewstep.types import Conditioning

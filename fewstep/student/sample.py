@@ -15,6 +15,7 @@ from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sa
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.png_info import SampledImage, parameters_of, write_png
+from fewstep.text import checked, decoded, numbered_lines
 
 
 @dataclass(frozen=True)
@@ -161,13 +162,16 @@ def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str
     Raises:
         UserError: if there is none, or the file cannot be read.
     """
-    lines: list[str] = []
+    lines = [(f"prompt {number}", prompt) for number, prompt in enumerate(prompts, 1)]
     if prompt_file is not None:
         try:
-            lines = prompt_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the prompts in {prompt_file}: {error}") from error
-    gathered = [line.strip() for line in [*prompts, *lines] if line.strip()]
+            text = decoded(prompt_file.read_bytes(), str(prompt_file))
+        except OSError as error:
+            raise UserError(
+                f"cannot read the prompts in {prompt_file}: {error.strerror}"
+            ) from error
+        lines += numbered_lines(text, str(prompt_file))
+    gathered = [checked(where, line) for where, line in lines if line.strip()]
     if not gathered:
         where = f"{prompt_file} holds no prompt" if prompt_file else "there is no prompt"
         raise UserError(f'{where}; give one in quotes, such as "a red heart above a blue star"')

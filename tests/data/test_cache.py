@@ -18,13 +18,13 @@ from fewstep.config import DataSettings
 from fewstep.data import cache as cache_module
 from fewstep.data import dataset as dataset_module
 from fewstep.data import encode
-from fewstep.data.base import DataError
 from fewstep.data.cache import open_cache, tensor_file
 from fewstep.data.dataset import Dataset
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.loader import batches_at, read_ahead
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.distributed import ALONE, Processes
+from fewstep.errors import DataError
 from fewstep.models.loading import load_model
 from tests.data.samples import coco, folder_of, noise
 from tests.tiny import tiny_pipeline

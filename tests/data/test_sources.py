@@ -9,14 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from fewstep.config import DataSettings
-from fewstep.data.base import DataError, ImageError
+from fewstep.config import DataSettings, load_config
+from fewstep.data.base import ImageError
 from fewstep.data.captions import CaptionErrors
 from fewstep.data.folders import read_coco
 from fewstep.data.hf_datasets import Rows
 from fewstep.data.images import decode
 from fewstep.data.pairs import ImagePairs, Prompts, open_data, open_source, subset
 from fewstep.data.shards import Shards, find_shards, read_shards
+from fewstep.errors import DataError, UserError
+from fewstep.student.sample import gather_prompts
 from tests.data.samples import (
     bomb,
     caption,
@@ -282,6 +284,32 @@ def test_prompts_that_cannot_be_read_are_an_error(tmp_path):
         opened(tmp_path / "p.txt")
     with pytest.raises(DataError, match=r"cannot read .*q\.txt: No such file"):
         opened(tmp_path / "q.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_sampling_and_training_read_the_same_prompts(tmp_path, encoding):
+    path = tmp_path / "p.txt"
+    text = " one\u2028and\x85two\r\n\nthe cafe\u0301\n"
+    path.write_bytes(text.encode(encoding))
+    assert gather_prompts([], path) == ["one\u2028and\x85two", "the caf\xe9"]
+    assert opened(path).prompts == tuple(gather_prompts([], path))
+    assert opened(path).prompts == tuple(gather_prompts(text.split("\n"), None))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_text_of_another_encoding_is_refused_by_its_name(tmp_path, encoding):
+    path, toml = tmp_path / "p.txt", tmp_path / "c.toml"
+    path.write_text("a star\n", encoding=encoding)
+    toml.write_text('[method]\nname = "cd"\n', encoding=encoding)
+    reads = (opened, lambda file: gather_prompts([], file))
+    for read, file in (*((read, path) for read in reads), (load_config, toml)):
+        with pytest.raises(UserError, match=r"(is in UTF-|null characters, as UTF-16).*as UTF-8"):
+            read(file)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "c.toml").write_text('[method]\nname = "cd"\n', encoding="utf-8-sig")
+    assert load_config(tmp_path / "c.toml").method == {"name": "cd"}
 
 
 def zeroed(data: bytes, header: int) -> bytes:

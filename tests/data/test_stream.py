@@ -2,9 +2,9 @@
 
 import pytest
 
-from fewstep.data.base import DataError
 from fewstep.data.stream import Skipped
 from fewstep.distributed import Processes
+from fewstep.errors import DataError
 from tests.together import run_together
 
 
