@@ -7,7 +7,7 @@ from typing import Any
 
 from fewstep.data.files import read_file
 from fewstep.errors import DataError
-from fewstep.text import decoded, numbered_lines
+from fewstep.text import checked, decoded, numbered_lines
 
 
 class CaptionErrors(DataError):
@@ -43,6 +43,15 @@ def read_text(path: Path) -> str:
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield "path line n" and the line for each line that is not blank."""
     return numbered_lines(read_text(path), str(path))
+
+
+def captions_in(name: str, text: str) -> tuple[str, ...]:
+    """Return the captions of an image's text file: each line that is not blank is one.
+
+    Raises DataError as `checked`, which the whole text has to pass too.
+    """
+    whole = checked(name, text)
+    return tuple(checked(where, line) for where, line in numbered_lines(whole, name))
 
 
 def parse_json(text: str, where: str) -> Any:

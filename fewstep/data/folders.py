@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.base import Source, digest_of_lines
-from fewstep.data.captions import collect, lines_of, parse_json, read_text
+from fewstep.data.captions import captions_in, collect, lines_of, parse_json, read_text
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -81,15 +81,15 @@ def read_folder(folder: Path) -> ImageFiles:
     }
     find, used = finder(captions), set()
 
-    def caption_of(image: Path) -> tuple[str]:
+    def captions_of(image: Path) -> tuple[str, ...]:
         path = folder / image
         found = (find(str(image.with_suffix(suffix))) for suffix in CAPTION_SUFFIXES)
         if (key := next(filter(None, found), None)) is None:
             raise DataError(f"{path} has no caption: write it into {path.with_suffix('.txt')}")
         used.add(key)
-        return (checked(str(path), read_text(folder / captions[key])),)
+        return captions_in(str(path), read_text(folder / captions[key]))
 
-    texts = collect(caption_of, ((image,) for image in images))
+    texts = collect(captions_of, ((image,) for image in images))
     unused = tuple(str(captions[key]) for key in captions if key not in used)
     return ImageFiles(folder, tuple(map(str, images)), tuple(texts), unused)
 

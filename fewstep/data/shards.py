@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 
 from fewstep.data.base import Source, digest_of_lines
-from fewstep.data.captions import collect
+from fewstep.data.captions import captions_in, collect
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     check_all_read,
@@ -28,7 +28,7 @@ from fewstep.data.files import (
 )
 from fewstep.errors import DataError
 from fewstep.files import write_file
-from fewstep.text import checked, decoded, one_spelling
+from fewstep.text import decoded, one_spelling
 
 PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -64,7 +64,7 @@ class Shards(Source):
 
     def captions(self, number: int) -> tuple[str, ...]:
         shard, _, _, offset, size = self.places[number].tolist()
-        return (_caption(self.name(number), _read(self.files[shard], offset, size)),)
+        return _captions(self.name(number), _read(self.files[shard], offset, size))
 
     def read(self, number: int) -> bytes:
         shard, offset, size, *_ = self.places[number].tolist()
@@ -153,7 +153,7 @@ def _scan(file: Path) -> list[tuple[int, int, int, int]]:
             texts[key] = place
     check_all_read(names, file)
     missing = [(f"{file}: {key}", None) for key in images if key not in texts]
-    collect(_caption, [*contents, *missing])
+    collect(_captions, [*contents, *missing])
     return [(*place, *texts[key]) for key, place in images.items()]
 
 
@@ -201,10 +201,10 @@ def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
         raise DataError(f"{file} holds {member.name!r}, {fault}")
 
 
-def _caption(name: str, content: bytes | None) -> str:
+def _captions(name: str, content: bytes | None) -> tuple[str, ...]:
     if content is None:
         raise DataError(f"{name} has no caption; add {name.rpartition(': ')[2]}.txt to the shard")
-    return checked(name, decoded(content, f"the caption of {name}"))
+    return captions_in(name, decoded(content, f"the caption of {name}"))
 
 
 def _read(file: Path, offset: int, size: int) -> bytes:

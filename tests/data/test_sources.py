@@ -51,6 +51,18 @@ def test_a_folder_with_caption_files(tmp_path):
     assert pairs.source.read(0) == content_of
 
 
+def test_each_line_of_a_caption_file_is_a_caption_in_folders_and_in_shards(tmp_path):
+    text = b"\n a red heart \r\n\r\ntwo stars\xe2\x80\xa8of gold\n"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.png").write_bytes(content(noise(0)))
+    (tmp_path / "folder" / "a.txt").write_bytes(text)
+    shard(tmp_path / "a.tar", {"a.png": content(noise(0)), "a.txt": text})
+    for path in (tmp_path / "folder", tmp_path / "a.tar"):
+        assert captions(opened(path)) == [("a red heart",)]
+        every = captions(opened(path, captions="all"))
+        assert every == [("a red heart", "two stars\u2028of gold")]
+
+
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_a_table_of_metadata(tmp_path, name):
     folder_of(tmp_path / "images", 3)
