@@ -28,6 +28,7 @@ from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
 from fewstep.student.pipeline import FewStepPipeline
+from fewstep.student.seeds import image_generators
 from fewstep.training.artefact import write_artefact
 
 STEPS, TEACHER_STEPS = 4, 50
@@ -68,7 +69,7 @@ def by_diffusers(
         pipe.unet.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
     like = torch.empty(setting.batch_size, *setting.latent_shape)
-    noise = Draw.keyed(0, range(len(prompts)), purpose="paint").noise_like(like)
+    noise = Draw(image_generators(0, len(prompts))).noise_like(like)
 
     def generate() -> Tensor:
         images = pipe(
@@ -111,7 +112,7 @@ def by_fewstep(
 
     @torch.no_grad()
     def generate() -> Tensor:
-        latents = sampler.latents(prompts, 0, setting.resolution)
+        latents = sampler.latents(prompts, image_generators(0, len(prompts)), setting.resolution)
         with setting.autocast() if half_decoder else nullcontext():
             return decode(latents)
 

@@ -16,6 +16,7 @@ import torch
 
 from fewstep.diffusion.grid import SPACINGS, Grid
 from fewstep.diffusion.guidance import guided
+from fewstep.diffusion.random import Draw
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, verdicts
 from fewstep.evaluation.prompts import held_out_prompts
@@ -57,7 +58,9 @@ def main() -> None:
     rows = []
     for name, timesteps in trajectories().items():
         sampler = ImageSampler(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
-        images = sampler.decode(sampler.latents(prompts, 0, family.default_resolution)).numpy()
+        noise = Draw.keyed(0, range(len(prompts)), purpose="paint").generators
+        latents = sampler.latents(prompts, noise, family.default_resolution)
+        images = sampler.decode(latents).numpy()
         right = proportion(all_right(verdicts(images, prompts)))
         rows.append({"walk": name, "timesteps": timesteps, "prompt_accuracy": asdict(right)})
         print(name, timesteps, right, flush=True)

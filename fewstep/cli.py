@@ -56,11 +56,7 @@ def quickstart(
 
 
 @app.command()
-def distill(
-    config: ConfigFile,
-    run: RunFolder,
-    set_: Override = None,
-) -> None:
+def distill(config: ConfigFile, run: RunFolder, set_: Override = None) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
     settings = load_config(config, set_ or [])
     from fewstep.training.settings import check_settings  # torch alone: mistakes show at once
@@ -121,7 +117,10 @@ def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
     prompts: PromptFile = None,
-    seed: Annotated[int, option("Images are a function of prompt and seed.")] = 0,
+    seed: Annotated[int, option("Image i has seed + i, alone or in a batch.")] = 0,
+    num_images: Annotated[int, option("Images of each prompt.")] = 1,
+    height: Annotated[int | None, option("In pixels; default: as trained.")] = None,
+    width: Annotated[int | None, option("In pixels; default: as trained.")] = None,
     steps: Annotated[int | None, option("Default: the artefact's own number.")] = None,
     guidance_scale: Annotated[
         float | None, option("For a teacher, or a guidance-free student.")
@@ -138,12 +137,13 @@ def sample(
     base: Annotated[str | None, option("Base model, instead of the artefact's own.")] = None,
     out: Out = Path("out.png"),
 ) -> None:
-    """Generate images at the timesteps of the artefact's contract; several make a grid."""
+    """Generate images: several make a grid, or each has its file, where OUT is a folder."""
     from fewstep.student.sample import SampleOptions, generate_file, read_loras
 
     options = SampleOptions(
-        seed, steps, guidance_scale, negative_prompt, image, strength, read_loras(lora or []), base
-    )
+        seed, num_images, height, width, steps, guidance_scale, negative_prompt, image, strength,
+        read_loras(lora or []), base,
+    )  # fmt: skip
     typer.echo(generate_file(source, prompt or [], prompts, out, options))
 
 
@@ -190,7 +190,7 @@ def compare(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Runs, artefacts.")],
     prompt: Annotated[list[str] | None, option("May be repeated.", "--prompt")] = None,
     prompts: PromptFile = None,
-    seed: int = 0,
+    seed: Annotated[int, option("Image i has seed + i, as in sample.")] = 0,
     out: Out = Path("comparison"),
 ) -> None:
     """Generate the same prompts from the same noise by teacher and students, side by side."""

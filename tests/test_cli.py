@@ -7,11 +7,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fewstep.__main__ import explain, main
 from fewstep.config import load_config, to_toml
 from fewstep.errors import Interrupted
+from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_config, tiny_pipeline
 
 
@@ -150,6 +153,41 @@ def test_from_config_to_image(monkeypatch, capsys, tmp_path, config):
         monkeypatch, capsys, "sample", folder, "a star", "--guidance-scale", 3, "-o", out
     )
     assert (code, "guidance 4 is distilled into it" in told.err) == (2, True)
+
+
+def test_an_image_of_a_batch_is_made_again_alone_by_what_its_file_says(
+    monkeypatch, capsys, tmp_path
+):
+    artefact = tiny_artefact(tmp_path / "student")
+    size = ("--height", 48, "--width", 32)
+    batch = ("sample", artefact, "a star", "a heart", "--seed", 7, "--num-images", 2, *size)
+    assert run(monkeypatch, capsys, *batch, "-o", tmp_path / "images")[0] == 0
+    files = sorted((tmp_path / "images").iterdir(), key=lambda path: int(path.stem))
+    assert [path.name for path in files] == ["7.png", "8.png", "9.png", "10.png"]
+    with Image.open(files[-1]) as last:
+        told, wanted = last.info["parameters"], np.asarray(last, np.int16)
+    assert told.startswith("a heart\n")
+    assert "Seed: 10, Size: 32x48" in told
+    alone = ("sample", artefact, "a heart", "--seed", 10, *size, "-o", tmp_path / "alone.png")
+    assert run(monkeypatch, capsys, *alone)[0] == 0
+    with Image.open(tmp_path / "alone.png") as image:
+        assert image.size == (32, 48)
+        assert np.abs(np.asarray(image, np.int16) - wanted).max() <= 1
+    assert run(monkeypatch, capsys, *batch, "-o", tmp_path / "grid.png")[0] == 0
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.width > image.height // 2 > 200, "two images beside each other"
+        assert "Seed: 7, Size: 32x48, Seeds: 7 to 10" in image.info["parameters"]
+
+
+def test_a_teachers_images_have_seeds_that_count_up_too(monkeypatch, capsys, tmp_path):
+    teacher, images = ("sample", tiny_pipeline(), "--steps", 2), tmp_path / "images"
+    code, _ = run(monkeypatch, capsys, *teacher, "a star", "a ring", "-o", images)
+    assert code == 0
+    code, _ = run(monkeypatch, capsys, *teacher, "a ring", "--seed", 1, "-o", tmp_path / "b.png")
+    both = [np.asarray(Image.open(p), np.int16) for p in (images / "1.png", tmp_path / "b.png")]
+    assert np.abs(both[0] - both[1]).max() <= 1
+    code, told = run(monkeypatch, capsys, *teacher, "a ring", "--num-images", 0)
+    assert (code, "the number of images is 0; it has to be 1 or more" in told.err) == (2, True)
 
 
 def test_prompts_come_from_a_file_and_an_empty_one_is_refused(monkeypatch, capsys, tmp_path):

@@ -40,9 +40,12 @@ def test_a_released_run_continues_from_its_checkpoint_and_its_cache(released):
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda path: path.parent.name)
-def test_a_released_contract_is_written_again_as_it_was(artefact):
+def test_a_released_contract_is_written_again_as_it_was_in_todays_version(artefact):
     text = (artefact / "fewstep.json").read_text(encoding="utf-8")
-    assert Contract.from_json(text).to_json() == text
+    released, ours = json.loads(text), json.loads(Contract.from_json(text).to_json())
+    assert (released.pop("format_version"), ours.pop("format_version")) == (1, 2)
+    assert released.pop("seal") != ours.pop("seal")
+    assert released == ours
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda path: path.parent.name)

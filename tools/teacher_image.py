@@ -23,7 +23,7 @@ def main() -> None:
     sheet = Image.new("RGB", (COLUMNS * SIDE, len(STEPS) * SIDE))
     for row, steps in enumerate(STEPS):
         sampler = teacher_sampler(family, steps, GUIDANCE)
-        images = sampler.generate(prompts, seed=0, resolution=family.default_resolution)
+        images = sampler.generate(prompts, 0, family.default_resolution)
         for column, image in enumerate(images):
             enlarged = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             sheet.paste(enlarged, (column * SIDE, row * SIDE))

@@ -57,8 +57,9 @@ that the student was not trained for, and the image looks wrong without an error
 from fewstep.student.pipeline import FewStepPipeline
 
 pipeline = FewStepPipeline.from_pretrained("DIR")  # or a Hub id; base= is a copy of the base model
-image = pipeline("a lighthouse at dusk", seed=7)[0]
-image.save("lighthouse.png")  # with its settings in A1111's format
+sampled = pipeline("a lighthouse at dusk", seed=7, num_images_per_prompt=2)
+sampled.images[1]  # what seed=8 gives alone, here and by generator=manual_seed(8) in diffusers
+sampled[1].save("lighthouse.png")  # with its settings in A1111's format
 
 pipeline("a lighthouse at dusk", image=sketch, strength=0.75)  # image to image
 FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # with a style LoRA

@@ -46,7 +46,10 @@ class Draw:
 
     def noise_like(self, x: Latents) -> Latents:
         """Draw standard normal noise of the shape of `x`, which has one row a generator."""
-        noise = [torch.randn(x.shape[1:], generator=generator) for generator in self.generators]
+        noise = [
+            torch.randn(x.shape[1:], generator=generator, device=generator.device)
+            for generator in self.generators
+        ]
         return torch.stack(noise).to(self.device, x.dtype)
 
     def uniform(self) -> PerSample:

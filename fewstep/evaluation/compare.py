@@ -50,8 +50,9 @@ def compare_sources(
 ) -> Path:
     """Generate by the teacher at 50 steps and at few, and by each student; return the grid.
 
-    Where students' timesteps are not uniform, the teacher takes few steps at theirs as well. Also
-    writes `out/results.json`: NFE, seconds and distances to the teacher's images, for any teacher.
+    Image i has seed + i. Where students' timesteps are not uniform, the teacher takes few steps at
+    theirs as well. Also writes `out/results.json`: NFE, seconds and distances to the teacher's
+    images, for any teacher.
 
     Raises:
         UserError: if a source cannot be used, or there is no prompt.
@@ -60,7 +61,7 @@ def compare_sources(
     check_writable(out)
     evaluation = EvaluationSet.open(sources)
     check_words(evaluation.base, prompts)
-    samples = SampleCache(out / "images", prompts, evaluation.resolution, seed)
+    samples = SampleCache(out / "images", prompts, evaluation.resolution, seed, counts_up=True)
     students = [evaluation.student(student) for student in evaluation.students]
     few = min(student.steps for student in students)
     teacher = evaluation.teacher()

@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save
 from fewstep.console import Steps, TaskProgress
 from fewstep.data.files import is_image
 from fewstep.data.images import decode, open_image
+from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.files import write_file
 from fewstep.images import Images
 from fewstep.student.generate import ImageSampler
+from fewstep.student.seeds import image_generators
 
 BATCH = 50
 
@@ -42,6 +44,8 @@ def batches(num: int) -> list[range]:
 class SampleCache:
     """The images of some prompts, generated once a model; image i starts from noise (seed, i).
 
+    With `counts_up` it is that of seed + i alone, which `fewstep sample` makes again.
+
     Batches are always the same, so that several processes can share them and an interrupted
     evaluation continues. With `side` the images are stored resized.
     """
@@ -51,14 +55,22 @@ class SampleCache:
     resolution: int
     seed: int = 0
     side: int | None = None
+    counts_up: bool = False
 
     @property
     def batches(self) -> list[range]:
         return batches(len(self.prompts))
 
+    def generators(self, numbers: range) -> Sequence[torch.Generator]:
+        """Return the generators of some images' noise."""
+        if self.counts_up:
+            return image_generators(self.seed + numbers.start, len(numbers))
+        return Draw.keyed(self.seed, numbers, purpose="paint").generators
+
     def model_folder(self, model: EvaluatedModel) -> Path:
         """Return a model's folder, named by all that its images depend on but the prompts."""
-        key = repr([model.identity, self.resolution, self.seed, self.side])
+        counts = ["counts up"] if self.counts_up else []
+        key = repr([model.identity, self.resolution, self.seed, self.side, *counts])
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.folder / f"{model.method}-{model.steps}-steps-{digest}"
 
@@ -82,7 +94,8 @@ class SampleCache:
     def generate(self, sampler: ImageSampler, numbers: range) -> Samples:
         """Return a batch from a model's sampler."""
         prompts = self.prompts[numbers.start : numbers.stop]
-        latents = sampler.latents(prompts, self.seed, self.resolution, numbers, BATCH)
+        generators = self.generators(numbers)
+        latents = sampler.latents(prompts, generators, self.resolution, batch_size=BATCH)
         return Samples(sampler.decode(latents, BATCH).numpy(), latents.cpu().numpy())
 
     def write(self, model: EvaluatedModel, numbers: range, samples: Samples) -> None:

@@ -19,6 +19,7 @@ from fewstep.evaluation.provenance import machine
 from fewstep.evaluation.samples import SampleCache
 from fewstep.files import write_file
 from fewstep.student.generate import ImageSampler
+from fewstep.student.seeds import image_generators
 
 ROUNDS = 5
 
@@ -51,7 +52,8 @@ def _measured(
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         clock = time.perf_counter()
-        latents = sampler.latents([prompts[number]], samples.seed, samples.resolution, [number])
+        generators = samples.generators(range(number, number + 1))
+        latents = sampler.latents([prompts[number]], generators, samples.resolution)
         sampler.decode(latents)
         seconds[place].append(time.perf_counter() - clock)
         if torch.cuda.is_available():
@@ -67,7 +69,7 @@ def _measured(
 def warmed_up(sampler: ImageSampler, resolution: int) -> ImageSampler:
     """Return the sampler after one step that is not timed: a network's first is always slower."""
     last = replace(sampler, timesteps=sampler.timesteps[-1:])
-    last.decode(last.latents([""], seed=0, resolution=resolution))
+    last.decode(last.latents([""], image_generators(0, 1), resolution))
     return sampler
 
 

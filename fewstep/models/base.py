@@ -61,8 +61,12 @@ class ModelFamily(Protocol):
     image_divisor: int
     """What the sides of an image have to be multiples of."""
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a square image, or raise."""
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """Return (channels, height, width) of an image's latents, of a square one by default.
+
+        Raises:
+            ModelError: if a side in pixels cannot be used.
+        """
         ...
 
     def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:

@@ -213,17 +213,20 @@ class StableDiffusion:
         """What an image's sides have to be multiples of: autoencoder and UNet halve."""
         return self._vae_factor * 2 ** (len(self.network.config.block_out_channels) - 1)
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a square image.
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """Return (channels, height, width) of an image's latents, of a square one by default.
 
         Raises:
             ModelError: if the autoencoder cannot divide the image evenly.
         """
         factor, divisor = self._vae_factor, self.image_divisor
-        if resolution % divisor:
-            lower = max(resolution // divisor, 1) * divisor
-            raise ModelError(
-                f"data.resolution is {resolution}; this model needs a multiple of {divisor}, "
-                f"such as {lower} or {lower + divisor}"
-            )
-        return self.network.config.in_channels, resolution // factor, resolution // factor
+        sides = {"data.resolution": height} if width is None else {"height": height, "width": width}
+        for name, side in sides.items():
+            if side < divisor or side % divisor:
+                lower = max(side // divisor, 1) * divisor
+                raise ModelError(
+                    f"{name} is {side}; this model needs a multiple of {divisor}, "
+                    f"such as {lower} or {lower + divisor}"
+                )
+        width = height if width is None else width
+        return self.network.config.in_channels, height // factor, width // factor

@@ -20,7 +20,9 @@ from fewstep.methods import METHODS, Method
 from fewstep.methods.base import known_num_steps, sampling_timesteps
 from fewstep.strict import from_tables
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written. With version 1, read as well, a seed meant another noise."""
+READ_VERSIONS = (1, 2)
 CONTRACT_FILE = "fewstep.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FULL_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -174,9 +176,10 @@ class Contract:
         if not isinstance(entries, dict):
             raise UserError(f"{source} is not a JSON object; export the run again")
         version = entries.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
             raise UserError(
-                f"{source} has format_version {version!r}; this fewstep reads {FORMAT_VERSION}: "
+                f"{source} has format_version {version!r}; this fewstep reads {known}: "
                 "update fewstep, or export the run again"
             )
         checksum = entries.pop("seal", None)

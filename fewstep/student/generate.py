@@ -16,6 +16,7 @@ from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.student.contract import Contract
 from fewstep.student.samplers import SAMPLERS, last
+from fewstep.student.seeds import image_generators
 from fewstep.types import Denoiser, Latents, PredictedTrajectory
 
 TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
@@ -26,8 +27,8 @@ TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
 class ImageSampler:
     """A denoiser with its timesteps and its sampler: everything that turns prompts into images.
 
-    An image is a function of (prompt, seed, number), whatever its batch; all samplers of one family
-    start the same (seed, number) from the same noise. `nfe` is the network evaluations an image.
+    An image is a function of its prompt and its generator, whatever its batch; all samplers of one
+    family start the same generator from the same noise. `nfe` is the network evaluations an image.
     """
 
     family: ModelFamily
@@ -40,28 +41,28 @@ class ImageSampler:
     def latents(
         self,
         prompts: Sequence[str],
-        seed: int,
-        resolution: int,
-        numbers: Sequence[int] | None = None,
+        generators: Sequence[torch.Generator],
+        height: int,
+        width: int | None = None,
         batch_size: int = 64,
         *,
         x_0: Latents | None = None,
     ) -> Latents:
-        """Return the clean latents of one image a prompt.
+        """Return the clean latents of one image a prompt, each from its generator's noise.
 
-        With `x_0`, the latents of one image, they start from it under noise: image-to-image.
+        `height` and `width` are in pixels, `width` that of a square by default. With `x_0`, the
+        latents of one image, they start from it under noise: image-to-image.
 
         Raises:
             UserError: if latents are not finite.
         """
-        numbers = range(len(prompts)) if numbers is None else numbers
-        schedule, shape = self.family.schedule, self.family.latent_shape(resolution)
+        schedule, shape = self.family.schedule, self.family.latent_shape(height, width)
         device = schedule.alphas.device
         batches = []
         for first in range(0, len(prompts), batch_size):
             batch = slice(first, first + batch_size)
             cond = self.family.encode_prompts(prompts[batch])
-            draw = Draw.keyed(seed, numbers[batch], device, purpose="paint")
+            draw = Draw(generators[batch], device)
             x_t = draw.noise_like(torch.empty(len(draw.generators), *shape))
             if x_0 is not None:
                 t = torch.full((len(x_t),), self.timesteps[0], device=device)
@@ -82,9 +83,12 @@ class ImageSampler:
         images = torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in parts])
         return images.permute(0, 2, 3, 1)
 
-    def generate(self, prompts: Sequence[str], seed: int, resolution: int) -> list[Image.Image]:
-        """Return one image a prompt."""
-        images = self.decode(self.latents(prompts, seed, resolution))
+    def generate(
+        self, prompts: Sequence[str], seed: int, height: int, width: int | None = None
+    ) -> list[Image.Image]:
+        """Return one image a prompt; image i has seed + i."""
+        generators = image_generators(seed, len(prompts))
+        images = self.decode(self.latents(prompts, generators, height, width))
         return [Image.fromarray(image.numpy()) for image in images]
 
     def with_strength(self, strength: float) -> "ImageSampler":

@@ -17,12 +17,13 @@ from fewstep.models.extra_loras import add_loras
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
 from fewstep.student.load import load_base, read_artefact, student_network
-from fewstep.student.png_info import SampledImage
+from fewstep.student.png_info import SampledImage, SampledImages
+from fewstep.student.seeds import generators_of, repeated, seeds_of
 
 
 @dataclass(frozen=True)
 class FewStepPipeline:
-    """A distilled model, ready to generate: `FewStepPipeline.from_pretrained(path)("a prompt")`.
+    """A distilled model that is called as diffusers' pipelines are, and with a `seed` too.
 
     `student` is the family and the network with all LoRAs in them, `loras` are the weights of the
     other LoRA files by path.
@@ -61,51 +62,51 @@ class FewStepPipeline:
 
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompt: str | Sequence[str],
         *,
-        seed: int = 0,
-        numbers: Sequence[int] | None = None,
-        num_steps: int | None = None,
-        resolution: int | None = None,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         image: Image.Image | None = None,
         strength: float | None = None,
-        negative_prompt: str = "",
-        guidance_scale: float = 1.0,
-    ) -> list[SampledImage]:
-        """Return one image a prompt; image i starts from the noise of (seed, numbers[i]).
+    ) -> SampledImages:
+        """Return `num_images_per_prompt` images of each prompt; image i has seed + i.
 
-        `numbers` count from 0 by default. With `image` the images start from it, and `strength` in
-        (0, 1], by default 0.5, is the fraction of the student's steps that are taken.
+        `seed` (0) means what `generator=torch.Generator().manual_seed(seed)` means, here and in
+        diffusers. Height and width are in pixels, by default those of training. With `image` the
+        images start from it, and `strength` in (0, 1], by default 0.5, is the fraction of the
+        student's steps that are taken.
 
         Raises:
             UserError: if there is no prompt, a size, strength or number of steps cannot be used, or
                 guidance or a negative prompt is given to a student that was not trained for them.
         """
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        numbers = range(len(prompts)) if numbers is None else numbers
-        resolution = self.resolution if resolution is None else resolution
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        prompts = repeated(prompts, num_images_per_prompt)
+        size = [self.resolution if side is None else side for side in (height, width)]
         self._check_guidance(guidance_scale, negative_prompt)
-        if not prompts:
-            raise UserError("there is no prompt; give one or more")
-        if len(numbers) != len(prompts):
-            raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts; give one each")
-        if resolution <= 0:
-            raise UserError(f"resolution is {resolution}; it has to be above 0")
         if image is None and strength is not None:
             raise UserError("strength goes with image, the image to start from")
-        sampler, x_0 = self.sampler(num_steps, guidance_scale, negative_prompt), None
+        generators = generators_of(len(prompts), seed, generator)
+        seeds = seeds_of(generators)
+        sampler, x_0 = self.sampler(num_inference_steps, guidance_scale, negative_prompt), None
         settings = self._settings(sampler, guidance_scale)
         if image is not None:
             strength = 0.5 if strength is None else strength
-            sampler, x_0 = sampler.with_strength(strength), self.encode(image, resolution)
+            sampler, x_0 = sampler.with_strength(strength), self.encode(image, *size)
             settings["Timesteps"] = ", ".join(map(str, sampler.timesteps))
             settings["Denoising strength"] = f"{strength:g}"
-        images = sampler.decode(sampler.latents(prompts, seed, resolution, numbers, x_0=x_0))
-        return [
-            SampledImage(Image.fromarray(pixels.numpy()), prompt, seed, number, sampler.nfe,
+        images = sampler.decode(sampler.latents(prompts, generators, *size, x_0=x_0))
+        return SampledImages(
+            SampledImage(Image.fromarray(pixels.numpy()), one, its_seed, sampler.nfe,
                          negative_prompt, settings)
-            for pixels, prompt, number in zip(images, prompts, numbers, strict=True)
-        ]  # fmt: skip
+            for pixels, one, its_seed in zip(images, prompts, seeds, strict=True)
+        )  # fmt: skip
 
     @property
     def resolution(self) -> int:
@@ -144,12 +145,12 @@ class FewStepPipeline:
         if not 1 <= guidance_scale < float("inf"):
             raise UserError(f"guidance_scale is {guidance_scale}; it has to be 1 (none) or more")
 
-    def encode(self, image: Image.Image, resolution: int) -> Tensor:
-        """Return the latents of an image, [1, channels, height, width], cropped to a square."""
-        self.base.latent_shape(resolution)
+    def encode(self, image: Image.Image, height: int, width: int) -> Tensor:
+        """Return an image's latents, [1, channels, height, width], resized and cropped to fit."""
+        self.base.latent_shape(height, width)
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        square = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.asarray(square) / np.float32(255))
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.asarray(fitted) / np.float32(255))
         mean, _ = self.base.encode_images(pixels.permute(2, 0, 1)[None])
         return mean
 

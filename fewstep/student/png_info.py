@@ -13,15 +13,15 @@ from fewstep.files import write_file
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One image, which (prompt, seed, number), the settings and the student make again.
+    """One image, which prompt, seed, settings and the student make again, whatever its batch.
 
-    `nfe` counts its network evaluations; `settings` are by A1111's names where it has them.
+    `nfe` counts its network evaluations; `settings` are by A1111's names where it has them. `seed`
+    is None where a caller's own generator has no seed that makes the image again.
     """
 
     image: Image.Image
     prompt: str
-    seed: int
-    number: int
+    seed: int | None
     nfe: int
     negative_prompt: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -36,6 +36,15 @@ class SampledImage:
         write_png(Path(path), self.image, self.parameters)
 
 
+class SampledImages(list[SampledImage]):
+    """The images of one call in order, with their settings."""
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The images alone, as an output of diffusers has them."""
+        return [sampled.image for sampled in self]
+
+
 def parameters_of(images: Sequence[SampledImage]) -> str:
     """Return what made the images of one call, one prompt a line, as A1111's `parameters`."""
     first, last = images[0], images[-1]
@@ -45,9 +54,9 @@ def parameters_of(images: Sequence[SampledImage]) -> str:
     width, height = first.image.size
     settings = {
         **first.settings,
-        "Seed": first.seed,
+        **({} if first.seed is None else {"Seed": first.seed}),
         "Size": f"{width}x{height}",
-        "Number": first.number if len(images) == 1 else f"{first.number} to {last.number}",
+        **({"Seeds": f"{first.seed} to {last.seed}"} if len(images) > 1 else {}),
         "Calls": first.nfe,
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))

@@ -15,6 +15,7 @@ from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sa
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.png_info import SampledImage, parameters_of, write_png
+from fewstep.student.seeds import repeated
 from fewstep.text import checked, decoded, numbered_lines
 
 
@@ -23,6 +24,9 @@ class SampleOptions:
     """The options of `fewstep sample`; where one is None, the source has its own default."""
 
     seed: int = 0
+    num_images: int = 1
+    height: int | None = None
+    width: int | None = None
     num_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str = ""
@@ -39,27 +43,45 @@ def generate_file(
     out: Path,
     options: SampleOptions,
 ) -> str:
-    """Generate the prompts into the PNG file `out`, several as a grid; return a summary.
+    """Generate the prompts, several as a grid, into the PNG file `out`, or each into its own.
+
+    A folder has a file an image, named by its seed. Returns a summary.
 
     Raises:
         UserError: if there is no prompt, or the source cannot generate with these options.
     """
     prompts = gather_prompts(prompts, prompt_file)
-    if out.suffix.lower() != ".png":
+    to_file = out.suffix.lower() == ".png"
+    if out.suffix and not to_file and not out.is_dir():
         raise UserError(f"--out is {out}, and images are written as PNG; name it .png")
-    if out.is_dir():
+    if to_file and out.is_dir():
         raise UserError(f"--out is {out}, which is a folder; name a file in it, or another")
-    check_writable(out.parent)
+    check_writable(out.parent if to_file else out)
     images = generate(source, prompts, options)
-    first, image = images[0], images[0].image
-    if len(images) > 1:
-        pixels = np.stack([np.asarray(sampled.image) for sampled in images])
-        title = f"{first.settings['Steps']} steps, {first.nfe} network calls, seed {first.seed}"
-        image = grid({title: pixels}, prompts)
-    write_png(out, image, parameters_of(images))
+    if not to_file:
+        for image in images:
+            image.save(out / f"{image.seed}.png")
+    elif len(images) == 1:
+        images[0].save(out)
+    else:
+        write_png(out, side_by_side(images, prompts), parameters_of(images))
+    first = images[0]
     starts = str(first.settings["Timesteps"]).split(", ")
     shown = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
     return f"wrote {out}: {first.nfe} network evaluations an image, starting at timesteps {shown}"
+
+
+def side_by_side(images: Sequence[SampledImage], prompts: Sequence[str]) -> Image.Image:
+    """Draw a row for each prompt, with its images and their seeds above them."""
+    pixels = [np.asarray(sampled.image) for sampled in images]
+    num_columns = len(images) // len(prompts)
+    columns = {}
+    for column in range(num_columns):
+        seeds = ", ".join(str(sampled.seed) for sampled in images[column::num_columns])
+        number = "" if num_columns == 1 else f", image {column + 1}"
+        title = f"{images[0].settings['Steps']} steps{number}, seed {seeds}"
+        columns[title] = np.stack(pixels[column::num_columns])
+    return grid(columns, prompts)
 
 
 def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> list[SampledImage]:
@@ -87,7 +109,10 @@ def _sample_student(
     return pipeline(
         prompts,
         seed=options.seed,
-        num_steps=options.num_steps,
+        num_images_per_prompt=options.num_images,
+        height=options.height,
+        width=options.width,
+        num_inference_steps=options.num_steps,
         guidance_scale=1.0 if options.guidance_scale is None else options.guidance_scale,
         negative_prompt=options.negative_prompt,
         image=options.image and open_image(options.image),
@@ -117,9 +142,12 @@ def _sample_teacher(
         "Model": Path(source).name,
         "Timesteps": ", ".join(map(str, sampler.timesteps)),
     }
-    images = sampler.generate(prompts, options.seed, family.default_resolution)
+    prompts = repeated(prompts, options.num_images)
+    size = [family.default_resolution if side is None else side
+            for side in (options.height, options.width)]  # fmt: skip
+    images = sampler.generate(prompts, options.seed, *size)
     return [
-        SampledImage(image, prompt, options.seed, number, sampler.nfe, settings=settings)
+        SampledImage(image, prompt, options.seed + number, sampler.nfe, settings=settings)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
     ]
 

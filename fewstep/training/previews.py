@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from fewstep.files import write_file
 from fewstep.images import grid, png
 from fewstep.student.generate import TEACHER_STEPS, ImageSampler, teacher_sampler
+from fewstep.student.seeds import image_generators
 from fewstep.training.artefact import contract_of
 from fewstep.training.setup import Components
 
 
 @dataclass(frozen=True)
 class Previews:
-    """Writes `RUN/previews/<step>.png`; without preview prompts it uses the first captions."""
+    """Writes `RUN/previews/<step>.png`; without preview prompts it uses the first captions.
+
+    Image i has seed i.
+    """
 
     components: Components
 
@@ -58,7 +62,8 @@ class Previews:
 
     def _generate(self, sampler: ImageSampler) -> NDArray[np.uint8]:
         network = self.components.roles.network.eval()
-        latents = sampler.latents(self._prompts, seed=0, resolution=self.components.resolution)
+        generators = image_generators(0, len(self._prompts))
+        latents = sampler.latents(self._prompts, generators, self.components.resolution)
         images = sampler.decode(latents)
         network.train()
         return images.numpy()

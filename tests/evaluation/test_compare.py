@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from fewstep.config import ModelSettings
 from fewstep.console import finish
@@ -22,10 +23,12 @@ from fewstep.evaluation.results import load, save
 from fewstep.evaluation.samples import SampleCache, Samples, generate_images
 from fewstep.evaluation.timing import costs_in_turns
 from fewstep.student.generate import ImageSampler
+from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import distill_run
 from tests.tiny import save_tiny_pipeline, tiny_config
 
 PROMPTS = ["a star", "two red rings", "a heart"]
+NOISE_OF_THE_THIRD_PROMPT = [-0.830207, 0.962372, 1.369114]
 
 
 def test_a_folder_of_runs_stands_for_its_runs(runs):
@@ -56,6 +59,20 @@ def test_images_are_generated_once_and_do_not_depend_on_how_many_are_asked(runs,
     assert np.abs(fewer.latents - made.latents[:2]).max() < 1e-4
     other = generated(model, SampleCache(tmp_path / "other", PROMPTS, 64, seed=1))
     assert not np.array_equal(made.images, other.images)
+
+
+def test_a_comparisons_second_image_is_made_again_by_the_next_seed(runs, tmp_path):
+    compare_sources([str(runs / "ct")], PROMPTS, None, 7, tmp_path)
+    column = load_comparison(tmp_path).columns["CT, 4 steps"]
+    (alone,) = FewStepPipeline.from_pretrained(runs / "ct")(PROMPTS[1], seed=8).images
+    assert np.abs(np.asarray(alone, np.int16) - column[1]).max() <= 1
+
+
+def test_the_noise_of_an_evaluation_is_that_of_the_committed_results(tmp_path):
+    """A function of (seed, the prompt's number), whatever the batch."""
+    (third,) = SampleCache(tmp_path, PROMPTS, 64).generators(range(2, 3))
+    expected = torch.tensor(NOISE_OF_THE_THIRD_PROMPT)
+    torch.testing.assert_close(torch.randn(3, generator=third), expected, rtol=0, atol=1e-6)
 
 
 def test_images_of_other_prompts_take_the_place_of_those_before(runs, tmp_path):

@@ -61,7 +61,7 @@ def test_several_images_hold_their_settings_too(run, artefact, tmp_path):
     with Image.open(tmp_path / "out.png") as image:
         *prompts, settings = image.info["parameters"].split("\n")
     assert (code, prompts) == (0, ["a star", "two rings"])
-    for words in ("Steps: 4", "Seed: 9", "Size: 64x64", "Number: 0 to 1"):
+    for words in ("Steps: 4", "Seed: 9", "Size: 64x64", "Seeds: 9 to 10"):
         assert words in settings
 
 

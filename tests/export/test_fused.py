@@ -20,6 +20,7 @@ from fewstep.student.load import ArtefactError, is_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.sample import SampleOptions, generate
 from fewstep.student.scheduler import FewStepScheduler
+from fewstep.student.seeds import image_generators
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
@@ -36,7 +37,7 @@ def exported(request, tmp_path_factory):
 
 def test_the_diffusers_folder_generates_the_students_image_as_it_is(exported):
     mine = FewStepPipeline.from_pretrained(exported)(PROMPTS, seed=3)
-    draw = Draw.keyed(3, range(2), purpose="paint")
+    draw = Draw(image_generators(3, 2))
     noise = draw.noise_like(torch.empty(2, 4, 8, 8))
     pipe = StableDiffusionPipeline.from_pretrained(exported / "fused" / "diffusers")
     pipe.set_progress_bar_config(disable=True)
@@ -78,13 +79,13 @@ def test_uneven_timesteps_need_a_scheduler_that_knows_them(method, tmp_path):
         StableDiffusionPipeline.from_pretrained(folder)
     scheduler = FewStepScheduler.from_artefact(folder)
     pipe = StableDiffusionPipeline.from_pretrained(folder, scheduler=scheduler)
-    draw = Draw.keyed(3, range(2), purpose="paint")
+    draw = Draw(image_generators(3, 2))
     theirs = pipe(
         PROMPTS, num_inference_steps=4, guidance_scale=1, height=64, width=64, output_type="np",
         latents=draw.noise_like(torch.empty(2, 4, 8, 8)), generator=list(draw.generators),
     ).images  # fmt: skip
     for source in (folder, tmp_path / "out"):
-        mine = FewStepPipeline.from_pretrained(source)(PROMPTS, seed=3, num_steps=4)
+        mine = FewStepPipeline.from_pretrained(source)(PROMPTS, seed=3, num_inference_steps=4)
         pixels = np.stack([np.asarray(image.image) for image in mine]) / 255
         assert np.abs(pixels - theirs).max() <= 2 / 255
 

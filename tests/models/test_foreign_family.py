@@ -63,8 +63,8 @@ class PixelFamily:
     def vae_and_text_encoder(self):
         return (self.words,)
 
-    def latent_shape(self, resolution):
-        return 3, resolution // 4, resolution // 4
+    def latent_shape(self, height, width=None):
+        return 3, height // 4, (width or height) // 4
 
     def denoiser(self, network):
         def denoise(x_t, t, cond):

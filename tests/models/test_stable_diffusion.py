@@ -17,6 +17,7 @@ from fewstep.models import stable_diffusion
 from fewstep.models.base import ModelError, fingerprint
 from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_sampler
+from fewstep.student.seeds import image_generators
 from tests.tiny import into_hub_cache, save_tiny_pipeline, tiny_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
@@ -49,7 +50,7 @@ def test_the_teachers_images_are_those_of_stock_diffusers(family, stock, guidanc
         set_alpha_to_one=True,
         steps_offset=0,
     )
-    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 8, 8))
     theirs = stock(
         PROMPTS,
         num_inference_steps=10,
@@ -60,15 +61,15 @@ def test_the_teachers_images_are_those_of_stock_diffusers(family, stock, guidanc
         output_type="np",
     ).images
     sampler = teacher_sampler(family, 10, guidance_scale)
-    ours = sampler.decode(sampler.latents(PROMPTS, seed=3, resolution=64)).numpy()
+    ours = sampler.decode(sampler.latents(PROMPTS, image_generators(3, 2), 64)).numpy()
     assert sampler.nfe == (20 if guidance_scale > 1 else 10)
     assert np.abs(ours / 255 - theirs).max() <= 1 / 255
 
 
 def test_an_image_does_not_depend_on_its_batch(family):
     sampler = teacher_sampler(family, 4, 4.0)
-    together = sampler.latents(PROMPTS, seed=0, resolution=64)
-    alone = sampler.latents(PROMPTS[1:], seed=0, resolution=64, numbers=[1])
+    together = sampler.latents(PROMPTS, image_generators(0, 2), 64)
+    alone = sampler.latents(PROMPTS[1:], image_generators(1, 1), 64)
     torch.testing.assert_close(alone[0], together[1], rtol=1e-4, atol=1e-4)
 
 
@@ -97,6 +98,9 @@ def test_a_resolution_that_the_autoencoder_cannot_divide_is_refused(family):
         ModelError, match=r"data.resolution is 60.*multiple of 16, such as 48 or 64"
     ):
         family.latent_shape(60)
+    assert family.latent_shape(64, 96) == (4, 8, 12)
+    with pytest.raises(ModelError, match=r"width is 100.*multiple of 16, such as 96 or 112"):
+        family.latent_shape(64, 100)
 
 
 def test_the_fingerprint_is_of_the_weights_alone(family, version):

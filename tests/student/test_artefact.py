@@ -92,8 +92,8 @@ def test_edited_timesteps_are_refused_whatever_the_checksum(folder):
 
 def test_an_unknown_version_is_refused(folder):
     text = (folder / CONTRACT_FILE).read_text()
-    (folder / CONTRACT_FILE).write_text(text.replace('"format_version": 1', '"format_version": 2'))
-    assert "has format_version 2; this fewstep reads 1: update fewstep" in refusal(folder)
+    (folder / CONTRACT_FILE).write_text(text.replace('"format_version": 2', '"format_version": 3'))
+    assert "has format_version 3; this fewstep reads 1 and 2: update fewstep" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -122,15 +122,19 @@ def test_a_file_that_is_not_json_is_refused(config):
 
 @pytest.mark.parametrize("text", ["[]", "5", "null", '"fewstep"', "{}"])
 def test_a_file_that_is_json_but_no_contract_is_refused(text):
-    words = "has format_version None; this fewstep reads 1" if text == "{}" else "not a JSON object"
+    words = (
+        "has format_version None; this fewstep reads 1 and 2"
+        if text == "{}"
+        else "not a JSON object"
+    )
     with pytest.raises(ValueError, match=words):
         Contract.from_json(text)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_version_is_refused(config, version):
     text = damaged(contract_of(config), lambda entries: entries.update(format_version=version))
-    words = re.escape(f"has format_version {version!r}; this fewstep reads 1: update fewstep")
+    words = re.escape(f"has format_version {version!r}; this fewstep reads 1 and 2: update fewstep")
     with pytest.raises(ValueError, match=words):
         Contract.from_json(text)
 

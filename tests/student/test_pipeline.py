@@ -1,6 +1,7 @@
-"""The pipeline generates a function of (prompt, seed, number), and says what it cannot do."""
+"""The pipeline generates a function of prompt and seed, and says what it cannot do."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fewstep.models.base import ModelError
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.png_info import SampledImage
 from fewstep.student.scheduler import FewStepScheduler
+from fewstep.student.seeds import image_generators
 from tests.artefacts import random_lora, tiny_artefact, tiny_family
 from tests.tiny import tiny_pipeline
 
@@ -48,16 +50,69 @@ def test_an_image_is_the_same_whatever_its_batch(tmp_path, method):
     pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, method))
     together = pixels(pipeline(PROMPTS, seed=3))
     for number, prompt in enumerate(PROMPTS):
-        alone = pixels(pipeline(prompt, seed=3, numbers=[number]))
+        alone = pixels(pipeline(prompt, seed=3 + number))
         assert np.abs(alone[0] - together[number]).max() <= 1
-    assert np.abs(pixels(pipeline(PROMPTS, seed=4)) - together).max() > 10
+    assert np.abs(pixels(pipeline(PROMPTS[0], seed=4)) - together[:1]).max() > 10
 
 
-def test_an_image_has_the_settings_that_make_it_again(pipeline):
-    image = pipeline("a star", seed=7, numbers=[5])[0]
-    assert (image.seed, image.number, image.nfe) == (7, 5, 4)
-    again = pipeline(image.prompt, seed=image.seed, numbers=[image.number])[0]
-    assert np.array_equal(np.asarray(image.image), np.asarray(again.image))
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_the_last_of_several_images_a_prompt_is_made_again_by_its_seed(tmp_path, method):
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, method))
+    images = pipeline(PROMPTS[:2], seed=7, num_images_per_prompt=2, height=32, width=48)
+    assert [image.seed for image in images] == [7, 8, 9, 10]
+    assert [image.prompt for image in images] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    last = images[-1]
+    assert (last.nfe, last.image.size) == (4, (48, 32))
+    again = pipeline(last.prompt, seed=last.seed, height=32, width=48)
+    assert np.abs(pixels(again) - pixels(images[-1:])).max() <= 1
+    assert "Seed: 10, Size: 48x32" in last.parameters
+
+
+@pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
+def test_a_seed_is_the_seed_of_a_generator(tmp_path, method):
+    pipeline = FewStepPipeline.from_pretrained(tiny_artefact(tmp_path, method))
+    by_seed = pixels(pipeline(PROMPTS[:2], seed=7))
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+    by_generators = pipeline(PROMPTS[:2], generator=generators)
+    assert np.array_equal(pixels(by_generators), by_seed)
+    assert [image.seed for image in by_generators] == [7, 8]
+    used = pipeline(PROMPTS[:2], generator=generators)
+    assert [image.seed for image in used] == [None, None]
+    assert "Seed" not in used[0].parameters
+
+
+def test_one_generator_is_shared_as_in_diffusers(artefact, pipeline):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(artefact)
+    pipe.scheduler = FewStepScheduler.from_artefact(artefact)
+    arguments = {"num_inference_steps": 4, "num_images_per_prompt": 2, "height": 64, "width": 32}
+    theirs = pipe(
+        PROMPTS[:2], generator=torch.Generator().manual_seed(7), guidance_scale=1, **arguments
+    ).images
+    mine = pipeline(PROMPTS[:2], generator=torch.Generator().manual_seed(7), **arguments)
+    assert [image.seed for image in mine] == [None] * 4
+    assert [image.size for image in mine.images] == [image.size for image in theirs]
+    assert np.abs(pixels(mine) - np.stack([np.asarray(p, np.int16) for p in theirs])).max() <= 2
+
+
+def test_the_two_snippets_of_the_readme_give_the_same_picture(artefact, monkeypatch, tmp_path):
+    """They are run as printed, in a folder where their paths lead to a run and its model."""
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "artefact").symlink_to(artefact)
+    (tmp_path / "path" / "to" / "your").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "your" / "model").symlink_to(tiny_pipeline())
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == 2
+    monkeypatch.chdir(tmp_path)
+    images = []
+    for snippet in snippets:
+        names: dict = {}
+        exec(snippet, names)
+        images.append(np.asarray(names["image"], np.int16))
+    assert np.abs(images[0] - images[1]).max() <= 2
+    assert images[0].std() > 10
 
 
 def as_a1111_reads(text):
@@ -82,7 +137,7 @@ def test_the_png_file_has_the_settings_as_a1111_reads_them(pipeline, tmp_path):
 
 
 def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
-    image = SampledImage(Image.new("RGB", (8, 8)), "ein Stern ★", 1, 0, 8, "ragged, grey",
+    image = SampledImage(Image.new("RGB", (8, 8)), "ein Stern ★", 1, 8, "ragged, grey",
                       {"Steps": 4, "LoRA": 'a "b", c'})  # fmt: skip
     image.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
@@ -94,22 +149,26 @@ def test_a_negative_prompt_and_words_of_any_script_reach_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_steps": 8}, "sampled in 4 steps, not 8"),
+        ({"num_inference_steps": 8}, "sampled in 4 steps, not 8"),
         ({"guidance_scale": 3.0}, "guidance 4 is distilled into it.*guidance-free.toml"),
         ({"negative_prompt": "ragged"}, "takes no guidance_scale and no negative prompt"),
-        ({"numbers": [1, 2]}, "2 numbers for 1 prompts"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 images"),
+        ({"generator": torch.Generator(), "seed": 1}, "give either seed or generator"),
+        ({"seed": -1}, "seed is -1; it has to be 0 or more"),
+        ({"seed": 2**64 - 1, "prompt": PROMPTS}, "seed is 18446744073709551615"),
+        ({"num_images_per_prompt": 0}, "the number of images is 0"),
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.1}, "strength is 0.1.*use 0.25 to 1"),
         ({"image": Image.new("RGB", (8, 8)), "strength": 1.5}, "strength is 1.5"),
-        ({"resolution": 60}, "multiple of 16"),
-        ({"resolution": -16}, "resolution is -16; it has to be above 0"),
-        ({"resolution": 0}, "resolution is 0; it has to be above 0"),
+        ({"height": 60}, "height is 60; this model needs a multiple of 16"),
+        ({"width": -16}, "width is -16; this model needs a multiple of 16, such as 16 or 32"),
+        ({"width": 0}, "width is 0; this model needs a multiple of 16"),
         ({"strength": 0.5}, "strength goes with image"),
-        ({"prompts": []}, "there is no prompt"),
+        ({"prompt": []}, "there is no prompt"),
     ],
 )
 def test_what_the_student_cannot_do_is_refused(pipeline, options, message):
     with pytest.raises(UserError, match=message):
-        pipeline(**{"prompts": "a star"} | options)
+        pipeline(**{"prompt": "a star"} | options)
 
 
 @pytest.mark.parametrize("num_segments", [3, 6, 7])
@@ -145,7 +204,7 @@ def test_a_guidance_free_student_takes_guidance_as_diffusers_gives_it(guidance_f
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(guidance_free)
     pipe.scheduler = FewStepScheduler.from_artefact(guidance_free)
-    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 8, 8))
     theirs = pipe(
         PROMPTS[:2], num_inference_steps=4, guidance_scale=3.0, negative_prompt=["a ring"] * 2,
         latents=noise, height=64, width=64, output_type="np",

@@ -26,6 +26,7 @@ from fewstep.student.other_programs import is_exact_in_diffusers, pipeline_call,
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.samplers import SAMPLERS, last
 from fewstep.student.scheduler import FewStepScheduler
+from fewstep.student.seeds import image_generators
 from tests.artefacts import tiny_artefact, tiny_contract
 from tests.tiny import tiny_pipeline
 
@@ -44,7 +45,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def noise_of(number=2, seed=3):
-    draw = Draw.keyed(seed, range(number), purpose="paint")
+    draw = Draw(image_generators(seed, number))
     return draw.noise_like(torch.empty(number, 4, 8, 8)), list(draw.generators)
 
 
@@ -65,7 +66,7 @@ def exact(contract, network, num_steps):
     """Return what the project's own sampler makes."""
     schedule = contract.schedule
     read = output_reader(contract.prediction_type, schedule)
-    draw = Draw.keyed(3, range(2), purpose="paint")
+    draw = Draw(image_generators(3, 2))
     noise = draw.noise_like(torch.empty(2, 4, 8, 8))
 
     def denoise(x_t, t, cond):
@@ -225,7 +226,7 @@ def test_diffusers_generates_the_students_image(student):
         PROMPTS, num_inference_steps=num_steps, guidance_scale=1, latents=noise,
         generator=generators, height=64, width=64, output_type="np",
     ).images  # fmt: skip
-    assert_same(pipeline(PROMPTS, seed=3, num_steps=num_steps), theirs)
+    assert_same(pipeline(PROMPTS, seed=3, num_inference_steps=num_steps), theirs)
 
 
 @pytest.mark.parametrize("method", ["multi-boundary-cd", "cd"])
@@ -242,7 +243,9 @@ def test_a_stock_pipeline_that_is_given_the_timesteps_generates_the_students_ima
         PROMPTS, timesteps=[999, 561, 249, 61], guidance_scale=1, latents=noise,
         generator=generators, height=64, width=64, output_type="np",
     ).images  # fmt: skip
-    assert_same(FewStepPipeline.from_pretrained(folder)(PROMPTS, seed=3, num_steps=4), theirs)
+    assert_same(
+        FewStepPipeline.from_pretrained(folder)(PROMPTS, seed=3, num_inference_steps=4), theirs
+    )
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -251,13 +254,15 @@ def test_diffusers_generates_from_an_image_as_the_pipeline_does(student, strengt
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     image = Image.fromarray(pixels).resize((64, 64))
     strength = max(strength, 0.7) if num_steps == 3 else strength
-    generators = list(Draw.keyed(3, range(2), purpose="paint").generators)
-    latents = pipeline.encode(image, 64).expand(2, -1, -1, -1)
+    generators = list(Draw(image_generators(3, 2)).generators)
+    latents = pipeline.encode(image, 64, 64).expand(2, -1, -1, -1)
     theirs = in_diffusers(StableDiffusionImg2ImgPipeline, folder)(
         PROMPTS, image=latents, strength=strength, num_inference_steps=num_steps,
         guidance_scale=1, generator=generators, output_type="np",
     ).images  # fmt: skip
-    images = pipeline(PROMPTS, seed=3, num_steps=num_steps, image=image, strength=strength)
+    images = pipeline(
+        PROMPTS, seed=3, num_inference_steps=num_steps, image=image, strength=strength
+    )
     assert images[0].nfe == int(num_steps * strength)
     assert_same(images, theirs)
 
@@ -282,7 +287,7 @@ def test_diffusers_generates_with_a_control_net(student):
         return family.read(output, x_t, t, family.schedule)
 
     draw, sample = (
-        Draw.keyed(3, range(2), purpose="paint"),
+        Draw(image_generators(3, 2)),
         SAMPLERS[pipeline.contract.sampler],
     )
     starts = pipeline.contract.timesteps(num_steps)
@@ -290,7 +295,7 @@ def test_diffusers_generates_with_a_control_net(student):
         latents = last(sample(denoise, draw.noise_like(noise), starts, cond, family.schedule, draw))
     mine = family.decode(latents).permute(0, 2, 3, 1).numpy()
     assert np.abs(mine - theirs).max() <= 2 / 255
-    images = pipeline(PROMPTS, seed=3, num_steps=num_steps)
+    images = pipeline(PROMPTS, seed=3, num_inference_steps=num_steps)
     plain = np.stack([np.asarray(image.image) for image in images]) / 255
     assert np.abs(plain - theirs).max() > 5 / 255, "the control net changes nothing"
 

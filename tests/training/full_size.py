@@ -64,7 +64,7 @@ def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
             loading = peak_bytes()
             forget_peak()
     pipeline = FewStepPipeline.from_pretrained(run)
-    (image,) = pipeline("a lighthouse", num_steps=1, resolution=256)
+    (image,) = pipeline("a lighthouse", num_inference_steps=1, height=256, width=256)
     return {
         "steps": steps,
         "peak": peak - imported,

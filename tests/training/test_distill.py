@@ -28,6 +28,7 @@ from fewstep.images import grid
 from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.pipeline import FewStepPipeline
+from fewstep.student.seeds import image_generators
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.distill import (
     TrainingStep,
@@ -126,7 +127,7 @@ def test_stock_diffusers_generates_the_multi_boundary_students_image(finished):
         clip_sample=False,
         set_alpha_to_one=True,
     )
-    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 8, 8))
     arguments = {"num_inference_steps": 4, "guidance_scale": 1, "latents": noise,
                  "height": 64, "width": 64, "output_type": "np"}  # fmt: skip
     theirs = pipe(PROMPTS, **arguments).images
@@ -139,14 +140,14 @@ def test_stock_diffusers_generates_the_multi_boundary_students_image(finished):
 
 def test_stock_diffusers_generates_the_cd_students_image(tmp_path):
     distill_run(tiny_config("cd"), tmp_path / "cd")
-    ours = FewStepPipeline.from_pretrained(tmp_path / "cd")(PROMPTS, seed=3, num_steps=1)
+    ours = FewStepPipeline.from_pretrained(tmp_path / "cd")(PROMPTS, seed=3, num_inference_steps=1)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(tmp_path / "cd" / "artefact")
     pipe.scheduler = LCMScheduler.from_config(
         pipe.scheduler.config, original_inference_steps=40, set_alpha_to_one=True
     )
-    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 8, 8))
     theirs = pipe(
         PROMPTS, num_inference_steps=1, guidance_scale=1, latents=noise, output_type="np"
     ).images
@@ -167,7 +168,7 @@ def stock_images(run, base, zero_snr):
         rescale_betas_zero_snr=zero_snr,
     )
     num_steps = 4 if contract.sampler == "deterministic" else 1
-    noise = Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 8, 8))
+    noise = Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 8, 8))
     return num_steps, pipe(
         PROMPTS, num_inference_steps=num_steps, guidance_scale=1, latents=noise, height=64,
         width=64, output_type="np",
@@ -201,7 +202,7 @@ def test_sd_2_without_zero_terminal_snr_is_distilled_and_generated(tmp_path, pre
 
 def assert_stock_diffusers_agrees(run, base, zero_snr):
     num_steps, theirs = stock_images(run, base, zero_snr)
-    ours = FewStepPipeline.from_pretrained(run)(PROMPTS, seed=3, num_steps=num_steps)
+    ours = FewStepPipeline.from_pretrained(run)(PROMPTS, seed=3, num_inference_steps=num_steps)
     difference = np.abs(np.stack([np.asarray(image.image) for image in ours]) / 255 - theirs)
     assert difference.max() <= 2 / 255
 
@@ -303,7 +304,7 @@ def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_
     distill_run(tiny_config(steps=2, preview_every=2, preview_prompts=PROMPTS), tmp_path / "run")
     family = load_model(tiny_pipeline())
     sampler = teacher_sampler(family, 50, 4.0)
-    theirs = sampler.decode(sampler.latents(PROMPTS, seed=0, resolution=64)).numpy()
+    theirs = sampler.decode(sampler.latents(PROMPTS, image_generators(0, 2), 64)).numpy()
     (teacher, first), (later, last) = drawn
     assert np.array_equal(teacher, theirs)
     assert np.array_equal(later, theirs)

@@ -11,6 +11,7 @@ from fewstep.evaluation.metrics.frechet import Gaussian, distance
 from fewstep.models.loading import bundled_folder, load_model
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.sample import check_words
+from fewstep.student.seeds import image_generators
 from fewstep.world.features import features_folder, load_feature_network
 from fewstep.world.scenes import render, sample_scene
 
@@ -35,7 +36,7 @@ def test_no_file_names_a_path_of_the_machine_that_made_it():
 def test_stock_diffusers_generates_the_shipped_teachers_images():
     family = load_model("bundled")
     sampler = teacher_sampler(family, 8, 4.0)
-    ours = sampler.decode(sampler.latents(PROMPTS, seed=3, resolution=64)).numpy()
+    ours = sampler.decode(sampler.latents(PROMPTS, image_generators(3, 2), 64)).numpy()
     pipe = StableDiffusionPipeline.from_pretrained(bundled_folder())
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(
@@ -49,7 +50,7 @@ def test_stock_diffusers_generates_the_shipped_teachers_images():
         PROMPTS,
         num_inference_steps=8,
         guidance_scale=4.0,
-        latents=Draw.keyed(3, range(2), purpose="paint").noise_like(torch.empty(2, 4, 16, 16)),
+        latents=Draw(image_generators(3, 2)).noise_like(torch.empty(2, 4, 16, 16)),
         output_type="np",
     ).images
     assert np.abs(ours / 255 - theirs).max() <= 1 / 255
