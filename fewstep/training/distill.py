@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -51,7 +51,7 @@ def distill(config: Config, run: Path, device: str | None = None) -> Steps[int]:
 
 def train_run(components: Components) -> Steps[int]:
     """Train the components of a run; yield how far it is, and a TrainingStep after each step."""
-    processes, log = components.processes, components.run / "metrics.jsonl"
+    processes = components.processes
     if processes.is_main:
         check_disk(components)
         claim_run(components)
@@ -60,11 +60,7 @@ def train_run(components: Components) -> Steps[int]:
     components.offload()
     components.checkpoints.load_last()
     with stop_signals() as received, explained_memory(components.config):
-        if processes.is_main:
-            truncate_log(log, components.state.step)
-            yield from recorded(components, batches, received)
-        else:
-            follow(components, batches, received)
+        yield from train_to_end(components, batches, received)
     if processes.is_main:
         write_artefact(components)
     processes.wait()
@@ -103,53 +99,43 @@ def encode(dataset: Dataset, processes: Processes) -> Steps[list[str]]:
     return notes
 
 
-def recorded(components: Components, batches: Batches, received: list[int]) -> Steps[None]:
-    """Train as the main process: log, save and preview between the steps.
+def train_to_end(components: Components, batches: Batches, received: list[int]) -> Steps[None]:
+    """Train; the main process logs, saves and previews between the steps, the others only follow.
 
     Raises:
         Interrupted: once a signal was `received` by any process, after saving.
     """
-    train, state, processes = components.config.train, components.state, components.processes
-    task = f"training {components.run.name}"
-    with Record(components) as record:
-        yield TaskProgress(task, state.step, train.steps)
-        if state.step == 0:
-            record.preview_if_due()
-        clock = time.perf_counter()
+    train, processes = components.config.train, components.processes
+    with Record(components) if processes.is_main else nullcontext() as record:
+        if record:
+            yield TaskProgress(record.task, components.state.step, train.steps)
+            if components.state.step == 0:
+                record.preview_if_due()
+            record.start_clock()
         for result in steps_of(components, batches):
-            speed = record.log(result, time.perf_counter() - clock)
-            note = f"loss {result.loss:.4f}  {speed:.0f} img/s"
-            yield TrainingStep(task, result.step, train.steps, note, result)
+            if record:
+                yield record.log(result)
             signum = processes.all_reduce_max(received[0] if received else 0)
-            if signum or result.step == train.steps or result.step % train.save_every == 0:
-                components.checkpoints.save()
-            record.preview_if_due()
+            if record:
+                if signum or result.step == train.steps or result.step % train.save_every == 0:
+                    components.checkpoints.save()
+                record.preview_if_due()
+                record.start_clock()
             if signum:
                 processes.wait()
                 raise Interrupted(signum, f"saved {components.run} after step {result.step}")
-            clock = time.perf_counter()
-
-
-def follow(components: Components, batches: Batches, received: list[int]) -> None:
-    """Train as one of the other processes, which write nothing.
-
-    Raises:
-        Interrupted: once a signal was `received` by any process, after the main one has saved.
-    """
-    processes = components.processes
-    for result in steps_of(components, batches):
-        if signum := processes.all_reduce_max(received[0] if received else 0):
-            processes.wait()
-            raise Interrupted(signum, f"stopped after step {result.step}")
 
 
 class Record:
     """Writes the curves and images of a run: metrics.jsonl, trackers and previews."""
 
     def __init__(self, components: Components) -> None:
+        log, step = components.run / "metrics.jsonl", components.state.step
+        truncate_log(log, step)
         self.components, self.previews = components, Previews(components)
-        self.trackers = Trackers(components.config, components.run, components.state.step)
-        self.file = open(components.run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self.trackers = Trackers(components.config, components.run, step)
+        self.file = open(log, "a", encoding="utf-8")  # noqa: SIM115
+        self.task, self.clock = f"training {components.run.name}", time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -158,15 +144,22 @@ class Record:
         self.file.close()
         self.trackers.close()
 
-    def log(self, result: StepResult, seconds: float) -> float:
-        """Log a step; return its images a second."""
-        entry = log_entry(result, self.components.global_batch, seconds)
+    def start_clock(self) -> None:
+        """Time the next step from now on: saving and previews are no part of it."""
+        self.clock = time.perf_counter()
+
+    def log(self, result: StepResult) -> TrainingStep:
+        """Log a step, which ends now."""
+        entry = log_entry(result, self.components.global_batch, time.perf_counter() - self.clock)
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
         self.trackers.log(entry)
-        return entry["images_per_second"]
+        note = f"loss {result.loss:.4f}  {entry['images_per_second']:.0f} img/s"
+        steps = self.components.config.train.steps
+        return TrainingStep(self.task, result.step, steps, note, result)
 
     def preview_if_due(self) -> None:
+        """Write a preview and show it in the trackers, at the steps that have one."""
         if preview := self.previews.draw_if_due():
             self.trackers.show(preview, self.components.state.step)
 
