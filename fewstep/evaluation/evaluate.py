@@ -1,7 +1,7 @@
 """`fewstep evaluate`: images into folders, features into a cache, a table with intervals."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation.compare import save_comparison, titled
 from fewstep.evaluation.consistency import self_consistency
 from fewstep.evaluation.extraction import FeatureExtraction, extract_features
-from fewstep.evaluation.measure import Measurement, choose_metrics, rows
+from fewstep.evaluation.measure import Measurement, rows
 from fewstep.evaluation.models import STUDENT_STEPS, EvaluationSet
 from fewstep.evaluation.prompts import EvaluationInputs, load_inputs, load_inputs_of_images
 from fewstep.evaluation.provenance import provenance
@@ -22,7 +22,7 @@ from fewstep.evaluation.results import Results, Row, load, save
 from fewstep.evaluation.samples import ImageFolders, SampleCache, generate_images
 from fewstep.evaluation.terminal import summary, unmeasured
 from fewstep.evaluation.timing import costs_in_turns
-from fewstep.files import check_writable, write_file
+from fewstep.files import check_writable
 from fewstep.models.loading import default_device
 from fewstep.student.sample import check_words
 
@@ -48,19 +48,17 @@ def evaluate_sources(
     """
     processes = Processes.started(default_device())
     evaluation = EvaluationSet.open(sources, student_steps)
-    side, guidance_scale = evaluation.resolution, evaluation.guidance_scale
+    side, models = evaluation.resolution, evaluation.models
     inputs = load_inputs(protocol, side, num_prompts, prompt_file, data)
     check_models(evaluation, inputs)
-    extraction = FeatureExtraction.open(inputs, out / "features", weights)
-    names, unavailable = choose_metrics(inputs, len(inputs.prompts), extraction.missing)
     samples = SampleCache(out / "images", inputs.prompts, side, side=inputs.protocol.side)
-    models, targets = evaluation.models, {}
+    extraction = FeatureExtraction.open(inputs, out / "features", weights)
+    measurement = Measurement.open(inputs, samples, extraction, evaluation.compared_with)
     missing, clock = [(samples.num_missing(m), m.nfe) for m in models], time.perf_counter()
     if processes.is_main:
         check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
-        targets = extraction.targets(names, inputs.reference)  # a broken image shows first
-        lines = (" ".join(prompt.split()) for prompt in inputs.prompts)
-        write_file(samples.folder / "prompts.txt", "\n".join(lines) + "\n")
+        measurement = measurement.with_targets()  # a broken image shows first
+        samples.write_prompts()
     processes.wait()
 
     batches = samples.batches[processes.rank :: processes.count]
@@ -69,11 +67,10 @@ def evaluate_sources(
     processes.wait()
     if processes.is_main:
         extracted = time.perf_counter()
-        measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
         table = show_progress(measure_models(evaluation, samples, measurement))
         cost = describe_cost(missing, extracted - clock, time.perf_counter() - extracted)
-        how = f"teacher's guidance {guidance_scale:g}"
-        save_results(out, inputs.describe(how, side, extraction.caches), table, unavailable, cost)
+        how = f"teacher's guidance {evaluation.guidance_scale:g}"
+        save_table(out, measurement, inputs.describe(how, side, extraction.caches), table, cost)
         save_grid(out, evaluation, samples)
     processes.wait()
     return out / "results.json"
@@ -98,19 +95,15 @@ def evaluate_images(
     """
     check_writable(out)
     samples = ImageFolders.open(folders)
-    inputs = load_inputs_of_images(
-        protocol, samples.resolution, samples.num_images, prompt_file, data
-    )
+    side = samples.resolution
+    inputs = load_inputs_of_images(protocol, side, samples.num_images, prompt_file, data)
     samples = replace(samples, side=inputs.protocol.side)
     extraction = FeatureExtraction.open(inputs, out / "features", weights)
-    names, unavailable = choose_metrics(inputs, samples.num_images, extraction.missing, True)
-    targets = extraction.targets(names, inputs.reference)
+    measurement = Measurement.open(inputs, samples, extraction).with_targets()
     show_progress(extract_features(samples.models, samples, samples.batches, extraction))
-    measurement = Measurement(names, samples, extraction, targets, lambda *_: None)
     table = rows(show_progress(measurement.measure(samples.models)), {})
     how = f"{samples.num_images} images of each folder"
-    described = inputs.describe(how, samples.resolution, extraction.caches)
-    return save_results(out, described, table, unavailable)
+    return save_table(out, measurement, inputs.describe(how, side, extraction.caches), table)
 
 
 def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
@@ -152,13 +145,11 @@ def describe_cost(missing: Sequence[tuple[int, int]], extracted: float, measured
     return f"{done}: {extracted:,.0f} s; measuring: {measured:,.0f} s"
 
 
-def save_results(
-    out: Path,
-    protocol: str,
-    table: tuple[Row, ...],
-    unavailable: Mapping[str, str],
-    cost: str = "",
+def save_table(
+    out: Path, measurement: Measurement, protocol: str, table: tuple[Row, ...], cost: str = ""
 ) -> Path:
+    """Write `out/results.json` and return its path."""
+    unavailable = measurement.unavailable
     results = Results(
         protocol=protocol, rows=table, unavailable=unavailable, cost=cost, **provenance()
     )

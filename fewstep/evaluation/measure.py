@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fewstep.evaluation.samples import ImageFolders, SampleCache
 Table = dict[EvaluatedModel, dict[str, Values]]
 """For each model the numbers of each metric, one an image."""
 Costs = Mapping[EvaluatedModel, Mapping[str, Interval]]
+Compare = Callable[[EvaluatedModel, str | None], EvaluatedModel | None]
 MEASURED_APART = ("cost", "trajectory")
 """What is measured with the network itself: see timing.py and consistency.py."""
 
@@ -75,17 +76,45 @@ def _unmet(
 
 @dataclass(frozen=True)
 class Measurement:
-    """The metrics `names` of samples and their features.
+    """The metrics `names` of samples and their features, and why others are `unavailable`.
 
-    `targets` are the prompts or real images that a metric compares all models with;
-    `compared_with` is `EvaluationSet.compared_with`, for metrics that compare models.
+    `compared_with` is `EvaluationSet.compared_with`, for metrics that compare models; `targets`
+    are the prompts or real images that a metric compares all models with.
     """
 
-    names: Sequence[str]
+    inputs: EvaluationInputs
     samples: SampleCache | ImageFolders
     extraction: FeatureExtraction
-    targets: Mapping[str, Any]
-    compared_with: Callable[[EvaluatedModel, str | None], EvaluatedModel | None]
+    compared_with: Compare
+    names: Sequence[str]
+    unavailable: Mapping[str, str]
+    targets: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        inputs: EvaluationInputs,
+        samples: SampleCache | ImageFolders,
+        extraction: FeatureExtraction,
+        compared_with: Compare | None = None,
+    ) -> Self:
+        """Choose the metrics of a protocol; those that compare models need `compared_with`.
+
+        Raises:
+            UserError: if --num-prompts is smaller than a metric needs, or there is no metric.
+        """
+        num = sum(map(len, samples.batches))
+        chosen = choose_metrics(inputs, num, extraction.missing, compared_with is None)
+        return cls(inputs, samples, extraction, compared_with or (lambda *_: None), *chosen)
+
+    def with_targets(self) -> Self:
+        """Read what all models are compared with: prompts and real images.
+
+        Raises:
+            UserError: naming a real image that cannot be read.
+        """
+        targets = self.extraction.targets(self.names, self.inputs.reference)
+        return replace(self, targets=targets)
 
     def measure(self, models: Sequence[EvaluatedModel]) -> Steps[Table]:
         """Measure every model: teachers and more steps first, as others are compared with them.

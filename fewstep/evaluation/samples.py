@@ -91,6 +91,11 @@ class SampleCache:
         latents = 16 * (self.resolution // 4) ** 2  # the largest that a VAE makes
         return max(20_000_000, num_images * (3 * (self.side or self.resolution) ** 2 + latents))
 
+    def write_prompts(self) -> None:
+        """Write the prompts beside the images, one a line."""
+        lines = (" ".join(prompt.split()) for prompt in self.prompts)
+        write_file(self.folder / "prompts.txt", "\n".join(lines) + "\n")
+
     def generate(self, sampler: ImageSampler, numbers: range) -> Samples:
         """Return a batch from a model's sampler."""
         prompts = self.prompts[numbers.start : numbers.stop]

@@ -308,9 +308,8 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
         "fewstep.evaluation.extraction.verdicts",
         lambda images, prompts: [{"shape": bool(p.max() % 2)} for p in images],
     )
-    names, _ = choose_metrics(inputs, 120, {})
-    targets = extraction.targets(names, real)
-    measurement = Measurement(names, samples, extraction, targets, evaluation.compared_with)
+    compared = evaluation.compared_with
+    measurement = Measurement.open(inputs, samples, extraction, compared).with_targets()
     table = finish(measurement.measure(evaluation.models))
     costs = {model: {"peak_memory": Interval(3e9, 3e9, 3e9, 5)} for model in evaluation.models}
     by_name = {(r.method, r.steps, r.calls): r.metrics for r in rows(table, costs)}
