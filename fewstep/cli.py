@@ -156,7 +156,7 @@ def evaluate(
         list[Path] | None,
         option("In place of sources: a folder of images; may be repeated.", metavar="DIR"),
     ] = None,
-    protocol: Annotated[str, option("What is measured, and how.")] = "bundled",
+    protocol: Annotated[str | None, option("Default: bundled, or prompts for --images.")] = None,
     num_prompts: Annotated[int | None, option("Default: the protocol's.")] = None,
     prompts: Annotated[
         Path | None, option("For protocol prompts, or of --images: one prompt a line.")
@@ -175,10 +175,10 @@ def evaluate(
     from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
 
     if images:
-        path = evaluate_images(images, protocol, out, prompts, data, weights)
+        path = evaluate_images(images, protocol or "prompts", out, prompts, data, weights)
     else:
         path = evaluate_sources(
-            sources or [], protocol, out, num_prompts, prompt_file=prompts, data=data,
+            sources or [], protocol or "bundled", out, num_prompts, prompt_file=prompts, data=data,
             weights=weights,
         )  # fmt: skip
     print_results(path)

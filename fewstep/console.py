@@ -1,4 +1,4 @@
-"""Progress bars on the terminal."""
+"""Progress bars and counts on the terminal."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -64,6 +64,15 @@ def show_progress(steps: Steps[Result]) -> Result:
         return finish(steps, show)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "step"), counted(4, "step")
+    ('1 step', '4 steps')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def print_once(text: str) -> None:
     """Print a text, from the main process alone."""
     if is_main_process():
@@ -77,6 +86,7 @@ class Cut(TextColumn):
         super().__init__(text, table_column=Column())
 
     def render(self, task: Task) -> Text:
+        """Return the words of a task, marked to be cut."""
         words = super().render(task)
         words.no_wrap, words.overflow = True, "ellipsis"
         return words

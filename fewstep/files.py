@@ -82,19 +82,21 @@ def sha256_of(path: Path) -> str:
 def check_writable(folder: Path, needed_bytes: int = 0) -> None:
     """Refuse a folder that cannot be written to, or whose disk is too full, before any work.
 
+    It is not made: where it does not exist, its nearest parent is looked at.
+
     Raises:
         OSError: naming the folder and what stands in the way.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".fewstep-probe"
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        probe = nearest / ".fewstep-probe"
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)  # another run may have looked at the same time
     except OSError as error:
         raise OSError(
             f"cannot write to {folder}: {error.strerror}; choose another folder"
         ) from error
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest).free
     if free < needed_bytes:
         raise OSError(
             f"the disk of {folder} has {free / 1e6:.0f} MB left and {needed_bytes / 1e6:.0f} MB "

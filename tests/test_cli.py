@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +201,14 @@ def test_prompts_come_from_a_file_and_an_empty_one_is_refused(monkeypatch, capsy
     prompts.write_text("a star\n\ntwo rings\n")
     code, told = run(monkeypatch, capsys, *arguments)
     assert (code, out.exists()) == (0, True)
+
+
+def test_a_student_without_negative_prompts_says_so_whatever_their_words(monkeypatch, capsys):
+    student = Path(__file__).parent / "fixtures/release-0.1.0/multi-boundary-artefact"
+    negative = ("--negative-prompt", "blurry", "--guidance-scale", 3)
+    code, told = run(monkeypatch, capsys, "sample", student, "a red heart", *negative)
+    assert (code, "does not know" in told.err) == (2, False)
+    assert "takes no guidance_scale and no negative prompt" in told.err.replace("\n", " ")
 
 
 def test_a_source_that_is_no_artefact_or_half_trained_is_refused(monkeypatch, capsys, tmp_path):

@@ -8,7 +8,7 @@ from statistics import median
 
 from PIL import Image
 
-from fewstep.console import Steps, TaskProgress
+from fewstep.console import Steps, TaskProgress, counted
 from fewstep.data.base import ImageError, Source
 from fewstep.data.images import BROKEN, Framing, decode, open_image
 
@@ -40,9 +40,9 @@ class Findings:
     def lines(self) -> list[str]:
         """Return the findings as text, with every file that cannot be used."""
         if self.faults:
-            what = f"{len(self.faults)} captions cannot be used; fix these first:"
+            what = f"{counted(len(self.faults), 'caption')} cannot be used; fix these first:"
             return [what, *(f"  {fault}" for fault in self.faults)]
-        lines = [f"{self.pairs} images, {len(self.captions)} captions"]
+        lines = [f"{counted(self.pairs, 'image')}, {counted(len(self.captions), 'caption')}"]
         if self.sizes:
             lines += [
                 f"formats     {_counted(self.formats)}",
@@ -108,4 +108,4 @@ def _counted(counter: Counter[str]) -> str:
 
 
 def _spread(values: Sequence[int]) -> str:
-    return f"{min(values)} to {max(values)}, half below {median(values):g}" if values else "none"
+    return f"{min(values)} to {max(values)}, median {median(values):g}" if values else "none"

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fewstep.console import show_progress
+from fewstep.console import counted, show_progress
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Values
-from fewstep.evaluation.labels import counted, title_of
+from fewstep.evaluation.labels import title_of
 from fewstep.evaluation.measure import row
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.models import EvaluatedModel, EvaluationSet
@@ -70,7 +70,7 @@ def compare_sources(
     costs = show_progress(costs_in_turns(models, samples))
     images = {model: samples.all_images(model) for model in models}
     table = {model: distances(model, images, teacher) for model in models}
-    protocol = f"{COMPARISON}, {len(prompts)} prompts, seed {seed}"
+    protocol = f"{COMPARISON}, {counted(len(prompts), 'prompt')}, seed {seed}"
     rows = tuple(row([model], table, costs) for model in models)
     save_results(
         Results(protocol=protocol, rows=rows, unavailable={}, **provenance()), out / "results.json"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fewstep.console import counted
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.results import Row
@@ -11,15 +12,6 @@ from fewstep.methods import method_title
 def title_of(method: str) -> str:
     """Return the title of a method or of the teacher."""
     return "Teacher" if method == "teacher" else method_title(method)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "step"), counted(4, "step")
-    ('1 step', '4 steps')
-    """
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def capital(text: str) -> str:

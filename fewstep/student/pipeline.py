@@ -89,7 +89,7 @@ class FewStepPipeline:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         prompts = repeated(prompts, num_images_per_prompt)
         size = [self.resolution if side is None else side for side in (height, width)]
-        self._check_guidance(guidance_scale, negative_prompt)
+        self.check_guidance(guidance_scale, negative_prompt)
         if image is None and strength is not None:
             raise UserError("strength goes with image, the image to start from")
         generators = generators_of(len(prompts), seed, generator)
@@ -125,8 +125,12 @@ class FewStepPipeline:
         denoiser = guided(family.denoiser(network), uncond, guidance_scale)
         return replace(sampler, denoiser=denoiser, nfe=teacher_nfe(sampler.nfe, guidance_scale))
 
-    def _check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
-        """Refuse guidance and negative prompts where the student was not trained for them."""
+    def check_guidance(self, guidance_scale: float, negative_prompt: str) -> None:
+        """Refuse guidance and negative prompts where the student was not trained for them.
+
+        Raises:
+            UserError: saying why, or which scale a negative prompt needs.
+        """
         if (guidance_scale != 1 or negative_prompt) and not self.contract.takes_guidance:
             inside = self.contract.guidance_scale
             why = (

@@ -105,6 +105,8 @@ def _sample_student(
     pipeline = FewStepPipeline.from_pretrained(
         source, base=options.base, loras=options.loras, device=default_device()
     )
+    scale = 1.0 if options.guidance_scale is None else options.guidance_scale
+    pipeline.check_guidance(scale, options.negative_prompt)
     check_words(pipeline.contract.base["id"], [*prompts, options.negative_prompt])
     return pipeline(
         prompts,
@@ -113,7 +115,7 @@ def _sample_student(
         height=options.height,
         width=options.width,
         num_inference_steps=options.num_steps,
-        guidance_scale=1.0 if options.guidance_scale is None else options.guidance_scale,
+        guidance_scale=scale,
         negative_prompt=options.negative_prompt,
         image=options.image and open_image(options.image),
         strength=options.strength,

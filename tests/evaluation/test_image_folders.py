@@ -79,12 +79,25 @@ def test_bad_folders_are_refused_with_the_reason(tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             evaluate_images(folders, "bundled", tmp_path / "out", prompt_file)
+        assert not (tmp_path / "out").exists(), "a refused evaluation leaves nothing behind"
 
 
 def test_images_are_in_the_order_of_their_numbers(tmp_path):
     folder = save_images(tmp_path / "images", np.zeros((12, 8, 8, 3), np.uint8))
     (names,) = ImageFolders.open([folder]).files.values()
     assert [path.stem for path in names] == [str(i) for i in range(12)]
+
+
+@pytest.mark.parametrize(("arguments", "protocol"), [((), "prompts"), (("bundled",), "bundled")])
+def test_images_from_anywhere_are_not_compared_with_the_bundled_world(
+    tmp_path, monkeypatch, capsys, arguments, protocol
+):
+    folder = save_images(tmp_path / "images", np.zeros((3, 32, 32, 3), np.uint8))
+    given = ["--protocol", *arguments] if arguments else []
+    monkeypatch.setattr(sys, "argv", ["fewstep", "evaluate", "--images", str(folder), *given])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"protocol '{protocol}'" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("arguments", [(), ("runs/cd", "--images", "images")])

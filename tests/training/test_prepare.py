@@ -68,7 +68,7 @@ def test_data_check_says_what_a_folder_holds(tmp_path):
     (folder / "002.png").write_bytes(content(noise(2).convert("CMYK"), "JPEG"))
     told = CliRunner().invoke(app, ["data", "check", str(folder), "--resolution", "64"])
     assert told.exit_code == 2, "there is a broken file"
-    for words in ("4 images, 4 captions", "2 PNG, 1 JPEG", "width       20 to 96", "1 CMYK",
+    for words in ("4 images, 4 captions", "2 PNG, 1 JPEG", "width       20 to 96, median", "1 CMYK",
                   "1 broken:", "000.png: ", "1 too small:", "001.png: 20 x 90"):  # fmt: skip
         assert words in told.stdout
     for name in ("000", "001"):
@@ -125,7 +125,7 @@ def test_data_check_reads_the_columns_that_are_named(tmp_path):
         tmp_path / "d"
     )
     told = checked(tmp_path / "d", "--split", "val", "--caption-column", "words")
-    assert "1 images, 1 captions" in told.stdout
+    assert "1 image, 1 caption" in told.stdout
 
 
 def config_of_shards(root, streaming, workers):

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fewstep.console import counted
 from fewstep.evaluation.intervals import Interval
-from fewstep.evaluation.labels import counted, shown, shown_range, title_of
+from fewstep.evaluation.labels import shown, shown_range, title_of
 from fewstep.evaluation.results import Row, overview
 
 NUM_STEPS = 4
