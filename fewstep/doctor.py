@@ -70,6 +70,7 @@ def check_versions() -> Iterator[Finding]:
 
 
 def installed(name: str) -> Version | None:
+    """Return the version of an installed library, or None."""
     try:
         return Version(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
@@ -197,6 +198,7 @@ def verdict(findings: list[Finding]) -> str:
 
 
 def print_findings(findings: list[Finding]) -> None:
+    """Print the findings as a table, and the verdict."""
     table = Table("", "", show_header=False)
     for finding in findings:
         table.add_row(finding.name, Text(finding.message, COLOURS[finding.status]))

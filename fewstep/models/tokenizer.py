@@ -50,4 +50,5 @@ def clip_letters() -> list[str]:
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Write an object as JSON, one entry a line."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

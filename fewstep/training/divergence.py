@@ -88,6 +88,7 @@ class DivergenceMonitor:
 
 
 def diverged(step: int, what: str) -> TrainingDivergedError:
+    """Return the error for a step, counted from 0, that diverged."""
     return TrainingDivergedError(
         f"training diverged at step {step + 1}: {what}; the last checkpoint from before is kept. "
         "Check the data for broken images, or start in a new --run folder with a lower "

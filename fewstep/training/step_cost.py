@@ -156,4 +156,5 @@ def decode_bytes(networks: Networks) -> int:
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes that tensors take."""
     return sum(tensor.nbytes for tensor in tensors)

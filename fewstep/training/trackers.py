@@ -58,5 +58,6 @@ class Trackers:
                 tracker.log_images({"preview": [pixels]}, step=step)
 
     def close(self) -> None:
+        """Let every tracker write what it still holds."""
         for tracker in self.accelerator.trackers:
             tracker.finish()

@@ -106,6 +106,7 @@ class TrueMap:
 
 
 def line(num_points: int) -> Targets:
+    """Return evenly spaced points on [-HALF_WIDTH, HALF_WIDTH]."""
     return torch.linspace(-HALF_WIDTH, HALF_WIDTH, num_points, dtype=torch.float64)
 
 

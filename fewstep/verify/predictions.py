@@ -62,6 +62,8 @@ def learns_fixed_point(row: Row) -> Check:
 
 
 def order_within(end: str, solver: str, low: float, high: float) -> Check:
+    """Return a check that a solver's order of convergence lies in a range."""
+
     def check(results: Results) -> Outcome:
         order = results["solvers"][end][solver]["order"]
         return f"{order:.2f}", low <= order <= high
@@ -70,39 +72,46 @@ def order_within(end: str, solver: str, low: float, high: float) -> Check:
 
 
 def cd_converges(results: Results) -> Outcome:
+    """CD's bias falls with about the first power of the number of solver steps."""
     steps, errors = results["bias"]["steps"][-2:], results["bias"]["karras"]["CD"][-2:]
     order = float(np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0]))
     return f"{order:.2f}", 0.65 <= order <= 1.15
 
 
 def segments_halve_the_bias(results: Results) -> Outcome:
+    """Four segments at least halve the bias of CT with squared error."""
     bias = results["bias"]["karras"]
     ratio = bias["CT, squared error"][-1] / bias["CT, squared error, four segments"][-1]
     return f"{ratio:.1f} times less", ratio >= 2
 
 
 def segments_help_pseudo_huber(results: Results) -> Outcome:
+    """Four segments lower the bias of CT with pseudo-Huber distance."""
     bias = results["bias"]["stable-diffusion"]
     one, four = (bias[f"CT, pseudo-Huber c = 0.03{more}"] for more in ("", ", four segments"))
     return f"{four:.3f} against {one:.3f}", four < one
 
 
 def small_c_never_converges(results: Results) -> Outcome:
+    """With a small c more solver steps do not lower the bias of CT."""
     first, *_, last = results["bias"]["karras"]["CT, pseudo-Huber c = 0.001"]
     return f"{first:.3f} to {last:.3f}", last >= first
 
 
 def matched_is_exact(results: Results) -> Outcome:
+    """A perfect student sampled at its own boundaries makes no error."""
     matched = next(iter(results["mismatch"].values()))["same_noise"]
     return f"{matched:.0e}", matched < 1e-4
 
 
 def mismatch_rises(results: Results) -> Outcome:
+    """The further a sampler departs from the student's boundaries, the larger the error."""
     errors = [entry["same_noise"] for entry in results["mismatch"].values()][:6]
     return " < ".join(f"{error:.3f}" for error in sorted(errors)), errors == sorted(errors)
 
 
 def noise_is_replaced(results: Results) -> Outcome:
+    """Fresh noise moves single samples far, and their distribution little."""
     *_, ddim_4, _, fresh = results["mismatch"].values()
     holds = (
         fresh["same_noise"] > 2 * ddim_4["same_noise"] and fresh["energy"] < ddim_4["energy"] / 4

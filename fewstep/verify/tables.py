@@ -27,6 +27,7 @@ def rich_table(table: Table) -> RichTable:
 
 
 def solver_table(results: Results) -> Table:
+    """The solvers' errors and orders of convergence."""
     rows = []
     for end, title in (("boundary", "to t = 249"), ("clean", "to clean data")):
         for solver, found in results["solvers"][end].items():
@@ -40,6 +41,7 @@ def solver_table(results: Results) -> Table:
 
 
 def bias_table(results: Results) -> Table:
+    """Each objective's bias by number of solver steps."""
     bias = results["bias"]
     rows = [
         [name, *(f"{error:.3f}" for error in errors), f"{bias['stable-diffusion'][name]:.3f}"]
@@ -50,6 +52,7 @@ def bias_table(results: Results) -> Table:
 
 
 def mismatch_table(results: Results) -> Table:
+    """A perfect student's error under each sampler."""
     rows = [
         [name, f"{found['same_noise']:.3f}", f"{found['energy']:.4f}"]
         for name, found in results["mismatch"].items()
@@ -59,6 +62,7 @@ def mismatch_table(results: Results) -> Table:
 
 
 def network_table(results: Results) -> Table:
+    """Learned networks' errors, with that of the objective."""
     rows = []
     for row in results["networks"]:
         calls = f"{row['calls']} {row['sampler']}" if row["calls"] > 1 else "1"
@@ -70,6 +74,7 @@ def network_table(results: Results) -> Table:
 
 
 def prediction_table(results: Results) -> Table:
+    """What was predicted, what was measured, and whether it holds."""
     rows = []
     for found in results["predictions"]:
         refuted = f"no: {found['reason']}" if found["reason"] else "no"

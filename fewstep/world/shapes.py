@@ -13,16 +13,19 @@ BEVEL = 0.55  # width of the rounded edge, in radii
 
 
 def circle(x: Array, y: Array) -> Array:
+    """Return the signed distance to a circle of radius 1, negative inside."""
     return np.hypot(x, y) - 1
 
 
 def square(x: Array, y: Array, half_width: float = 0.9, half_height: float = 0.9) -> Array:
+    """Return the signed distance to a rectangle with rounded corners, negative inside."""
     dx, dy = np.abs(x) - half_width, np.abs(y) - half_height
     outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
     return outside + np.minimum(np.maximum(dx, dy), 0) - 0.08
 
 
 def triangle(x: Array, y: Array) -> Array:
+    """Return the signed distance to an equilateral triangle, negative inside."""
     k = np.sqrt(3.0)
     x, y = np.abs(x) - 1, y + 1 / k
     fold = x + k * y > 0
@@ -32,6 +35,7 @@ def triangle(x: Array, y: Array) -> Array:
 
 
 def star(x: Array, y: Array) -> Array:
+    """Return the signed distance to a star with five points, negative inside."""
     cos, sin = np.cos(np.pi / 5), np.sin(np.pi / 5)
     x = np.abs(x)
     for kx, ky in ((cos, -sin), (-cos, -sin)):
@@ -44,6 +48,7 @@ def star(x: Array, y: Array) -> Array:
 
 
 def heart(x: Array, y: Array) -> Array:
+    """Return the signed distance to a heart, negative inside."""
     x, y = np.abs(x), y + 0.5
     lobe = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
     diagonal = np.maximum(x + y, 0) / 2
@@ -52,14 +57,17 @@ def heart(x: Array, y: Array) -> Array:
 
 
 def ring(x: Array, y: Array) -> Array:
+    """Return the signed distance to a ring, negative inside."""
     return np.abs(np.hypot(x, y) - 0.72) - 0.28
 
 
 def cross(x: Array, y: Array) -> Array:
+    """Return the signed distance to a cross of two bars, negative inside."""
     return np.minimum(square(x, y, 0.9, 0.22), square(x, y, 0.22, 0.9))
 
 
 def moon(x: Array, y: Array) -> Array:
+    """Return the signed distance to a crescent, negative inside."""
     return np.maximum(np.hypot(x, y) - 1, 0.85 - np.hypot(x - 0.65, y)) - 0.03
 
 
