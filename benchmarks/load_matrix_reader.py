@@ -7,9 +7,6 @@ Prints JSON: the largest error by case and reader. Does not import fewstep, so t
 versions of all libraries.
 """
 
-# the libraries have no types
-# pyright: reportArgumentType=false
-
 import json
 import sys
 from collections.abc import Callable

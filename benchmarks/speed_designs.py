@@ -4,9 +4,6 @@ A rung is fewstep's own training loop with some parts replaced by those of the r
 the difference between two rungs is the gain of one lever.
 """
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy

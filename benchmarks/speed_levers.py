@@ -1,8 +1,5 @@
 """The parts by which a rung of the ladder replaces fewstep's own."""
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 

@@ -1,8 +1,5 @@
 """Models for timing: the real classes with random weights, which do not change the cost."""
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,5 @@
 """fewstep's own training on the work of a setting."""
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,9 +7,6 @@ the loss read by the host in every step. Its data loading is left out, in its fa
 Source: huggingface/diffusers, examples/consistency_distillation/train_lcm_distill_lora_sd_wds.py.
 """
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from copy import deepcopy
 from dataclasses import dataclass
 

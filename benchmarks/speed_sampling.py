@@ -10,9 +10,6 @@ with the first one, after a check that it generates the same images from the sam
 decoder is timed if its weights are in the Hub's cache and the model is the one that it fits.
 """
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection

@@ -1,8 +1,5 @@
 """What the timed designs share: the setting, a probe of their gradients, their memory."""
 
-# diffusers, transformers and PEFT have no types for their networks and configs
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

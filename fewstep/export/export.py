@@ -1,8 +1,5 @@
 """`fewstep export`: from a run to the files that are shared."""
 
-# of libraries without types
-# pyright: reportAttributeAccessIssue=false
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

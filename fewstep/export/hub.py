@@ -1,8 +1,5 @@
 """`fewstep push`: which files are uploaded, the checks before, and the upload itself."""
 
-# of libraries without types
-# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path

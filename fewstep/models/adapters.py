@@ -1,9 +1,5 @@
 """One frozen base network in several roles: the active adapter decides which one it plays."""
 
-# torch and PEFT hand out a module's weights and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
-
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy

@@ -1,9 +1,5 @@
 """Gradient checkpointing: activations are computed again in the backward pass instead of kept."""
 
-# diffusers hands out its networks without types
-# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
-# pyright: reportIndexIssue=false
-
 from typing import Literal
 
 from torch import nn

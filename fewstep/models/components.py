@@ -3,9 +3,6 @@
 A failure is a ModelError that names the component and the source.
 """
 
-# diffusers and transformers hand out their classes without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-
 import json
 import pickle
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,5 @@
 """LoRA files of others, in the formats that are in use, added to a model and its text encoder."""
 
-# diffusers hands out its pipelines and networks without types
-# pyright: reportAttributeAccessIssue=false
-
 from collections.abc import Mapping
 from pathlib import Path
 

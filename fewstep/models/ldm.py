@@ -3,9 +3,6 @@
 A1111, Forge, ComfyUI and most other programs call such a file a checkpoint.
 """
 
-# diffusers hands out its configs and networks without types
-# pyright: reportAttributeAccessIssue=false
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,9 +1,5 @@
 """The fast path: PEFT's LoRA layers with a forward pass that does only what a role needs."""
 
-# PEFT hands out its layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
-
 import math
 
 import torch

@@ -1,8 +1,5 @@
 """A pipeline as a diffusers folder that transformers from 4.44 to today's read alike."""
 
-# diffusers and transformers hand out their classes without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-
 import json
 from pathlib import Path
 

@@ -1,9 +1,5 @@
 """Stable Diffusion 1.x and 2.x: one text encoder, a UNet on latents, an autoencoder."""
 
-# diffusers hands out its configs and networks without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

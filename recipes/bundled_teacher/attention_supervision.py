@@ -1,8 +1,5 @@
 """Supervise the denoiser's cross-attention: pixels of a thing attend to the tokens about it."""
 
-# diffusers hands out its layers without types
-# pyright: reportOptionalCall=false, reportOptionalSubscript=false
-
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention

@@ -1,9 +1,5 @@
 """Train the bundled autoencoder: scenes to latents and back."""
 
-# diffusers hands out its configs, outputs and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
-
 from pathlib import Path
 from typing import cast
 

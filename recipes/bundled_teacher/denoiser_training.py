@@ -1,8 +1,5 @@
 """Train the bundled denoiser: a UNet conditioned on a frozen text encoder, by ε-prediction."""
 
-# diffusers hands out its configs, outputs and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from pathlib import Path
 
 import torch

@@ -1,8 +1,5 @@
 """Captioned scenes by number, and the pool of them that is encoded once for the denoiser."""
 
-# diffusers hands out its configs, outputs and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass

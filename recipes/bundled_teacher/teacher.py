@@ -1,8 +1,5 @@
 """Train the bundled teacher stage by stage, and export it."""
 
-# diffusers hands out its configs, outputs and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
 import json
 from dataclasses import asdict, fields
 from pathlib import Path

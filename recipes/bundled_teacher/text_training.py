@@ -7,10 +7,6 @@ side, and which background there is. From images alone, spatial relations are le
 (docs/experiments.md).
 """
 
-# transformers hands out its configs and outputs without types
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportArgumentType=false
-
 from pathlib import Path
 
 import torch
