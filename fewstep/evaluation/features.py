@@ -25,6 +25,7 @@ from fewstep.evaluation.inception import SIDE, load_inception
 from fewstep.evaluation.weights import INCEPTION, Weights, clip
 from fewstep.files import write_file
 from fewstep.images import Images
+from fewstep.models.loading import quietly
 
 Features = NDArray[np.float32]
 Device = torch.device | str
@@ -118,7 +119,8 @@ def load_clip(path: Path, device: Device) -> Callable[[Images], Features]:
     """Return CLIP's embedding of images."""
     from transformers import CLIPVisionModelWithProjection
 
-    network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
+    with quietly():
+        network = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
     network = network.to(device).eval()
     mean, std = (torch.tensor(row).view(1, 3, 1, 1) for row in (CLIP_MEAN, CLIP_STD))
 
@@ -133,8 +135,9 @@ def embed_prompts(path: Path, prompts: Sequence[str], device: Device = "cpu") ->
     """Return CLIP's embedding of prompts; one that is too long loses its end."""
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    network = CLIPTextModelWithProjection.from_pretrained(path, local_files_only=True)
+    with quietly():
+        tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+        network = CLIPTextModelWithProjection.from_pretrained(path, local_files_only=True)
     network = network.to(device).eval()
 
     def embed(part: Sequence[str]) -> Tensor:
