@@ -22,13 +22,12 @@ from safetensors.torch import save_file
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.export.lora_formats import (
     Weights,
-    folded,
     write_diffusers_lora,
     write_kohya_lora,
     write_peft_lora,
 )
 from fewstep.files import write_file
-from fewstep.models.adapters import PRESETS
+from fewstep.models.adapters import PRESETS, folded
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "load_matrix.json"

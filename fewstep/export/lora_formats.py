@@ -18,14 +18,6 @@ Weights = Mapping[str, Tensor]
 """A LoRA by PEFT's plain names: the module's path, then `.lora_A.weight` or `.lora_B.weight`."""
 
 
-def folded(weights: Weights, scale: float) -> dict[str, Tensor]:
-    """Multiply every lora_B by `scale` (alpha / rank), so that no reader needs to know it."""
-    return {
-        name: (value * scale if name.endswith(B) else value).detach().cpu().contiguous()
-        for name, value in weights.items()
-    }
-
-
 def modules(weights: Weights) -> list[str]:
     """Return the paths of the modules that a LoRA changes, sorted."""
     return sorted(name.removesuffix(A) for name in weights if name.endswith(A))

@@ -167,6 +167,14 @@ def lora_modules(weights: Mapping[str, Tensor]) -> list[str]:
     return names
 
 
+def folded(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Multiply every lora_B by `scale` (alpha / rank), so that no reader needs to know it."""
+    return {
+        name: (value * scale if name.endswith(B) else value).detach().cpu().contiguous()
+        for name, value in weights.items()
+    }
+
+
 def merge_lora(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Add a LoRA, with its scale folded in, to the network's own weights, in place.
 

@@ -90,17 +90,17 @@ def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def read_contract(folder: Path) -> Contract:
+def read_contract(folder: Path, name: str = CONTRACT_FILE) -> Contract:
     """Read and check the contract of an artefact folder.
 
     Raises:
         ArtefactError: if it is missing or damaged, contradicts itself, or names no base model.
     """
-    path = folder / CONTRACT_FILE
+    path = folder / name
     try:
         contract = Contract.from_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
-        raise _missing(folder, CONTRACT_FILE) from error
+        raise _missing(folder, name) from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"cannot read the artefact {folder}: {error}") from error
     for part, entry, kind in REQUIRED:

@@ -16,9 +16,13 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.extra_loras import add_loras
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
-from fewstep.student.load import load_base, read_artefact, student_network
+from fewstep.student.load import load_base, student_network
 from fewstep.student.png_info import SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
+from fewstep.student.unfinished import read_student
+
+TRAINED = "Trained"
+"""The setting of images by a run that is not finished: how far it was."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class FewStepPipeline:
     ) -> Self:
         """Load an artefact folder or a Hub id, and the base model that it names, or `base` instead.
 
+        Of a run that is not finished it is the last checkpoint, and images say so in `settings`.
         `loras` are other LoRA files for the same base model, by path, and how strong each is.
 
         Raises:
@@ -54,7 +59,7 @@ class FewStepPipeline:
                 contract was edited, or if the base is not the one that was distilled.
             ModelError: if one of `loras` does not fit the base model.
         """
-        contract, weights = read_artefact(artefact, revision)
+        contract, weights = read_student(artefact, revision)
         family = load_base(contract, artefact, base, device=device, dtype=dtype)
         network = student_network(family, contract, weights)
         loras = dict(loras or {})
@@ -168,6 +173,8 @@ class FewStepPipeline:
             "Method": self.contract.method["name"],
             "Timesteps": ", ".join(map(str, sampler.timesteps)),
         }
+        if planned := self.contract.train.get("planned_steps"):
+            settings[TRAINED] = f"step {self.contract.train['steps']} of {planned}"
         if self.loras:
             named = (f"{Path(path).stem} {weight:g}" for path, weight in self.loras.items())
             settings["LoRA"] = ", ".join(named)

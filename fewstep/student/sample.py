@@ -13,9 +13,10 @@ from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
 from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
 from fewstep.student.load import is_artefact
-from fewstep.student.pipeline import FewStepPipeline
+from fewstep.student.pipeline import TRAINED, FewStepPipeline
 from fewstep.student.png_info import SampledImage, parameters_of, write_png
 from fewstep.student.seeds import repeated
+from fewstep.student.unfinished import is_unfinished
 from fewstep.text import checked, decoded, numbered_lines
 
 
@@ -65,10 +66,16 @@ def generate_file(
         images[0].save(out)
     else:
         write_png(out, side_by_side(images, prompts), parameters_of(images))
-    first = images[0]
-    starts = str(first.settings["Timesteps"]).split(", ")
+    return summary(out, images[0])
+
+
+def summary(out: Path, image: SampledImage) -> str:
+    """Return what was written and how, and how far an unfinished run was."""
+    starts = str(image.settings["Timesteps"]).split(", ")
     shown = ", ".join(starts[:4]) + (" …" if len(starts) > 4 else "")
-    return f"wrote {out}: {first.nfe} network evaluations an image, starting at timesteps {shown}"
+    text = f"wrote {out}: {image.nfe} network evaluations an image, starting at timesteps {shown}"
+    trained = image.settings.get(TRAINED)
+    return f"{text}; the run is not finished, this is its {trained}" if trained else text
 
 
 def side_by_side(images: Sequence[SampledImage], prompts: Sequence[str]) -> Image.Image:
@@ -85,17 +92,15 @@ def side_by_side(images: Sequence[SampledImage], prompts: Sequence[str]) -> Imag
 
 
 def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> list[SampledImage]:
-    """Generate by a run, an artefact or a plain model.
+    """Generate by a run, of an unfinished one its last checkpoint, an artefact or a plain model.
 
     Raises:
         UserError: if the source is none of them, or cannot generate with these options.
     """
-    folder = Path(source)
-    if (folder / "config.toml").is_file() and not (folder / "artefact").is_dir():
-        raise UserError(f"{source} is not trained to its end; run its fewstep distill again first")
     if options.strength is not None and options.image is None:
         raise UserError("--strength goes with --image, the image to start from")
-    sample = _sample_student if is_artefact(source) else _sample_teacher
+    is_student = is_artefact(source) or is_unfinished(source)
+    sample = _sample_student if is_student else _sample_teacher
     return sample(source, prompts, options)
 
 

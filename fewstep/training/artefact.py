@@ -9,10 +9,10 @@ from typing import Any
 
 from fewstep.config import to_toml
 from fewstep.export.artefact import Artefact, name_from
-from fewstep.export.lora_formats import folded
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.write import write_student
 from fewstep.files import write_folder
+from fewstep.models.adapters import folded
 from fewstep.student.contract import Contract
 from fewstep.training.setup import Components, lora_alpha
 

@@ -15,6 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from fewstep.errors import UserError
 from fewstep.files import write_file, write_folder
+from fewstep.student.unfinished import saved_checkpoints
 from fewstep.training.divergence import DivergenceMonitor
 
 
@@ -102,7 +103,7 @@ class Checkpoints:
     @property
     def saved(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("[0-9]*") if (p / "state.json").is_file())
+        return saved_checkpoints(self.folder)
 
     def save(self) -> Path:
         """Save the state, and remove checkpoints that are no longer kept."""

@@ -16,9 +16,10 @@ from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
-from fewstep.files import check_writable
+from fewstep.files import check_writable, write_file
 from fewstep.models.loading import default_device
-from fewstep.training.artefact import write_artefact
+from fewstep.student.unfinished import RUN_CONTRACT
+from fewstep.training.artefact import contract_of, write_artefact
 from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.plan import explained_memory
 from fewstep.training.previews import Previews
@@ -55,6 +56,7 @@ def train_run(components: Components) -> Steps[int]:
     if processes.is_main:
         check_disk(components)
         claim_run(components)
+        write_file(components.run / RUN_CONTRACT, contract_of(components).to_json())
     processes.wait()
     batches = yield from open_batches(components)
     components.offload()

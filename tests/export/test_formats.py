@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
-from fewstep.export.lora_formats import folded, modules, write_kohya_lora
-from fewstep.models.adapters import PRESETS, merge_lora
+from fewstep.export.lora_formats import modules, write_kohya_lora
+from fewstep.models.adapters import PRESETS, folded, merge_lora
 from fewstep.models.ldm import unet_name
 from fewstep.student.contract import LORA_FILE
 

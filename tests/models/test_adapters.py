@@ -9,9 +9,8 @@ from peft.tuners.lora import LoraLayer
 
 from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.random import Draw
-from fewstep.export.lora_formats import folded
 from fewstep.methods import METHODS, Batch, Denoisers
-from fewstep.models.adapters import full_roles, lora_roles, merge_lora
+from fewstep.models.adapters import folded, full_roles, lora_roles, merge_lora
 from fewstep.models.base import ModelError
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
