@@ -139,3 +139,9 @@ def test_images_are_seen_once_and_again_when_anything_changes(tmp_path):
     whole = cache.of_set("real", lambda: iter([noise(), noise(seed=1)]))
     assert whole.shape == (4, 3)
     assert np.array_equal(cache.of_set("real", lambda: iter([])), whole)
+
+
+def test_clip_loads_without_a_word_of_its_libraries(clip_folder, capfd):
+    load_clip(clip_folder, "cpu")
+    embed_prompts(clip_folder, ["a star"])
+    assert capfd.readouterr() == ("", "")
