@@ -20,7 +20,7 @@ from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.order import ordered
 from fewstep.data.pairs import ImagePairs, Pairs, Prompts, open_data
 from fewstep.data.stream import Stream
-from fewstep.diffusion.random import generator
+from fewstep.diffusion.random import Draw, generator
 from fewstep.distributed import ALONE, Processes
 from fewstep.errors import SettingError
 from fewstep.files import check_writable
@@ -174,7 +174,8 @@ class Dataset:
         for first in range(0, len(numbers), GENERATED_BATCH):
             own = numbers[first : first + GENERATED_BATCH]
             prompts = [self.pairs.captions(number)[0] for number in own]
-            for latents in sampler.latents(prompts, seed, self.resolution, own).cpu():
+            noise = Draw.keyed(seed, own, purpose="paint").generators
+            for latents in sampler.latents(prompts, noise, self.resolution).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
 
 

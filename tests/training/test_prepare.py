@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from fewstep.cli import app
 from fewstep.config import AdapterSettings, DataSettings, load_config, to_toml
 from fewstep.console import finish
+from fewstep.diffusion.random import Draw, generator
 from fewstep.errors import Interrupted, SettingError, UserError
+from fewstep.models.loading import load_model
+from fewstep.student.generate import teacher_sampler
 from fewstep.training.distill import distill_run
 from fewstep.training.prepare import check_data, prepare_data
 from tests.data.samples import SIZE, bomb, coco, content, folder_of, noise, shards
@@ -205,6 +208,13 @@ def test_prompts_alone_train_a_student(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart\ntwo stars\n")
     config = config_for(tmp_path / "prompts.txt", {"steps": 2}, num_pairs=4, teacher_steps=2)
     assert distill_run(config, tmp_path / "run") == 2
+    (cached,) = (tmp_path / "cache").rglob("latents-*.safetensors")
+    (means,) = (value for name, value in load_file(cached).items() if name.startswith("mean."))
+    teacher = teacher_sampler(load_model(tiny_pipeline()), 2, 4.0)
+    own_seed = generator(0, "prompts").initial_seed()
+    its_noise = Draw.keyed(own_seed, range(2), purpose="paint").generators
+    theirs = teacher.latents(["a red heart", "two stars"], its_noise, 64)
+    torch.testing.assert_close(means[:2].reshape(theirs.shape), theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(SettingError, match=r"data.streaming is true, .* holds prompts without"):
         distill_run(replace(config, data=replace(config.data, streaming=True)), tmp_path / "no")
 
