@@ -1,21 +1,17 @@
 """LoRA files of others, in the formats that are in use, added to a model and its text encoder."""
 
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fewstep.models.base import ModelError, ModelFamily
-from fewstep.models.components import UNSAFE
-from fewstep.models.loading import quietly
+from fewstep.models.ldm import unet_name
+from fewstep.models.lora_files import read_lora
 
-DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight")
-"""How the names of a LoRA's first factor end, one a layer."""
-
-MAGNITUDES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
-"""How the names of what a DoRA has beyond a LoRA end; diffusers leaves it out of some files."""
+COMPONENTS = ("unet", "text_encoder")
 
 
 def add_loras(
@@ -23,8 +19,8 @@ def add_loras(
 ) -> tuple[ModelFamily, nn.Module]:
     """Merge LoRA files into `network`, in place, and into a copy of the family's text encoder.
 
-    `loras` are paths of safetensors files in diffusers' or kohya's format, and the strength of
-    each. diffusers reads them.
+    `loras` are paths of safetensors files with the names of kohya, diffusers or PEFT, and the
+    strength of each.
 
     Raises:
         ModelError: if one is missing, pickled or damaged, or has a layer that the model has not.
@@ -32,42 +28,61 @@ def add_loras(
     if not loras:
         return family, network
     family = family.with_own_text_encoder()
-    pipe = family.pipeline(network)
+    modules = dict(_modules(family.pipeline(network).components))
     for path, strength in loras.items():
-        _check(Path(path))
-        try:
-            with quietly():
-                state, *_ = pipe.lora_state_dict(path, use_safetensors=True)
-                pipe.load_lora_weights(path, adapter_name="style", use_safetensors=True)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"the LoRA {path} does not fit this model ({reason})") from error
-        layers = sum(name.endswith(DOWN) for name in state)
-        networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-        found = sum(isinstance(m, LoraLayer) for part in networks for m in part.modules())
-        if not layers or found < layers:
-            raise ModelError(
-                f"only {found} of the {layers} layers of the LoRA {path} are in this model; it was "
-                "made for another base model, or is in a format that is not known"
-            )
-        pipe.fuse_lora(lora_scale=strength, adapter_names=["style"])
-        pipe.unload_lora_weights()
+        _merge(modules, path, strength)
     return family, network
 
 
-def _check(path: Path) -> None:
-    """Refuse a LoRA that is pickled, missing, damaged or a DoRA."""
-    if path.suffix != ".safetensors":
-        raise ModelError(f"the LoRA {path} is not a .safetensors file; any other {UNSAFE}")
-    if not path.is_file():
-        raise ModelError(f"there is no LoRA {path}; give the path of its file")
-    try:
-        with safe_open(path, "pt") as file:
-            is_dora = any(name.endswith(MAGNITUDES) for name in file.keys())  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the LoRA {path} ({error}); get it again") from error
-    if is_dora:
+def _merge(modules: Mapping[str, nn.Module], path: str, strength: float) -> None:
+    file = read_lora(Path(path))
+    weights = {
+        name: modules[_spelt(name)].weight for name in file.layers if _spelt(name) in modules
+    }
+    if missing := [name for name in file.layers if name not in weights]:
         raise ModelError(
-            f"the LoRA {path} is a DoRA, whose magnitudes cannot be read here; merge it into its "
-            "base model, or take a plain LoRA"
+            f"only {len(weights)} of the {len(file.layers)} layers of the LoRA {path} are in this "
+            f"model, and {missing[0]} is not; it was made for another base model"
         )
+    changes = {}
+    for name, layer in file.layers.items():
+        changes[name] = change = layer.change(weights[name].shape)
+        if change is None:
+            raise ModelError(
+                f"the LoRA {path} does not fit this model: its layer {name} is not whole, or has "
+                "another shape; it was damaged, or made for another base model"
+            )
+    for name, weight in weights.items():
+        weight.data.copy_(weight.float() + strength * changes[name].to(weight.device))
+    if file.embeddings:
+        names = ", ".join(sorted(file.embeddings))
+        print(f"fewstep: the LoRA {path} is used without its embedding ({names})", file=sys.stderr)
+
+
+def _modules(components: Mapping[str, object]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of the UNet and the text encoder under each name that files have for them.
+
+    The UNet's have LDM's as well.
+    """
+    for component in COMPONENTS:
+        network = components[component]
+        assert isinstance(network, nn.Module)
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                yield _spelt(name), module  # as PEFT names a network's own modules
+                yield _spelt(f"{component}.{name}"), module
+                if component == "unet":
+                    yield _spelt(f"unet.{unet_name(name, network.config)}"), module
+
+
+def _spelt(name: str) -> str:
+    """Return one spelling of a module's name, whatever the file's program.
+
+    >>> _spelt("text_encoder.text_model.encoder.layers.0.self_attn.to_out")
+    'text_encoder_encoder_layers_0_self_attn_out_proj'
+    >>> _spelt("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out")
+    'unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0'
+    """
+    name = re.sub("^(text_encoder_)?text_model_", r"\1", name.replace(".", "_"))
+    name = re.sub(r"(attn\d_to_out)$", r"\1_0", name)
+    return re.sub(r"(self_attn)_to_(q|k|v|out)$", r"\1_\2_proj", name)

@@ -1,16 +1,18 @@
 """Checkpoint files: read, and recognised by the names and shapes of their weights."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fewstep.models.base import ModelError
 from fewstep.models.components import NOT_ONLY_WEIGHTS, UNSAFE
+from fewstep.models.safe_files import Metadata, read_safetensors
 
 SAFE = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -21,7 +23,10 @@ STUDENT_KEY = "fewstep.method"
 FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
 PROMPT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
-Metadata = Mapping[str, str]
+OLD_TEXT_NAME = re.compile(
+    r"^(cond_stage_model\.transformer\.)(?=(embeddings|encoder|final_layer_norm)\.)"
+)
+"""How the text encoder's names begin in files of NovelAI's time, which lack a `text_model.`."""
 
 
 def read_checkpoint(
@@ -43,6 +48,7 @@ def read_checkpoint(
             "trust its origin"
         )
     weights, metadata = _contents(path, "meta" if torch.device(device).type == "meta" else "cpu")
+    weights = {OLD_TEXT_NAME.sub(r"\1text_model.", name): value for name, value in weights.items()}
     if STUDENT_KEY in metadata:
         raise ModelError(
             f"{path} holds a {metadata[STUDENT_KEY]} student, as its header says, and no teacher: "
@@ -58,9 +64,7 @@ def _contents(path: Path, device: str) -> tuple[dict[str, Tensor], Metadata]:
             found = found.get("state_dict", found)
             return {name: weight for name, weight in found.items()
                     if isinstance(weight, Tensor)}, {}  # fmt: skip
-        with safe_open(path, "pt") as file:
-            weights = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
-            return weights, file.metadata() or {}
+        return read_safetensors(path, device)
     except pickle.UnpicklingError as error:
         raise ModelError(f"cannot read the checkpoint {path}: {NOT_ONLY_WEIGHTS}") from error
     except (OSError, SafetensorError, RuntimeError, AttributeError, EOFError, ValueError) as error:

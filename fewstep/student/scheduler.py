@@ -33,7 +33,7 @@ class FewStepOutput(BaseOutput):
 class FewStepScheduler(SchedulerMixin, ConfigMixin):
     """Samples a student at the timesteps of its contract, in any pipeline of diffusers.
 
-        pipe.load_lora_weights(artefact)
+        pipe.load_lora_weights(artefact, weight_name="pytorch_lora_weights.safetensors")
         pipe.scheduler = FewStepScheduler.from_artefact(artefact)
         pipe("a prompt", num_inference_steps=4, guidance_scale=1)
 

@@ -1,10 +1,11 @@
 """A checkpoint file gives the model that a folder of it gives, offline, or names what it lacks."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from fewstep.models.base import ModelError
 from fewstep.models.loading import load_model, load_skeleton
@@ -45,6 +46,29 @@ def test_a_checkpoint_file_loads_to_identical_weights(checkpoint):
     assert mine.schedule.digest == theirs.schedule.digest
     text = mine.encode_prompts(["a red heart"])["text"]
     assert torch.equal(text, theirs.encode_prompts(["a red heart"])["text"])
+
+
+def test_a_file_of_novelais_time_has_a_text_encoder(tmp_path):
+    family = load_model(folder := tiny_pipeline())
+    weights = family.checkpoint_weights(family.network)
+    old = {n.replace("transformer.text_model.", "transformer."): w for n, w in weights.items()}
+    assert old.keys() != weights.keys()
+    save_file(old, tmp_path / "nai.safetensors")
+    mine = load_model(tmp_path / "nai.safetensors", config=str(folder))
+    text = mine.encode_prompts(["a red heart"])["text"]
+    assert torch.equal(text, family.encode_prompts(["a red heart"])["text"])
+
+
+def test_a_file_with_numbers_in_its_metadata_loads(tmp_path):
+    family = load_model(folder := tiny_pipeline())
+    content = save(family.checkpoint_weights(family.network), {"format": "pt"})
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end]) | {"__metadata__": {"epoch": 3}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "numbers.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    assert load_model(path, config=str(folder)).fingerprint == family.fingerprint
+    assert load_skeleton(path, config=str(folder)).network.device.type == "meta"
 
 
 @pytest.mark.parametrize(

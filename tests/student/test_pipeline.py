@@ -298,7 +298,7 @@ def test_a_style_that_does_not_fit_is_refused(artefact, tmp_path):
         "missing.safetensors": "there is no LoRA",
         "other.safetensors": "LoRA .*other.safetensors",
         "half.safetensors": "cannot read the LoRA",
-        "dora.safetensors": "is a DoRA, whose magnitudes",
+        "dora.safetensors": "is a DoRA, which is not read here",
     }.items():
         with pytest.raises(ModelError, match=message):
             FewStepPipeline.from_pretrained(artefact, loras={str(tmp_path / name): 1.0})
