@@ -3,7 +3,8 @@
 VENV ?= .venv
 WORKERS ?= 2
 FLOOR ?= .venv-floor
-FLOOR_TESTS ?= tests/models tests/training tests/student tests/export
+MIDDLE ?= .venv-middle
+OLD_TESTS ?= tests/models tests/training tests/student tests/export
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow test-notebook test-floor check verify format docs constraints clean
+.PHONY: help install demo test test-slow test-notebook test-floor test-middle check verify format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -32,9 +33,18 @@ test-slow: $(READY)  ## run the slow tests (ONLY="killed or stopped": those of t
 test-notebook: $(READY)  ## run the notebook from a clean kernel, both of its ways, small
 	$(PYTEST) -n $(WORKERS) -m slow tests/notebooks
 
-test-floor:  ## run the tests of models, training and sampling on the oldest versions, in .venv-floor
-	@$(PYTHON) tools/install.py $(FLOOR) constraints/floor.txt
-	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(FLOOR_TESTS)
+define test-old  # of an environment and its versions; QUICK=0 leaves the demo out
+	@$(PYTHON) tools/install.py $(1) $(2)
+	OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(OLD_TESTS)
+	$(1)/bin/fewstep sample bundled "a red heart" -o $(1)/sample.png
+	$(if $(filter 0,$(QUICK)),,rm -rf $(1)/demo && $(1)/bin/fewstep quickstart --quick -o $(1)/demo)
+endef
+
+test-floor:  ## test with the oldest versions, in .venv-floor, and run the quick demo (QUICK=0: not)
+	$(call test-old,$(FLOOR),constraints/floor.txt)
+
+test-middle:  ## the same with versions of 2025, in .venv-middle
+	$(call test-old,$(MIDDLE),constraints/middle.txt)
 
 check: $(READY)  ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -58,7 +68,7 @@ constraints:  ## write constraints/current.txt anew (TORCH=2.13.0 chooses anothe
 	$(or $(PYTHON),python3) tools/constraints.py $(TORCH)
 
 clean:  ## remove what was built, but no runs
-	rm -rf $(VENV) $(FLOOR) site build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) $(MIDDLE) site build .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints/current.txt tools/install.py fewstep/__init__.py
 	@$(if $(PYTHON),,$(error fewstep needs Python 3.11 or newer and found none; install it, \

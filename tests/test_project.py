@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import fewstep
 
@@ -92,6 +94,23 @@ def test_every_decision_is_in_their_index():
     index = (DOCS / "decisions" / "index.md").read_text(encoding="utf-8")
     for page in (DOCS / "decisions").glob("0*.md"):
         assert f"]({page.name})" in index
+
+
+def versions_in(name: str) -> dict[str, Version]:
+    lines = (ROOT / "constraints" / name).read_text(encoding="utf-8").lower().splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {package.replace("_", "-"): Version(number) for package, number in pairs}
+
+
+def test_the_floor_is_pyprojects_and_the_middle_lies_between_it_and_today():
+    floor, middle, current = (versions_in(f"{name}.txt") for name in ("floor", "middle", "current"))
+    assert floor.keys() == middle.keys()
+    for package, version_of_2025 in middle.items():
+        assert floor[package] < version_of_2025 <= current[package], package
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for text in project["dependencies"]:
+        requirement = Requirement(text)
+        assert floor[requirement.name.lower().replace("_", "-")] in requirement.specifier, text
 
 
 def test_the_constraints_pin_every_dependency():
