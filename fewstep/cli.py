@@ -230,20 +230,19 @@ def export(
         str | None,
         option("The base model's id to write, after its weights were checked."),
     ] = None,
-    license_: Annotated[
-        str | None, option("Default: the license in the base model's card.", "--license")
-    ] = None,
+    license_: Annotated[str | None, option("Default: the base model's.", "--license")] = None,
     results: Annotated[Path | None, option("A results.json with numbers for the card.")] = None,
     precision: Annotated[str, option("fp32, fp16 or bf16.")] = "fp32",
     fused: Annotated[bool, option("Also write a diffusers folder with the LoRA merged.")] = False,
-    checkpoint: Annotated[
-        bool, option("Also write a single-file checkpoint with the LoRA merged.")
-    ] = False,
+    checkpoint: Annotated[bool, option("Also write one file with the LoRA merged.")] = False,
+    check: Annotated[list[str] | None, option("Try it: diffusers, peft, onnx, openvino.")] = None,
 ) -> None:
     """Write a run's artefact: files for other programs, the contract and the model card."""
     from fewstep.export.export import ExportOptions, export_artefact
 
-    options = ExportOptions(name, base, license_, results, precision, fused, checkpoint)
+    options = ExportOptions(
+        name, base, license_, results, precision, fused, checkpoint, check or ()
+    )
     typer.echo(f"{export_artefact(run, out, options)}; next: fewstep push {out} you/name --dry-run")
 
 

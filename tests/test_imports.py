@@ -47,8 +47,8 @@ MATHS = ("types", "errors", "diffusion", "methods", "student.samplers")
 FOREIGN = {"diffusers", "peft", "transformers"}
 """The libraries behind the border."""
 
-BORDER = ("models", "evaluation.features", "student.scheduler")
-"""Who knows them: the models, the feature extractors, diffusers' scheduler."""
+BORDER = ("models", "evaluation.features", "student.scheduler", "export.programs")
+"""Who knows them: the models, the feature extractors, diffusers' scheduler, what checks exports."""
 
 AT_ONCE = ("config", "cli")
 """The modules that `fewstep --help` loads, so without torch."""

@@ -1,7 +1,7 @@
 """`fewstep export`: from a run to the files that are shared."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.evaluation.results import Results, load
 from fewstep.export.artefact import CARD_FILE, Artefact, is_whole_network, name_from, name_of
+from fewstep.export.programs import check_names, check_programs
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.sampling_guides import usage_hint
 from fewstep.export.write import (
@@ -49,13 +50,15 @@ class ExportOptions:
     precision: str = "fp32"
     fused: bool = False
     checkpoint: bool = False
+    check: Sequence[str] = ()
 
 
 def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     """Write the artefact of a run, or of an artefact, into the folder `out`; return how to sample.
 
     Raises:
-        UserError: if the source is no artefact, `out` holds other files, or an option is wrong.
+        UserError: if the source is no artefact, `out` holds other files, an option is wrong, or a
+            program that was to be checked reads something else.
     """
     if options.precision not in DTYPES:
         raise UserError(f"--precision is {options.precision!r}; use {', '.join(DTYPES)}")
@@ -63,6 +66,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     check_out(out)
     contract, weights = read_artefact(source)
     check_files(artefact_folder(source), contract)
+    check_names(options.check, contract, options.fused)
     artefact = _artefact(source, contract, weights, options)
     family = None
     if options.fused or options.checkpoint or options.base:  # a base is checked before it is named
@@ -83,7 +87,8 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
         write_contract(folder, artefact)
 
     write_folder(out, write)
-    return f"wrote {out}: {usage_hint(contract)}"
+    readings = check_programs(out, options.check, options.base) if options.check else []
+    return "\n".join([*readings, f"wrote {out}: {usage_hint(contract)}"])
 
 
 def base_license(base: str) -> str | None:

@@ -24,6 +24,7 @@ from fewstep.export.lora_formats import (
 from fewstep.export.metadata import kohya_header, modelspec, sidecar
 from fewstep.files import sha256_of, write_file
 from fewstep.models.base import ModelFamily
+from fewstep.models.loading import quietly
 from fewstep.models.saving import save_pipeline
 from fewstep.models.single_file import STUDENT_KEY
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, SCHEDULER_FILE, Contract
@@ -89,9 +90,10 @@ def write_whole_model(
     """
     folder, config = folder / FUSED_FOLDER, scheduler_config(contract)
     pipeline = family.pipeline(network, config)
-    for component in pipeline.components.values():
-        if isinstance(component, nn.Module):
-            _check_range(component.to(dtype).state_dict(), dtype)
+    with quietly():
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):
+                _check_range(component.to(dtype).state_dict(), dtype)
     save_pipeline(pipeline, folder)
     if contract.grid.spacing == "uniform":
         write_file(folder / SCHEDULER_FILE, _as_json(config))
