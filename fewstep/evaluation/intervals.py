@@ -2,8 +2,8 @@
 
 Every metric gives each image one number whose mean is the metric's value (a Fréchet distance too:
 see `fewstep.evaluation.metrics.frechet`), so these few functions serve them all; a difference to
-the teacher is the mean of paired differences. All raise ValueError for fewer than two numbers, and
-for one that is not finite.
+the teacher is the mean of paired differences. Those of images raise ValueError for fewer than two,
+and all for one that is not finite.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,35 @@ from numpy.typing import ArrayLike, NDArray
 Values = NDArray[np.float64]
 RESAMPLES = 2000
 TAILS = (2.5, 97.5)
+SMALLEST_N = 5
+"""Of fewer values the spread is hardly known, and no interval is given."""
 Z = 1.959964  # the normal distribution's 97.5 % point
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value, its 95 % interval, and the number of images that it comes from."""
+    """A measured value, its 95 % interval, and the number of images that it comes from.
+
+    Below SMALLEST_N images it has no ends, whoever computed or wrote them.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
     def __post_init__(self):
-        if not all(map(isfinite, (self.value, self.low, self.high))) or self.low > self.high:
-            raise ValueError(f"not an interval: {self.value} in [{self.low}, {self.high}]")
+        if self.n < SMALLEST_N:
+            object.__setattr__(self, "low", None)
+            object.__setattr__(self, "high", None)
+        low, high = self.ends or (self.value, self.value)
+        if not all(map(isfinite, (self.value, low, high))) or low > high:
+            raise ValueError(f"not an interval: {self.value} in [{low}, {high}]")
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval, if there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
@@ -44,8 +58,10 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
 
 def mean_of_few(values: ArrayLike) -> Interval:
     """Return the mean of a few numbers, such as timings, with Student's t interval."""
-    few = checked(values, 1)
+    few = np.asarray(values, np.float64)
     middle = float(few.mean())
+    if len(few) < SMALLEST_N:
+        return Interval(middle, None, None, len(few))
     reach = student_t(len(few) - 1) * float(few.std(ddof=1)) / sqrt(len(few))
     return Interval(middle, middle - reach, middle + reach, len(few))
 

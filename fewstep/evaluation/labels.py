@@ -63,12 +63,15 @@ def shown(name: str, number: float) -> str:
 
 
 def shown_range(name: str, interval: Interval) -> str:
-    """Format an interval's two ends, the unit once.
+    """Format an interval's two ends, the unit once; nothing where there is none.
 
     >>> shown_range("prompt_accuracy", Interval(0.7, 0.68, 0.72, 2000))
     '68.0 to 72.0%'
     """
-    return f"{digits(name, interval.low)} to {shown(name, interval.high)}"
+    if interval.ends is None:
+        return ""
+    low, high = interval.ends
+    return f"{digits(name, low)} to {shown(name, high)}"
 
 
 def digits(name: str, number: float) -> str:

@@ -76,7 +76,7 @@ def load_inputs(
     """
     protocol = find_protocol(name)
     if num_prompts is not None and num_prompts < 2:
-        raise UserError(f"--num-prompts is {num_prompts}; an interval needs 2 or more")
+        raise UserError(f"--num-prompts is {num_prompts}; a mean over images needs 2 or more")
     if prompt_file and protocol.num_prompts is not None:
         raise UserError(f"protocol {name!r} takes no --prompts; leave it out")
     coco = find_coco(name, data)

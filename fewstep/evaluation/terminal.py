@@ -4,6 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import cost, line_title, metric_title, shown, shown_range
 from fewstep.evaluation.metrics import METRICS, SHIPPED
 from fewstep.evaluation.results import Results, metric_names, overview
@@ -17,7 +18,7 @@ METHOD_WIDTH, WIDTH = 34, 20
 
 
 def summary(results: Results, width: int = 120) -> Table:
-    """Return a table of the pooled rows: each value, and its 95 % interval below it.
+    """Return a table of the pooled rows: each value, and below it its 95 % interval, if any.
 
     It has as many columns as fit the width, metrics added to METRICS from outside first; the
     report shows all.
@@ -43,7 +44,8 @@ def summary(results: Results, width: int = 120) -> Table:
             *(Text(value, "bold").append(f"\n{ends}", "dim") for value, ends in others),
         )
     counts = sorted({m.n for row in rows for name, m in row.metrics.items() if name in names})
-    table.caption = f"95% intervals; n = {', '.join(f'{n:,}' for n in counts)} images"
+    of = f"95% intervals where n is {SMALLEST_N} or more"
+    table.caption = f"{of}; n = {', '.join(f'{n:,}' for n in counts)} images"
     table.caption_justify = "left"
     return table
 

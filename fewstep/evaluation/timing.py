@@ -60,8 +60,8 @@ def _measured(
             memory[place] = max(memory[place], torch.cuda.max_memory_allocated())
         yield TaskProgress("timing", done, len(turns))
     return [
-        {"seconds_per_image": asdict(mean_of_times(times))}
-        | ({"peak_memory": asdict(Interval(peak, peak, peak, len(prompts)))} if peak else {})
+        {"seconds_per_image": asdict(mean_of_few(times))}
+        | ({"peak_memory": asdict(Interval(peak, None, None, len(prompts)))} if peak else {})
         for times, peak in zip(seconds, memory, strict=True)
     ]
 
@@ -71,11 +71,3 @@ def warmed_up(sampler: ImageSampler, resolution: int) -> ImageSampler:
     last = replace(sampler, timesteps=sampler.timesteps[-1:])
     last.decode(last.latents([""], image_generators(0, 1), resolution))
     return sampler
-
-
-def mean_of_times(seconds: Sequence[float]) -> Interval:
-    """Return the mean; with fewer than ROUNDS times, without an interval."""
-    if len(seconds) < ROUNDS:
-        mean = sum(seconds) / len(seconds)
-        return Interval(mean, mean, mean, len(seconds))
-    return mean_of_few(seconds)

@@ -2,6 +2,7 @@
 
 from huggingface_hub import ModelCardData
 
+from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import capital, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, metric_names
 from fewstep.export.artefact import Artefact, is_whole_network
@@ -31,6 +32,7 @@ def write_card(artefact: Artefact) -> str:
         guidance_scale=f"{contract.guidance_scale:g}",
         guide_table=guide_table(contract, artefact.name),
         prompt_note=PROMPT_NOTE,
+        smallest_n=SMALLEST_N,
         results_table=_results_table(artefact.results) if artefact.results else "",
     )
 
@@ -56,9 +58,9 @@ def _results_table(results: Results) -> str:
     head = ["", "network calls", *(capital(metric_title(name)) for name in metrics)]
     lines = [head, ["---"] * len(head)]
     for row in results.rows:
-        texts = {
-            name: f"{shown(name, m.value)} [{shown_range(name, m)}], n {m.n:,}"
-            for name, m in row.metrics.items()
-        }
+        texts = {}
+        for name, m in row.metrics.items():
+            ends = f" [{shown_range(name, m)}]" if m.ends else ""
+            texts[name] = f"{shown(name, m.value)}{ends}, n {m.n:,}"
         lines.append([row.source, str(row.calls), *(texts.get(name, "") for name in metrics)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -29,4 +29,4 @@ class Effort:
 
 
 FULL = Effort()
-QUICK = Effort(300, (20, 40, 100), (10, 20, 40), 3, 400, 200, batch_size=128)
+QUICK = Effort(300, (20, 40, 100), (10, 20, 40), 5, 400, 200, batch_size=128)

@@ -183,7 +183,8 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
         (calls, prompt) for prompt in PROMPTS[:2] for calls in (8, 4)
     ]
     seconds = few[models[0]]["seconds_per_image"]
-    assert seconds.low == seconds.value == seconds.high > 0, "two times are too few for more"
+    assert seconds.value > 0
+    assert seconds.ends is None, "two times are too few"
     many = costs(models, [f"a star {i}" for i in range(9)])
     assert many[models[1]]["seconds_per_image"].n == 5
     asked.clear()

@@ -173,7 +173,7 @@ def test_bad_requests_are_refused_before_any_work(runs, tmp_path, prompt_file):
     with pytest.raises(UserError, match=r"--num-prompts is 9, and .* holds 3 prompts"):
         evaluate_sources(asked, "prompts", tmp_path, 9, prompt_file=prompt_file)
     for num in (-5, 0, 1):
-        with pytest.raises(UserError, match=f"--num-prompts is {num}; an interval needs 2 or more"):
+        with pytest.raises(UserError, match=f"is {num}; a mean over images needs 2 or more"):
             evaluate_sources(asked, "prompts", tmp_path, num, prompt_file=prompt_file)
     with pytest.raises(UserError, match="takes no --prompts"):
         evaluate_sources(asked, "bundled", tmp_path, prompt_file=prompt_file)

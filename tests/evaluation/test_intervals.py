@@ -1,10 +1,15 @@
 """Intervals cover the truth about as often as they say."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from fewstep.evaluation import intervals
-from fewstep.evaluation.intervals import Interval, mean, pooled, proportion
+from fewstep.evaluation.intervals import Interval, mean, mean_of_few, pooled, proportion
+from fewstep.evaluation.labels import shown_range
+from fewstep.strict import from_tables
+from fewstep.verify.distances import over_seeds
 
 
 @pytest.fixture
@@ -80,6 +85,22 @@ def test_a_pooled_share_is_one(rng):
 
 def test_pooling_counts_each_image_once(rng):
     assert pooled(rng.normal(size=(3, 70))).n == 70
+
+
+@pytest.mark.parametrize(
+    "few", [mean, proportion, mean_of_few, lambda v: pooled([v, v]), over_seeds]
+)
+def test_fewer_than_five_values_have_no_interval(few):
+    interval = few([0.0, 1.0, 1.0, 1.0])
+    assert (interval.value, interval.ends, interval.n) == (0.75, None, 4)
+    assert few([0.0, 1.0, 1.0, 1.0, 1.0]).ends
+
+
+def test_what_an_older_file_says_of_few_values_is_no_interval_either():
+    few = from_tables(Interval, {"value": 5.17, "low": 5.17, "high": 5.17, "n": 3})
+    assert (few.ends, shown_range("frechet", few)) == (None, "")
+    again = from_tables(Interval, asdict(few))
+    assert again == few == Interval(5.17, None, None, 3)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_folder_that_is_no_run_or_is_damaged_is_refused(run, tmp_path):
     for spoilt, words in (
         (b'method = "cd"', "method is 'cd'; it has to be a table"),
         (b"[method", "config.toml is not TOML"),
-        (b"\xff", "config.toml is not TOML"),
+        (b"\xff", "config.toml is not UTF-8"),
     ):
         (run / "config.toml").write_bytes(spoilt)
         with pytest.raises(UserError, match=words):
@@ -275,6 +275,19 @@ def test_the_terminal_shows_pooled_rows_and_their_intervals():
     assert "69.3%" in text
     assert "67.3 to 71.3%" in text
     assert "61.1%" not in text
+
+
+def test_three_images_have_no_interval_in_the_terminal_or_the_report(tmp_path):
+    metrics = {"frechet": Interval(5.17, 5.17, 5.17, 3), "fid": Interval(2.5, 2.4, 2.6, 3)}
+    rows = tuple(replace(one, metrics=metrics) for one in ROWS[:3])
+    few = replace(RESULTS, rows=rows)
+    console = Console(width=140, record=True, file=StringIO())
+    console.print(summary(few))
+    page = report(few, None, [], tmp_path / "few.html").read_text("utf-8")
+    for text in (console.export_text(), Page(page).words):
+        assert "5.17" in text
+        assert " to 5.17" not in text
+        assert " to 2.6" not in text
 
 
 @pytest.mark.parametrize(

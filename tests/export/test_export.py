@@ -162,6 +162,10 @@ def test_the_card_shows_the_measured_numbers_of_this_student_and_its_teacher(run
     assert "3.00" in text
     assert "9.75" not in text
     assert "8.5" not in text
+    few = replace(rows[1], metrics={"frechet": Interval(5.17, 5.17, 5.17, 3)})
+    save(Results("bundled", "x", "c", "m", (rows[0], few)), tmp_path / "results.json")
+    export_artefact(str(run), tmp_path / "few", ExportOptions(results=tmp_path / "results.json"))
+    assert "| 5.17, n 3 |" in (tmp_path / "few" / "README.md").read_text(), "three have no interval"
     save(Results("bundled", "x", "c", "m", rows[:1]), tmp_path / "results.json")
     with pytest.raises(UserError, match="has no row of a multi-boundary-cd student of seed 0"):
         export_artefact(

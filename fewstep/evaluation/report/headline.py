@@ -78,6 +78,6 @@ def facts(found: Match) -> list[tuple[str, str, str]]:
     ):
         if both := found.both(name):
             ours, theirs = both
-            note = f"{shown_range(name, ours)}; teacher {shown(name, theirs.value)}"
-            numbers.append((title, shown(name, ours.value), note))
+            notes = (shown_range(name, ours), f"teacher {shown(name, theirs.value)}")
+            numbers.append((title, shown(name, ours.value), "; ".join(filter(None, notes))))
     return numbers

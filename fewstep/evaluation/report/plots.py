@@ -81,7 +81,7 @@ def draw_line(
     """Draw one line with its intervals; `number` counts the method's lines before it."""
     scale = METRICS[metric].scale if metric in METRICS else 1
     measured = [row.metrics[metric] for row in line]
-    value, low, high = np.array([[m.value, m.low, m.high] for m in measured]).T * scale
+    value, low, high = np.array([[m.value, m.low, m.high] for m in measured], float).T * scale
     colour, marker = LOOKS.get(line[0].method, OTHER)
     bars = np.maximum([value - low, high - value], 0)
     axes.errorbar(costs, value, bars, color=colour, elinewidth=1.3, capsize=2.5, linestyle="none")

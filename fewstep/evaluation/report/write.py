@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fewstep.errors import UserError
 from fewstep.evaluation import labels
 from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, Comparison, load_comparison
+from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.headline import facts, headline, lead, match
@@ -58,8 +59,8 @@ def report(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
-        "labels": labels, "image_counts": image_counts, "png_base64": png_base64,
-        "losses": losses, "losses_by_noise": losses_by_noise,
+        "labels": labels, "smallest_n": SMALLEST_N, "image_counts": image_counts,
+        "png_base64": png_base64, "losses": losses, "losses_by_noise": losses_by_noise,
     }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         title=headline(found) if found else "Results",
