@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,19 @@ def test_a_config_of_the_first_release_may_say_pictures(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text('[method]\nname = "cd"\n[data]\npath = "a.json"\npictures = "photos"\n')
     assert load_config(path).data.images == "photos"
+
+
+def test_a_run_of_older_libraries_continues(released):
+    """transformers before 5.6 put `text_model.` before the names of a text encoder's weights."""
+    run = released / "cd"
+    codec_of_0_1_with_transformers_4_57 = json.dumps(
+        {
+            "codec": "aeb0da59112d7bf038936dec9703ac569cfca0c366c58ad2582291756e4011e9",
+            "scaling_factor": 0.3205949068069458,
+            "tokenizer": "b581a71ec059c8af239f61935fe06b9685debf33ac7852cc042c278ac9cdd312",
+        }
+    )
+    (run / "codec.sha256").write_text(
+        sha256(codec_of_0_1_with_transformers_4_57.encode()).hexdigest()
+    )
+    assert distill_run(load_config(run / "config.toml"), run) == 4

@@ -1,7 +1,7 @@
 """What the table [data] stands for once there is a model: pairs, their cache, and batches."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from fewstep.diffusion.random import Draw, generator
 from fewstep.distributed import ALONE, Processes
 from fewstep.errors import SettingError
 from fewstep.files import check_writable
-from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.base import ModelFamily, earlier_fingerprint, fingerprint
 from fewstep.student.generate import teacher_sampler
 
 FORMAT = 2
@@ -52,7 +52,7 @@ class Dataset:
     teacher_guidance: float
     pairs: Pairs | Prompts = field(init=False)
     num_views: int = field(init=False)
-    encoders: Mapping[str, Any] = field(init=False)
+    encoders: dict[str, Any] = field(init=False)
     """Everything of the model that turns images and captions into latents and texts."""
     fingerprint: Fingerprint = field(init=False)
     """Everything that the latents and texts depend on."""
@@ -66,6 +66,11 @@ class Dataset:
         self.encoders = _encoders(self.family)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         self.fingerprint = Fingerprint(self._made_from(), versions, self.settings.path)
+
+    @property
+    def earlier_encoders(self) -> dict[str, Any]:
+        """The `encoders` as a run of release 0.1.0 may have kept them."""
+        return self.encoders | {"codec": earlier_fingerprint(*self.family.vae_and_text_encoder)}
 
     @property
     def cache_folder(self) -> Path:

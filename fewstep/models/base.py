@@ -1,7 +1,7 @@
 """What every model family offers to the rest of the package."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -11,6 +11,8 @@ from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
 from fewstep.types import Conditioning, Denoiser, Latents
+
+TEXT_MODEL = "text_model."
 
 
 class ModelError(UserError):
@@ -23,7 +25,27 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(*tables: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of tensors, rounded to fp16 so that files in fp16 and fp32 agree."""
+    """Return the sha256 of tensors, rounded to fp16 so that files in fp16 and fp32 agree.
+
+    A text encoder's names count without `text_model.`, which transformers left out from 5.6 on.
+    """
+    return _digest(
+        {name.removeprefix(TEXT_MODEL): weight for name, weight in table.items()}
+        for table in tables
+    )
+
+
+def earlier_fingerprint(*networks: nn.Module) -> str:
+    """Return the fingerprint of an autoencoder and a text encoder as release 0.1.0 took it.
+
+    With the transformers of before 5.6 the names of the text encoder, the last, began otherwise.
+    """
+    *others, text_encoder = (network.state_dict() for network in networks)
+    text = {TEXT_MODEL + n.removeprefix(TEXT_MODEL): w for n, w in text_encoder.items()}
+    return _digest([*others, text])
+
+
+def _digest(tables: Iterable[Mapping[str, Tensor]]) -> str:
     sha = hashlib.sha256()
     for table in tables:
         for name, weight in sorted(table.items()):

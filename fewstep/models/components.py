@@ -59,12 +59,21 @@ def empty_network(kind: type, source: str | Path, name: str, revision: str | Non
         return kind(config_class.from_pretrained(source, subfolder=name, revision=revision))
 
 
-def read_tokenizer(source: str | Path, revision: str | None, num_tokens: int) -> CLIPTokenizer:
-    """Read the tokenizer of a text encoder that knows `num_tokens`."""
+def read_tokenizer(source: str | Path, revision: str | None, encoder: Any) -> CLIPTokenizer:
+    """Read the tokenizer that goes with a text encoder of the config `encoder`.
+
+    The encoder may have more rows than there are tokens, as padded ones have. Its positions bound
+    the length, of which a tokenizer without its own says 1e30.
+    """
     with explained(source, "tokenizer"):
         tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
-        if len(tokenizer) != num_tokens:  # transformers makes an empty one where there is none
-            raise ValueError(f"it has {len(tokenizer)} tokens, the text encoder {num_tokens}")
+        length, rows = len(tokenizer), encoder.vocab_size
+        if length <= len(tokenizer.all_special_ids):  # transformers makes one where there is none
+            raise ValueError("it has no tokens")
+        if max(tokenizer.get_vocab().values()) >= rows:
+            raise ValueError(f"it has {length} tokens, the text encoder {rows}")
+        positions = encoder.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return tokenizer
 
 

@@ -25,6 +25,7 @@ from fewstep.models.components import (
     read_tokenizer,
 )
 from fewstep.models.ldm import ldm_weights, load_ldm_weights
+from fewstep.models.supported import check_configs
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
@@ -54,6 +55,7 @@ def load_stable_diffusion(
     Raises:
         ModelError: naming the component that is missing or cannot be used.
     """
+    check_configs(source, revision, base)
     networks: dict[str, Any] = {}
     for name, kind in NETWORKS.items():
         if checkpoint is None and torch.device(device).type != "meta":
@@ -64,7 +66,7 @@ def load_stable_diffusion(
             with explained(base, name):
                 load_ldm_weights(checkpoint, name, networks[name], base)
     unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks.values())
-    tokenizer = read_tokenizer(source, revision, text_encoder.config.vocab_size)
+    tokenizer = read_tokenizer(source, revision, text_encoder.config)
     config = read_scheduler_config(source, revision)
     try:
         schedule = NoiseSchedule.from_config(config)

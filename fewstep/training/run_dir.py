@@ -45,12 +45,16 @@ def claim_run(components: Components) -> None:
         )
     prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     parts = {
-        "base": ("weights or noise levels", f"{family.fingerprint} {family.schedule.digest}"),
-        "codec": ("VAE, text encoder or tokenizer", json.dumps(dataset.encoders, sort_keys=True)),
-        "prediction": ("prediction type", prediction_type),
-    }
-    for name, (what, identity) in parts.items():
-        if not _is_same(run / f"{name}.sha256", identity):
+        "base": ("weights or noise levels", [f"{family.fingerprint} {family.schedule.digest}"]),
+        "codec": (
+            "VAE, text encoder or tokenizer",
+            [json.dumps(encoders, sort_keys=True)
+             for encoders in (dataset.encoders, dataset.earlier_encoders)],
+        ),
+        "prediction": ("prediction type", [prediction_type]),
+    }  # fmt: skip
+    for name, (what, identities) in parts.items():
+        if not _is_same(run / f"{name}.sha256", *identities):
             raise SettingError(
                 f"{run} was started from another base: the {what} of model.base changed since; "
                 "choose another --run folder, or put the old ones back"
@@ -85,12 +89,12 @@ def claim_settings(config: Config, run: Path) -> None:
         )
 
 
-def _is_same(path: Path, identity: str) -> bool:
-    """Whether a file holds the digest of `identity`; a missing file is written first."""
-    digest = hashlib.sha256(identity.encode()).hexdigest()
+def _is_same(path: Path, *identities: str) -> bool:
+    """Whether a file holds the digest of an identity; a missing file is of the first."""
+    digests = [hashlib.sha256(identity.encode()).hexdigest() for identity in identities]
     if not path.exists():
-        write_file(path, f"{digest}\n")
-    return path.read_text(encoding="utf-8").strip() == digest
+        write_file(path, f"{digests[0]}\n")
+    return path.read_text(encoding="utf-8").strip() in digests
 
 
 def _decisive(config: Config) -> dict[str, Any]:

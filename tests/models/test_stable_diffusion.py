@@ -11,11 +11,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
 
 from fewstep.diffusion.random import Draw
 from fewstep.models import stable_diffusion
-from fewstep.models.base import ModelError, fingerprint
-from fewstep.models.loading import load_model
+from fewstep.models.base import ModelError, digest, fingerprint
+from fewstep.models.loading import load_model, load_skeleton
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.seeds import image_generators
 from tests.tiny import into_hub_cache, save_tiny_pipeline, tiny_pipeline
@@ -110,6 +111,14 @@ def test_the_fingerprint_is_of_the_weights_alone(family, version):
     assert halved.fingerprint == family.fingerprint
     next(again.network.parameters()).data += 0.01
     assert fingerprint(again.network) != fingerprint(family.network)
+
+
+def test_the_fingerprint_does_not_know_which_library_named_the_text_encoders_weights(family):
+    vae, text_encoder = family.vae_and_text_encoder
+    plain = {n.removeprefix("text_model."): w for n, w in text_encoder.state_dict().items()}
+    before_5_6 = {f"text_model.{name}": weight for name, weight in plain.items()}
+    digests = {digest(vae.state_dict(), names) for names in (plain, before_5_6)}
+    assert digests == {fingerprint(vae, text_encoder)}
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
@@ -234,6 +243,71 @@ def test_the_positions_that_old_text_encoders_carry_are_no_weights(tmp_path):
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"neither a diffusers folder with a model_index.json"):
         load_model(tmp_path)
+
+
+def with_settings(folder, path, **settings):
+    """Write the tiny pipeline with other settings in one of its JSON files."""
+    shutil.copytree(tiny_pipeline(), folder)
+    config = json.loads((folder / path).read_text()) | settings
+    kept = {name: value for name, value in config.items() if value != "leave out"}
+    (folder / path).write_text(json.dumps(kept))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("component", "settings", "message"),
+    [
+        ("unet", {"in_channels": 9}, "UNet of .* in_channels = 9, as inpainting models do"),
+        ("unet", {"in_channels": 5}, "in_channels = 5, as depth models do"),
+        ("unet", {"out_channels": 8}, "out_channels = 8, as models that edit images do, and the"),
+        ("vae", {"latent_channels": 16}, "in_channels = 4, and the VAE's latents have 16"),
+        ("unet", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep': it also takes"),
+        ("unet", {"num_class_embeds": 10}, "num_class_embeds = 10: it also takes class labels"),
+        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type = 'text_time': it"),
+        ("unet", {"encoder_hid_dim_type": "text_proj"}, "encoder_hid_dim_type = 'text_proj'"),
+        ("unet", {"time_cond_proj_dim": 256}, "time_cond_proj_dim = 256: .*guidance scale, as"),
+        ("unet", {"cross_attention_dim": 32}, "cross_attention_dim = 32, and .*hidden_size is 16"),
+        ("unet", {"sample_size": None}, "sample_size = None"),
+        ("unet", {"quantization_config": {"quant_method": "torchao"}}, r"quantised \(torchao\)"),
+        ("text_encoder", {"quantization_config": {"quant_method": "bitsandbytes"}},
+         r"the text_encoder of .* is quantised \(bitsandbytes\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("load", [load_model, load_skeleton])
+def test_a_network_that_cannot_be_used_is_refused_by_its_config(
+    tmp_path, load, component, settings, message
+):
+    folder = with_settings(tmp_path / "model", f"{component}/config.json", **settings)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()  # before any is read
+    with pytest.raises(ModelError, match=message):
+        load(folder)
+
+
+def test_a_tokenizer_without_a_length_has_the_encoders(tmp_path, family):
+    path = "tokenizer/tokenizer_config.json"
+    folder = with_settings(tmp_path / "model", path, model_max_length="leave out")
+    ours = load_model(folder).encode_prompts(PROMPTS)["text"]
+    assert torch.equal(ours, load_model(tiny_pipeline()).encode_prompts(PROMPTS)["text"])
+    longer = with_settings(tmp_path / "longer", path, model_max_length=77)
+    assert torch.equal(ours, load_model(longer).encode_prompts(PROMPTS)["text"])
+
+
+def test_a_text_encoder_with_more_rows_than_tokens_is_the_same(tmp_path):
+    name = "text_model.embeddings.token_embedding.weight"
+    rows = CLIPTextConfig.from_pretrained(tiny_pipeline(), subfolder="text_encoder").vocab_size
+    folder = with_settings(tmp_path / "model", "text_encoder/config.json", vocab_size=rows + 40)
+    (path,) = (folder / "text_encoder").glob("*.safetensors")
+    weights = {("" if n.startswith("text_model.") else "text_model.") + n: w
+               for n, w in load_file(path).items()}  # fmt: skip
+    weights[name] = torch.cat([weights[name], torch.zeros(40, 16)])
+    save_file(weights, path.with_name("new"), metadata={"format": "pt"})
+    path.with_name("new").replace(path)
+    ours = load_model(folder).encode_prompts(PROMPTS)["text"]
+    assert torch.equal(ours, load_model(tiny_pipeline()).encode_prompts(PROMPTS)["text"])
+    fewer = with_settings(tmp_path / "fewer", "text_encoder/config.json", vocab_size=rows - 1)
+    with pytest.raises(ModelError, match=rf"tokenizer .*has {rows} tokens, the text encoder"):
+        load_skeleton(fewer)
 
 
 def test_an_unknown_family_is_refused(tmp_path):
