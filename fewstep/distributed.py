@@ -5,6 +5,9 @@ Accelerate connects them, over NCCL on GPUs and gloo on CPUs. A single process c
 
 import atexit
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +17,69 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fewstep.errors import SettingError
+
 TIMEOUT = timedelta(hours=2)
 """How long a process waits for another, which may still encode images or draw a preview."""
+
+PATIENCE = 5.0
+"""Seconds after which a process says whom it waits for."""
+
+PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""The variables, beside WORLD_SIZE, by which a process finds the others."""
 
 
 def is_main_process() -> bool:
     """Return whether this process writes and prints; known before it has joined the others."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def number_started() -> int:
+    """Return how many processes were started together, by the variables that launchers set.
+
+    Raises:
+        SettingError: naming the variable that is missing, no number or out of range.
+    """
+    found = {name: os.environ.get(name, "").strip() for name in ("WORLD_SIZE", *PLACE)}
+    way_out = ("start every process by torchrun --nproc-per-node NUMBER -m -- fewstep …, or unset "
+               "WORLD_SIZE, RANK and LOCAL_RANK to use this one alone")  # fmt: skip
+    for name, text in found.items():
+        if text and name != "MASTER_ADDR" and not text.removeprefix("-").isdecimal():
+            raise SettingError(f"{name} is {text!r} in the environment, no number: {way_out}")
+    count, rank = int(found["WORLD_SIZE"] or 1), int(found["RANK"] or 0)
+    if not 0 <= rank < count:
+        size = f"WORLD_SIZE is {count}" if found["WORLD_SIZE"] else "WORLD_SIZE is not set"
+        raise SettingError(f"RANK is {rank} in the environment and {size}: {way_out}")
+    if count > 1 and (missing := [name for name in PLACE if not found[name]]):
+        raise SettingError(
+            f"WORLD_SIZE is {count} in the environment, and {' and '.join(missing)} not set: "
+            f"{way_out}"
+        )
+    return count
+
+
+@contextmanager
+def awaited() -> Iterator[None]:
+    """Say which processes are awaited while this one joins them, and let a signal end it at once.
+
+    The libraries wait outside of Python, whose own handlers would never be called.
+    """
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    others = "rank 0" if rank else "rank 1" if count == 2 else f"ranks 1 to {count - 1}"
+    notice = (
+        f"fewstep: rank {rank} of {count} waits for {others} at {os.environ['MASTER_ADDR']}, port "
+        f"{os.environ['MASTER_PORT']}; start the others, or stop this one and unset WORLD_SIZE"
+    )
+    timer = threading.Timer(PATIENCE, print, (notice,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    handlers = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM)}
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 @dataclass(frozen=True)
@@ -33,13 +92,20 @@ class Processes:
 
     @classmethod
     def started(cls, device: torch.device | str) -> "Processes":
-        """Join the processes that were started together, if there are several."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        """Join the processes that were started together, if there are several.
+
+        Raises:
+            SettingError: if the environment says only half of how to.
+        """
+        if number_started() == 1:
+            # notebooks and pods leave it set, and accelerate would look for other processes
+            os.environ.pop("LOCAL_RANK", None)
             return cls(device=device)
         from accelerate import PartialState
 
         on_cpu = torch.device(device).type == "cpu"
-        state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+        with awaited():
+            state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
         if on_cpu:  # gloo's threads may abort an exit; NCCL's shutdown may hang
             atexit.register(state.destroy_process_group)
         return cls(state.process_index, state.num_processes, device)
