@@ -52,7 +52,7 @@ def quickstart(
     from fewstep.quickstart import run_quickstart
 
     out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
-    typer.echo(f"open {run_quickstart(out, quick)}")
+    typer.echo(run_quickstart(out, quick))
 
 
 @app.command()
@@ -63,10 +63,11 @@ def distill(config: ConfigFile, run: RunFolder, set_: Override = None) -> None:
 
     check_settings(settings)
     from fewstep.console import print_once, show_progress
+    from fewstep.student.sample import sample_next
     from fewstep.training import distill as training
 
     steps = show_progress(training.distill(settings, run))
-    print_once(f"trained {steps} steps; next: fewstep sample {run} 'a prompt' -o out.png")
+    print_once(f"trained {steps} steps; {sample_next(run, settings.model.base)}")
 
 
 @app.command()
@@ -131,8 +132,7 @@ def sample(
         float | None, option("With --image: the fraction of steps taken; default: 0.5.")
     ] = None,
     lora: Annotated[
-        list[str] | None,
-        option("Another LoRA; may be repeated.", metavar="PATH[=WEIGHT]"),
+        list[str] | None, option("Another LoRA; may be repeated.", metavar="PATH[=WEIGHT]")
     ] = None,
     base: Annotated[str | None, option("Base model, instead of the artefact's own.")] = None,
     out: Out = Path("out.png"),
@@ -172,6 +172,7 @@ def evaluate(
         raise UserError("name either runs and artefacts, or folders of images by --images DIR")
     if images and num_prompts is not None:
         raise UserError("--images measures all images of a folder; leave --num-prompts out")
+    from fewstep.console import next_command
     from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
 
     if images:
@@ -182,7 +183,7 @@ def evaluate(
             weights=weights,
         )  # fmt: skip
     print_results(path)
-    typer.echo(f"wrote {path}; next: fewstep report {out} -o report.html")
+    typer.echo(f"wrote {path}; {next_command('report', out, '-o', 'report.html')}")
 
 
 @app.command()
@@ -227,8 +228,7 @@ def export(
     out: Out = Path("artefact"),
     name: Annotated[str | None, option("Name of the files; default: the run's.")] = None,
     base: Annotated[
-        str | None,
-        option("The base model's id to write, after its weights were checked."),
+        str | None, option("The base model's id to write, after its weights were checked.")
     ] = None,
     license_: Annotated[str | None, option("Default: the base model's.", "--license")] = None,
     results: Annotated[Path | None, option("A results.json with numbers for the card.")] = None,
@@ -243,7 +243,7 @@ def export(
     options = ExportOptions(
         name, base, license_, results, precision, fused, checkpoint, check or ()
     )
-    typer.echo(f"{export_artefact(run, out, options)}; next: fewstep push {out} you/name --dry-run")
+    typer.echo(export_artefact(run, out, options))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class ModelSettings:
     """Which model is distilled: a Hub id, a diffusers folder, a checkpoint file, or "bundled".
 
     `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
-    folder. `precision` "auto" is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others.
+    folder. `hub_id` is where others find the model of a `base` on this machine. `precision` "auto"
+    is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others.
     """
 
     base: str = "bundled"
+    hub_id: str | None = None
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
@@ -40,6 +44,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         need(bool(self.base), "model.base", self.base, "a folder, a Hub id or 'bundled'")
+        is_id = self.hub_id is None or re.fullmatch(HUB_ID, self.hub_id)
+        need(bool(is_id), "model.hub_id", self.hub_id, "the model's id on the Hub, owner/name")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
-"""Progress bars and counts on the terminal."""
+"""Progress bars on the terminal, and the line that says what to type next."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -77,6 +81,28 @@ def print_once(text: str) -> None:
     """Print a text, from the main process alone."""
     if is_main_process():
         print(text)
+
+
+def next_command(*arguments: object) -> str:
+    """Return "next: " and a command of this program that works where it is typed as printed."""
+    return f"next: {program()} {shlex.join(map(str, arguments))}"
+
+
+def program() -> str:
+    """Return how this program is called: by its name where the shell finds it, or by its path."""
+    called = Path(sys.argv[0])
+    if (called.parent.name, called.name) == ("fewstep", "__main__.py"):
+        return f"{_typed(Path(sys.executable))} -m fewstep"
+    return _typed(called) if called.stem == "fewstep" else "fewstep"
+
+
+def _typed(file: Path) -> str:
+    """Return the name or the path that starts an executable file."""
+    found = shutil.which(file.name)
+    if str(file) == file.name or (found and Path(found).absolute() == file.absolute()):
+        return file.name
+    near = file.absolute().is_relative_to(Path.cwd())
+    return shlex.quote(str(file.absolute().relative_to(Path.cwd()) if near else file.absolute()))
 
 
 class Cut(TextColumn):

@@ -9,6 +9,7 @@ from fewstep.console import show_progress
 from fewstep.evaluation.evaluate import evaluate_sources, print_results
 from fewstep.evaluation.report.write import write_report
 from fewstep.files import check_writable
+from fewstep.student.sample import sample_next
 from fewstep.training.distill import distill
 
 CONFIGS = Path(__file__).parent / "world" / "configs"
@@ -22,8 +23,8 @@ STEPS = (1, 4, 8)
 """The numbers of steps at which students are evaluated, where they support them."""
 
 
-def run_quickstart(out: Path, quick: bool) -> Path:
-    """Distil with every method, evaluate, and return the report; interrupted, it continues.
+def run_quickstart(out: Path, quick: bool) -> str:
+    """Distil with every method, evaluate, and say what to open; interrupted, it continues.
 
     It trains each method once, for fewer steps than its config says, and evaluates fewer images
     than the committed results; `quick` far fewer: enough to show that everything works.
@@ -46,4 +47,5 @@ def run_quickstart(out: Path, quick: bool) -> Path:
         + ("It shows that all works, not what a method can do. " if quick else "")
         + "The README's figures are of three whole trainings a method and 2,000 prompts."
     )
-    return write_report([evaluation, *runs], out / "report.html")
+    report = write_report([evaluation, *runs], out / "report.html")
+    return f"open {report}; {sample_next(runs[-1], 'bundled')}"

@@ -34,7 +34,8 @@ def test_an_interrupted_quick_start_continues_to_its_report(small, tmp_path, mon
     first = tmp_path / "ct" / "metrics.jsonl"
     written = first.stat().st_mtime_ns
 
-    report = quickstart.run_quickstart(tmp_path, quick=True)
+    told = quickstart.run_quickstart(tmp_path, quick=True)
+    assert told.startswith(f"open {tmp_path / 'report.html'}; next: fewstep sample ")
     assert first.stat().st_mtime_ns == written  # what was done is not done again
     logged = [json.loads(line) for line in (tmp_path / "cd" / "metrics.jsonl").open()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 4]
@@ -43,7 +44,7 @@ def test_an_interrupted_quick_start_continues_to_its_report(small, tmp_path, mon
     shown = {(row["method"], row["steps"]) for row in results["rows"]}
     assert {("teacher", 50), ("teacher", 4)} < shown
     assert {(m, 4) for m in ("ct", "cd", "multi-boundary-cd")} < shown
-    page = report.read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 1
     told = " ".join(capsys.readouterr().out.split())
     assert "4 of the 500 steps in configs/, one training a method, 100 prompts." in told

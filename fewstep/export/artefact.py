@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,6 +48,12 @@ class Artefact:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+
+    def of_base(self, hub_id: str, revision: str | None) -> "Artefact":
+        """Return the artefact with its base model named by what others know it by."""
+        known = {k: v for k, v in self.contract.base.items() if k != "hub_id"}
+        base = {**known, "id": hub_id, "revision": revision, "variant": None, "config": None}
+        return replace(self, contract=replace(self.contract, base=base))
 
 
 def is_whole_network(contract: Contract) -> bool:

@@ -9,9 +9,11 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 
 from fewstep.config import load_config, to_toml
+from fewstep.console import next_command
 from fewstep.errors import UserError
 from fewstep.evaluation.results import Results, load
 from fewstep.export.artefact import CARD_FILE, Artefact, is_whole_network, name_from, name_of
+from fewstep.export.hub import missing_options
 from fewstep.export.programs import check_names, check_programs
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.sampling_guides import usage_hint
@@ -54,7 +56,7 @@ class ExportOptions:
 
 
 def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
-    """Write the artefact of a run, or of an artefact, into the folder `out`; return how to sample.
+    """Write the artefact of a run, or of an artefact, into `out`; return how to use and share it.
 
     Raises:
         UserError: if the source is no artefact, `out` holds other files, an option is wrong, or a
@@ -71,10 +73,9 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     family = None
     if options.fused or options.checkpoint or options.base:  # a base is checked before it is named
         family = load_base(contract, source, options.base)
-    if family and options.base:
-        base = {"id": options.base, "revision": family.revision, "variant": None, "config": None}
-        named = replace(artefact.contract, base={**artefact.contract.base, **base})
-        artefact = replace(artefact, contract=named)
+    if public := options.base or contract.base.get("hub_id"):
+        revision = family.revision if family and options.base else None
+        artefact = artefact.of_base(public, revision)
 
     def write(folder: Path) -> None:
         write_weights(folder, artefact)
@@ -87,8 +88,17 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
         write_contract(folder, artefact)
 
     write_folder(out, write)
-    readings = check_programs(out, options.check, options.base) if options.check else []
-    return "\n".join([*readings, f"wrote {out}: {usage_hint(contract)}"])
+    copy = options.base or (contract.base["id"] if contract.base.get("hub_id") else None)
+    readings = check_programs(out, options.check, copy) if options.check else []
+    done = f"wrote {out}: {usage_hint(contract)}; {_share_next(out, artefact)}"
+    return "\n".join([*readings, done])
+
+
+def _share_next(out: Path, artefact: Artefact) -> str:
+    """Return the command that shares an export, or what it lacks for that."""
+    if lacking := missing_options(artefact.contract, artefact.license):
+        return f"to push it, export it again with {lacking}"
+    return next_command("push", out, "you/name", "--dry-run")
 
 
 def base_license(base: str) -> str | None:
@@ -102,6 +112,12 @@ def base_license(base: str) -> str | None:
         return ModelCard.load(card if card.is_file() else base).data.license
     except (OSError, ValueError):  # offline, or no card: it is not guessed
         return None
+
+
+def _license_of(contract: Contract, options: ExportOptions) -> str | None:
+    """Return the license in the card of the base model: of the id to write, or of the copy here."""
+    names = (options.base, contract.base["id"], contract.base.get("hub_id"))
+    return next(filter(None, (base_license(name) for name in names if name)), None)
 
 
 def check_out(out: Path) -> None:
@@ -139,7 +155,7 @@ def _artefact(
         weights=cast_weights(weights, DTYPES[options.precision]),
         network_config=network_config,
         preview=last_preview(run) or (preview.read_bytes() if preview.exists() else None),
-        license=options.license or base_license(options.base or contract.base["id"]),
+        license=options.license or _license_of(contract, options),
         settings=to_toml(without_own_paths(load_config(config))) if config.is_file() else None,
         results=_results_of(options.results, contract) if options.results else None,
     )

@@ -10,7 +10,7 @@ from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_re
 
 from fewstep.errors import UserError
 from fewstep.export.artefact import CARD_FILE, FUSED
-from fewstep.student.contract import CONTRACT_FILE
+from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.load import artefact_folder, checked, on_the_hub, read_artefact, read_contract
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
@@ -59,24 +59,34 @@ def upload_manifest(source: str | Path, fused: bool = False) -> UploadManifest:
     contract, _ = read_artefact(folder)
     if not contract.files:
         raise UserError(f"{folder} is of an older fewstep; fewstep export it first")
-    base = contract.base["id"]
-    if base != "bundled" and not on_the_hub(base):
-        raise UserError(
-            f"{folder} names its base model {base!r}, which is a place on this machine: export it "
-            "with --base and the Hub id of the same model"
-        )
+    license_ = ModelCard.load(checked(folder, CARD_FILE, contract)).data.license
+    if hub_id := contract.base.get("hub_id"):
+        raise UserError(f"{folder} is a run's own: fewstep export it, and push that for {hub_id}")
+    if lacking := missing_options(contract, license_):
+        raise UserError(f"{folder} cannot be pushed as it is: export it again with {lacking}")
     if fused and not any(name.startswith(FUSED) for name in contract.files):
         raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
     names = [name for name in contract.files if fused or not name.startswith(FUSED)]
     names += [CONTRACT_FILE, CARD_FILE]
     for name in names:
         checked(folder, name, contract)
-    if not ModelCard.load(folder / CARD_FILE).data.license:
-        raise UserError(
-            "the card names no license: a student inherits that of its base model, which is not "
-            "known here; export with --license, such as creativeml-openrail-m"
-        )
     return UploadManifest(folder, tuple(sorted(names)))
+
+
+def missing_options(contract: Contract, license_: str | None) -> str:
+    """Return the options that an export lacks before others can use it; "" if none."""
+    base, lacking = contract.base["id"], []
+    if base != "bundled" and not on_the_hub(base):
+        lacking.append(
+            f"--base OWNER/NAME, the Hub id of its base model ({base!r} is a place on this "
+            "machine; model.hub_id in a config sets it for good)"
+        )
+    if not license_:
+        lacking.append(
+            "--license ID, such as creativeml-openrail-m: a student inherits that of its base "
+            "model, whose card is not known here"
+        )
+    return ", and ".join(lacking)
 
 
 def check_repo(repo: str) -> None:

@@ -28,7 +28,9 @@ def without_own_paths(config: Config) -> Config:
     model_config, images = (name and public_name(name) for name in (model.config, data.images))
     return replace(
         config,
-        model=replace(model, base=public_name(model.base), config=model_config),
+        model=replace(
+            model, base=model.hub_id or public_name(model.base), hub_id=None, config=model_config
+        ),
         data=replace(data, path=public_name(data.path), images=images, cache=None),
         train=replace(config.train, preview_prompts=()),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fewstep.console import next_command
 from fewstep.errors import UserError
 from fewstep.files import check_writable
 from fewstep.images import grid
@@ -211,6 +212,12 @@ def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str
         where = f"{prompt_file} holds no prompt" if prompt_file else "there is no prompt"
         raise UserError(f'{where}; give one in quotes, such as "a red heart above a blue star"')
     return gathered
+
+
+def sample_next(source: str | Path, base: str) -> str:
+    """Return the command that samples a student of `base`, with a prompt that it understands."""
+    prompt = "a red heart above a blue star" if base == "bundled" else "a lighthouse at dusk"
+    return next_command("sample", source, prompt, "-o", "out.png")
 
 
 def check_words(base: str, prompts: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def write_artefact(components: Components) -> Path:
 def contract_of(components: Components) -> Contract:
     """Return the contract of a run's student."""
     config, family, dataset = components.config, components.family, components.dataset
+    hub_id = {"hub_id": config.model.hub_id} if config.model.hub_id else {}
     return Contract.of(
         config.method["name"],
         components.method,
@@ -55,6 +56,7 @@ def contract_of(components: Components) -> Contract:
             "variant": config.model.variant,
             "config": config.model.config,
             "fingerprint": family.fingerprint,
+            **hub_id,
         },
         data={
             "path": config.data.path,

@@ -20,7 +20,7 @@ from fewstep.training.setup import Components
 
 HARMLESS = {
     *(f"train.{key}" for key in ("save_every", "keep_last", "preview_every", "preview_prompts")),
-    *("train.trackers", "train.checkpointing", "model.allow_pickle"),
+    *("train.trackers", "train.checkpointing", "model.allow_pickle", "model.hub_id"),
     *("data.cache", "data.workers", "data.max_skipped"),
 }
 """Settings that may change between the parts of one run: they decide no more than rounding."""

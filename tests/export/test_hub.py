@@ -188,12 +188,14 @@ def test_what_others_could_not_use_is_refused(tmp_path, monkeypatch):
     (tmp_path / "models" / "sd15").mkdir(parents=True)
     for i, base in enumerate((tiny_pipeline(), "models/sd15", "a/sd15.safetensors", "a\\b/c")):
         local = tiny_artefact(tmp_path / str(i), base=base)
-        with pytest.raises(UserError, match="a place on this machine: export it with --base"):
+        with pytest.raises(
+            UserError, match=r"export it again with --base OWNER/NAME.*a place on this machine"
+        ):
             upload_manifest(local)
     write_student(
         tmp_path / "unlicensed", tiny_student(tiny_contract(base="a/model"), license=None)
     )
-    with pytest.raises(UserError, match=r"the card names no license.*--license"):
+    with pytest.raises(UserError, match="export it again with --license ID, such as"):
         upload_manifest(tmp_path / "unlicensed")
     with pytest.raises(UserError, match="has no fused/; export with --fused"):
         upload_manifest(tiny_artefact(tmp_path / "lora", base="a/model"), fused=True)
