@@ -81,9 +81,9 @@ def tolerance(case: str) -> float:
     return TOLERANCE[case.rpartition(" ")[2]]
 
 
-def environment(name: str) -> dict[str, str]:
+def environment(name: str, packages: tuple[str, ...]) -> dict[str, str]:
     """Install an environment's packages if they are missing, and return its variables."""
-    packages, folder = ENVIRONMENTS[name], ROOT / "build" / "readers" / name
+    folder = ROOT / "build" / "readers" / name
     if packages and not folder.is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
         subprocess.run([*pip, str(folder), *packages], check=True)
@@ -95,8 +95,10 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each environment, reader and case; environments run in parallel."""
     command = [sys.executable, str(READER), str(folder)]
     readers = [
-        subprocess.Popen(command, env=environment(name), text=True, stdout=subprocess.PIPE)
-        for name in ENVIRONMENTS
+        subprocess.Popen(
+            command, env=environment(name, packages), text=True, stdout=subprocess.PIPE
+        )
+        for name, packages in ENVIRONMENTS.items()
     ]
     outputs = [reader.communicate()[0] for reader in readers]
     if any(reader.returncode for reader in readers):

@@ -133,9 +133,12 @@ from `hf auth login` or `HF_TOKEN`.
 `python benchmarks/load_matrix.py` loads each file in each library that runs without a display, in
 current versions and in diffusers 0.30.3 with PEFT 0.8.2, for every preset, with alpha different
 from the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
-`benchmarks/results/load_matrix.json`. Sampling is tested in diffusers' own pipelines. For the other
-programs the tests compare the names in the files with Stable Diffusion's layout, and the timesteps
-with their rules.
+`benchmarks/results/load_matrix.json`. `python benchmarks/whole_models.py` samples
+`fused/diffusers/` and the single file in diffusers 0.30.3, 0.35.2, 0.40.0 and 0.42.1 with
+transformers 4.44.2, 4.57.6, 5.5.4 and 5.23.0; each gives the student's own image
+(`benchmarks/results/whole_models.json`). FewStepScheduler is tested in diffusers' own pipelines.
+For the other programs the tests compare the names in the files with Stable Diffusion's layout, and
+the timesteps with their rules.
 """
 
 STUDENT_TEXT = """\

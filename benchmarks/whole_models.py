@@ -1,0 +1,131 @@
+"""Whole models with a student inside, in diffusers with transformers from 4.44 to today's.
+
+    python benchmarks/whole_models.py
+
+Exports random students of the bundled teacher and compares what diffusers makes of the folder and
+of the single file with the students' own images. Writes benchmarks/results/whole_models.json. Other
+versions are installed as load_matrix.py does it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import whole_models_reader as reader
+from load_matrix import OLD, ROOT, environment
+from safetensors.torch import load_file, save_file
+
+from fewstep.evaluation.provenance import commit, machine
+from fewstep.export.artefact import Artefact
+from fewstep.export.export import ExportOptions, export_artefact
+from fewstep.export.write import write_student
+from fewstep.files import write_file
+from fewstep.methods import METHODS
+from fewstep.models.adapters import PRESETS
+from fewstep.models.base import fingerprint
+from fewstep.models.loading import bundled_folder, load_model
+from fewstep.models.saving import TEXT_PREFIX
+from fewstep.student.contract import Contract
+from fewstep.student.pipeline import FewStepPipeline
+
+RESULTS = ROOT / "benchmarks" / "results" / "whole_models.json"
+LIMITS = {"fp32": 2.0, "fp16": 6.0}
+"""The largest difference, of 255, up to which an image is the same: fp16 rounds the VAE as well."""
+WRONG = "wrong: names without text_model."
+"""A case that has to fail before transformers 5.6, as a check of the test itself."""
+READS_BOTH_NAMES = (5, 6)
+
+SHARED = ("requests", "urllib3", "charset_normalizer", "idna", "certifi")
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "current": (),
+    "old": OLD,
+    "4.57": ("diffusers==0.35.2", "transformers==4.57.6", "tokenizers==0.22.2",
+             "huggingface_hub==0.36.2", *SHARED),
+    "5.5": ("diffusers==0.40.0", "transformers==5.5.4", "tokenizers==0.22.2",
+            "huggingface_hub==1.33.0", "httpx", "httpcore", *SHARED),
+}  # fmt: skip
+
+
+def student(method: str) -> Artefact:
+    """Return a student of the bundled teacher whose random LoRA changes the image."""
+    family = load_model("bundled")
+    draw, weights = torch.Generator().manual_seed(0), {}
+    ends = tuple(f".{target}" for target in PRESETS["all"])
+    for name, module in family.network.named_modules():
+        if f".{name}".endswith(ends):
+            out, *rest = module.weight.shape
+            ones = [1] * (len(rest) - 1)
+            weights[f"{name}.lora_A.weight"] = torch.randn(2, *rest, generator=draw) * 0.05
+            weights[f"{name}.lora_B.weight"] = torch.randn(out, 2, *ones, generator=draw) * 0.05
+    contract = Contract.of(
+        method, METHODS[method](), 4.0, family.scheduler_config, adapter={"preset": "all"},
+        base={"id": "bundled", "fingerprint": fingerprint(family.network)},
+        data={"path": "bundled", "resolution": family.default_resolution},
+    )  # fmt: skip
+    return Artefact("student", contract, weights)
+
+
+def write_cases(folder: Path) -> None:
+    """Export every case, and put the student's own images beside it."""
+    for method in ("multi-boundary-cd", "cd"):
+        with tempfile.TemporaryDirectory() as source:
+            write_student(Path(source), student(method))
+            for precision in LIMITS:
+                case = folder / f"{method}, {precision}"
+                options = ExportOptions(fused=True, checkpoint=True, precision=precision)
+                export_artefact(source, case, options)
+                pipeline = FewStepPipeline.from_pretrained(case)
+                images = pipeline(reader.PROMPTS, seed=reader.SEED)
+                np.save(case / "images.npy", np.stack([np.asarray(i.image) for i in images]) / 255)
+    wrong = shutil.copytree(folder / "cd, fp32", folder / WRONG)
+    path = wrong / "fused" / "diffusers" / "text_encoder" / "model.safetensors"
+    flat = {name.removeprefix(TEXT_PREFIX): value for name, value in load_file(path).items()}
+    save_file(flat, path, {"format": "pt"})
+
+
+def rows_of(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each case and file of one environment."""
+    version = tuple(map(int, report["versions"]["transformers"].split(".")[:2]))
+    for case, differences in report["differences"].items():
+        for file, found in differences.items():
+            is_wrong = case == WRONG and file == "diffusers folder"
+            yield {
+                "versions": report["versions"],
+                "case": case,
+                "file": file,
+                "largest_difference": round(found, 2),
+                "same": found <= LIMITS[case.rpartition(" ")[2] if case != WRONG else "fp32"],
+                "should_be": not is_wrong or version >= READS_BOTH_NAMES,
+            }
+
+
+def main() -> None:
+    """Measure, write the table, and fail if an image is not what it should be."""
+    rows, base = [], str(bundled_folder())
+    with tempfile.TemporaryDirectory() as folder:
+        write_cases(Path(folder))
+        for name, packages in ENVIRONMENTS.items():
+            command = [sys.executable, reader.__file__, folder, base]
+            done = subprocess.run(
+                command, env=environment(name, packages), text=True, capture_output=True
+            )
+            if done.returncode:
+                sys.exit(f"the reader failed with {name}: {done.stderr[-2000:]}")
+            rows += rows_of(json.loads(done.stdout.splitlines()[-1]))
+    header = {"command": "python benchmarks/whole_models.py", "commit": commit()}
+    result = header | {"machine": machine(), "limits": LIMITS, "rows": rows}
+    write_file(RESULTS, json.dumps(result, indent=1) + "\n")
+    wrong = [row for row in rows if row["same"] != row["should_be"]]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected; wrote {RESULTS}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
