@@ -232,11 +232,20 @@ def test_checkpointing_changes_memory_but_no_weight(finished, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_to_the_same_weights(finished, tmp_path):
-    distill_run(tiny_config(compile=True), tmp_path / "run")
-    mine, theirs = weights(tmp_path / "run"), weights(finished)
-    for name in mine:  # a tenth of one step's rate: Adam magnifies the rounding of small gradients
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-3)
+def test_a_compiled_network_has_the_same_losses_and_gradients(tmp_path):
+    """At a low rate: Adam turns the rounding of a gradient that is nearly 0 into a whole step."""
+    records, moments = [], []
+    for compiled in (False, True):
+        run = tmp_path / str(compiled)
+        distill_run(tiny_config(compile=compiled, learning_rate=1e-4), run)
+        records.append([json.loads(line) for line in (run / "metrics.jsonl").open()])
+        optimizer = load_file(max((run / "checkpoints").iterdir()) / "optimizer.safetensors")
+        moments.append(torch.cat([v.flatten() for k, v in optimizer.items() if "exp_avg/" in k]))
+    for key in ("loss", "grad_norm"):
+        eager, compiled = ([record[key] for record in run] for run in records)
+        assert compiled[0] == pytest.approx(eager[0], rel=1e-4), "the same weights"
+        assert compiled == pytest.approx(eager, rel=2e-2)
+    assert (moments[0] - moments[1]).norm() < 2e-2 * moments[0].norm()
 
 
 def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(tmp_path):

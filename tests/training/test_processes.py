@@ -69,9 +69,19 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 
 def close(one, other) -> None:
+    """The same gradients and, but for a few, the same weights.
+
+    Adam divides a gradient by its size: where it is 0 but for rounding, which depends on the batch
+    size and the processor, the update is the learning rate with a random sign.
+    """
     assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5, msg=name)
+    mine, theirs = (torch.cat([v.flatten() for k, v in s.items() if "/exp_avg/" in k])
+                    for s in (one, other))  # fmt: skip
+    assert (mine - theirs).norm() < 1e-4 * mine.norm()
+    weights = [name for name in one if not name.startswith("optimizer/")]
+    apart = torch.cat([(one[name] - other[name]).abs().flatten() for name in weights])
+    assert (apart < 1e-5).float().mean() > 0.99
+    assert apart.max() < 4 * 1e-4, "four steps of the learning rate"
 
 
 def two(config, run: Path, stop: int | None = None) -> list[int | None]:
