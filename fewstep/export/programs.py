@@ -174,12 +174,12 @@ def check_names(names: Sequence[str], contract: Contract, fused: bool) -> None:
             raise UserError(
                 f"--check is {name!r}, which is not installed: pip install {program.package}"
             ) from error
-        if program.only_whole and not fused:
+        if (program.only_whole or is_whole_network(contract)) and not fused:
             raise UserError(f"--check is {name!r}, which reads whole models: add --fused")
         if program.only_whole and contract.grid.spacing != "uniform":
             raise UserError(f"--check is {name!r}, which takes no timesteps: leave it out")
         if name == "peft" and is_whole_network(contract):
-            raise UserError("--check is 'peft', and this student is a whole network: leave it out")
+            raise UserError("--check is 'peft', which reads LoRAs alone: leave it out")
 
 
 def check_programs(folder: Path, names: Sequence[str], base: str | None = None) -> list[str]:

@@ -1,14 +1,16 @@
 """Programs that are installed are asked whether they read an export, and a wrong file is seen."""
 
+from dataclasses import replace
+
 import pytest
 from safetensors.torch import load_file, save_file
 
 from fewstep.errors import UserError
 from fewstep.export import programs
 from fewstep.export.export import ExportOptions, export_artefact
-from fewstep.export.programs import Program, check_programs
+from fewstep.export.programs import Program, check_names, check_programs
 from fewstep.student.contract import LORA_FILE
-from tests.artefacts import tiny_artefact
+from tests.artefacts import tiny_artefact, tiny_contract
 
 
 @pytest.fixture(scope="module", params=["uniform", "quadratic"])
@@ -75,3 +77,14 @@ def test_a_program_that_cannot_read_it_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         export_artefact(str(source), tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "fused", "message"),
+    [("diffusers", False, "add --fused"), ("peft", True, "which reads LoRAs alone")],
+)
+def test_a_whole_network_is_never_said_to_be_checked_where_nothing_was(name, fused, message):
+    contract = replace(tiny_contract(), adapter={"preset": "full"})
+    with pytest.raises(UserError, match=message):
+        check_names([name], contract, fused)
+    check_names(["diffusers"], contract, fused=True)
