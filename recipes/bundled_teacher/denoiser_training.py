@@ -15,6 +15,7 @@ from recipes.bundled_teacher.optimising import LossAt, optimise, working_precisi
 from recipes.bundled_teacher.pool import Pool, tokens
 from recipes.bundled_teacher.same_caption import SameCaption
 from recipes.bundled_teacher.slots import NO_SLOT
+from recipes.bundled_teacher.widening import widen
 
 SCHEDULER = {  # Stable Diffusion 1.5's
     "beta_schedule": "scaled_linear",
@@ -58,13 +59,14 @@ def train_denoiser(
 ) -> UNet2DConditionModel:
     """Train the UNet, or continue, and return its moving average.
 
-    The initial weights are those of the teacher in the folder `start`, or random.
+    The initial weights are those of the teacher in the folder `start`, widened if it has fewer
+    channels, or random.
     """
     torch.manual_seed(config.seed)  # initial weights
     unet = build_unet(config, pool.means.shape[1:])
     if start is not None:
         stored = UNet2DConditionModel.from_pretrained(start / "unet")
-        unet.load_state_dict(stored.state_dict())
+        widen(stored.float(), unet)
     unet.to(memory_format=torch.channels_last)  # a quarter faster on a processor
     empty = tokens(tokenizer, [""])[0]
     loss_at = losses_of(unet, text_encoder, config, pool, empty, scale)

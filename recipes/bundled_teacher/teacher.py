@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, fields
+from operator import ge
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def start_folder(config: TeacherConfig) -> Path | None:
     for setting, entry in SHAPE.items():
         mine, theirs = getattr(config.denoiser, setting), shape[entry]
         mine = list(mine) if isinstance(mine, tuple) else mine
-        need(mine == theirs, f"denoiser.{setting}", mine, f"{theirs}, as `start` has")
+        wider = setting == "channels" and len(mine) == len(theirs) and all(map(ge, mine, theirs))
+        need(wider or mine == theirs, f"denoiser.{setting}", mine, f"{theirs}, as `start` has")
     return folder
 
 
