@@ -152,8 +152,8 @@ class TeacherConfig:
     """All settings of the bundled teacher and its feature network.
 
     `start` is the folder of a teacher to continue from, or "shipped": its tokenizer, autoencoder
-    and text encoder are kept, and its denoiser provides the initial weights. If empty, everything
-    is trained from scratch.
+    and text encoder are kept, and its denoiser provides the initial weights, widened if
+    `denoiser.channels` are more. If empty, everything is trained from scratch.
     """
 
     autoencoder: AutoencoderSettings

@@ -122,8 +122,10 @@ def start_folder(config: TeacherConfig) -> Path | None:
     for setting, entry in SHAPE.items():
         mine, theirs = getattr(config.denoiser, setting), shape[entry]
         mine = list(mine) if isinstance(mine, tuple) else mine
-        wider = setting == "channels" and len(mine) == len(theirs) and all(map(ge, mine, theirs))
-        need(wider or mine == theirs, f"denoiser.{setting}", mine, f"{theirs}, as `start` has")
+        wide = setting == "channels" and len(mine) == len(theirs)
+        fits = all(map(ge, mine, theirs)) if wide else mine == theirs
+        least = "at least " if wide else ""
+        need(fits, f"denoiser.{setting}", mine, f"{least}{theirs}, as `start` has")
     return folder
 
 

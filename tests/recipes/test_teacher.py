@@ -1,5 +1,6 @@
 """The bundled teacher's training: resumable, extensible, and readable by stock diffusers."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -146,3 +147,13 @@ def test_a_teacher_can_be_trained_on(finished, tmp_path):
     with pytest.raises(SettingError, match=r"denoiser.num_layers is 2; it has to be 1, as `start`"):
         train_teacher(deeper, tmp_path / "deeper")
     assert not (tmp_path / "deeper").exists(), "nothing is written before"
+
+
+def test_a_teacher_is_widened_to_be_trained_on(finished, tmp_path):
+    start = f'start="{finished / "teacher"}"'
+    narrower = tiny_config(start, "denoiser.channels=[8, 32]")
+    with pytest.raises(SettingError, match=r"\[8, 32\]; it has to be at least \[16, 32\]"):
+        train_teacher(narrower, tmp_path / "narrower")
+    folder = train_teacher(tiny_config(start, "denoiser.channels=[32, 40]"), tmp_path / "wider")
+    shape = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    assert shape["block_out_channels"] == [32, 40]
