@@ -3,9 +3,6 @@
 Source: Chen et al. 2016, "Net2Net", arXiv:1511.05641, section 2.2.
 """
 
-# diffusers hands out its configs, outputs and layers without types
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
-
 import re
 
 import torch
