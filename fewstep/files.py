@@ -6,9 +6,14 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fewstep.errors import UserError
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -71,6 +76,24 @@ def _put_back(old: Path, path: Path) -> None:
     if old.exists() and not path.exists():
         os.replace(old, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is missing.
+
+    The lock is the system's: it ends with the process, also one that is killed.
+
+    Raises:
+        UserError: with the message `busy`, if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise UserError(busy) from None
+    with lock:
+        yield
 
 
 def sha256_of(path: Path) -> str:

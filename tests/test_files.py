@@ -1,11 +1,15 @@
 """What is written is there whole, or what was there before still is."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from fewstep import files
-from fewstep.files import write_file, write_folder
+from fewstep.errors import UserError
+from fewstep.files import locked, write_file, write_folder
 
 
 def filled(text):
@@ -86,3 +90,28 @@ def test_every_file_of_a_folder_gets_the_mode_that_new_files_have(tmp_path):
         os.umask(mask)
     files_of = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert [oct(path.stat().st_mode & 0o777) for path in files_of] == ["0o640"] * 2
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fewstep.files import locked
+with locked(Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_even_if_it_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="busy"), locked(folder, "busy"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    for _ in range(2):
+        with locked(folder, "busy"):
+            pass

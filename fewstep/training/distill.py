@@ -16,7 +16,7 @@ from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
-from fewstep.files import check_writable, write_file
+from fewstep.files import check_writable, locked, write_file
 from fewstep.models.loading import default_device
 from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
@@ -52,20 +52,23 @@ def distill(config: Config, run: Path, device: str | None = None) -> Steps[int]:
 
 def train_run(components: Components) -> Steps[int]:
     """Train the components of a run; yield how far it is, and a TrainingStep after each step."""
-    processes = components.processes
+    processes, run = components.processes, components.run
     if processes.is_main:
         check_disk(components)
-        claim_run(components)
-        write_file(components.run / RUN_CONTRACT, contract_of(components).to_json())
-    processes.wait()
-    batches = yield from open_batches(components)
-    components.offload()
-    components.checkpoints.load_last()
-    with stop_signals() as received, explained_memory(components.config):
-        yield from train_to_end(components, batches, received)
-    if processes.is_main:
-        write_artefact(components)
-    processes.wait()
+    busy = f"{run} is being trained by another process; wait for it, or choose another --run folder"
+    with locked(run, busy) if processes.is_main else nullcontext():
+        if processes.is_main:
+            claim_run(components)
+            write_file(run / RUN_CONTRACT, contract_of(components).to_json())
+        processes.wait()
+        batches = yield from open_batches(components)
+        components.offload()
+        components.checkpoints.load_last()
+        with stop_signals() as received, explained_memory(components.config):
+            yield from train_to_end(components, batches, received)
+        if processes.is_main:
+            write_artefact(components)
+        processes.wait()
     return components.config.train.steps
 
 

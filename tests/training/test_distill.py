@@ -448,6 +448,16 @@ def test_a_folder_of_another_run_is_refused_and_kept(finished):
     assert same(before, weights(finished))
 
 
+def test_a_folder_in_which_another_run_trains_is_refused_until_that_ends(finished, tmp_path):
+    first = distill(tiny_config(), tmp_path / "run")
+    next(step for step in first if isinstance(step, TrainingStep))
+    with pytest.raises(UserError, match="is being trained by another process; wait for it"):
+        distill_run(tiny_config(), tmp_path / "run")
+    first.close()
+    distill_run(tiny_config(), tmp_path / "run")
+    assert same(weights(tmp_path / "run"), weights(finished))
+
+
 def test_harmless_settings_may_change(finished):
     assert distill_run(tiny_config(keep_last=5, save_every=3, checkpointing="full"), finished) == 6
 
