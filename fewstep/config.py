@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import tomllib
 import typing
@@ -15,6 +16,13 @@ from annotated_types import Ge, Gt, Lt
 from fewstep.errors import DataError, SettingError
 from fewstep.strict import from_tables
 from fewstep.text import decoded
+
+PATHS = (("model", "base"), ("model", "config"), ("data", "path"), ("data", "images"),
+         ("data", "cache"))  # fmt: skip
+"""The settings that may be paths."""
+
+BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a special character; "
+               "write a path in single quotes, or with / in place of \\")  # fmt: skip
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = typing.Literal["wandb", "trackio"]
@@ -163,14 +171,41 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         SettingError: if the file cannot be read, or a setting is unknown or of the wrong type.
     """
     try:
-        tables = tomllib.loads(decoded(Path(path).read_bytes(), str(path)))
+        text = decoded(Path(path).read_bytes(), str(path))
+        tables = tomllib.loads(text)
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}") from error
     except DataError as error:
         raise SettingError(str(error)) from error
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{path} is not TOML: {error}") from error
-    return from_tables(Config, apply_overrides(tables, overrides))
+        raise SettingError(f"{path} is not TOML: {error}{_backslash_hint(text, error)}") from error
+    return from_tables(Config, with_paths(apply_overrides(tables, overrides)))
+
+
+def with_paths(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables with `~` in paths replaced by the user's folder.
+
+    Raises:
+        SettingError: if a path holds a control character, as a backslash in double quotes makes.
+    """
+    for table, key in PATHS:
+        values = tables.get(table)
+        path = values.get(key) if isinstance(values, dict) else None
+        if not (isinstance(values, dict) and isinstance(path, str)):
+            continue
+        if re.search(r"[\x00-\x1f\x7f]", path):
+            what = "with control characters in it"
+            raise SettingError(f"{table}.{key} is {path!r}, {what}{BACKSLASHES}")
+        if path.startswith("~"):
+            values[key] = os.path.expanduser(path)
+    return tables
+
+
+def _backslash_hint(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """Return what to write in the line of an error where it has backslashes in double quotes."""
+    place = re.search(r"at line (\d+)", str(error))
+    line = text.splitlines()[int(place[1]) - 1] if place else ""
+    return BACKSLASHES if re.search(r'"[^"]*\\', line) else ""
 
 
 def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """From `data.path` to numbered pairs of image and captions: its kind is found by looking."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from fewstep.data.images import Framing, as_tensor, buckets_of, decode
 from fewstep.data.shards import find_shards, read_shards
 from fewstep.diffusion.random import generator
 from fewstep.errors import DataError
+from fewstep.models.hub import on_the_hub
 from fewstep.text import checked
 from fewstep.world.captions import describe
 from fewstep.world.scenes import Scene, render, sample_scene
@@ -33,8 +33,6 @@ BUNDLED_STREAM = 1_000_081
 HF_SETTINGS = ("split", "image_column", "caption_column")
 IMAGE_SETTINGS = ("crop", "buckets", "max_upscale", "captions")
 """Settings that only the `datasets` library uses, and those that only images in files use."""
-
-HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 
 
 class Pairs(Captioned, Protocol):
@@ -171,8 +169,7 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     if shards := find_shards(data.path) if is_shards or path.is_dir() else ():
         _check_unused(data, *HF_SETTINGS)
         return read_shards(shards, index), None
-    is_hub_id = not path.parent.is_dir() and HUB_ID.fullmatch(data.path)
-    if is_hub_id or (path.is_dir() and is_hf_dataset(path)):
+    if on_the_hub(data.path) or (path.is_dir() and is_hf_dataset(path)):
         return read_hf_dataset(data.path, data.split, data.image_column, data.caption_column), None
     if path.is_dir():
         _check_unused(data, *HF_SETTINGS)

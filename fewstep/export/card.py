@@ -8,7 +8,8 @@ from fewstep.evaluation.results import Results, metric_names
 from fewstep.export.artefact import Artefact, is_whole_network
 from fewstep.export.sampling_guides import PROMPT_NOTE, TEMPLATES, guidance, guide_table
 from fewstep.methods import METHODS, method_title
-from fewstep.student.load import on_the_hub, public_name
+from fewstep.models.hub import on_the_hub
+from fewstep.student.load import public_name
 
 TAGS = ["text-to-image", "diffusers", "stable-diffusion", "consistency-distillation"]
 

@@ -26,6 +26,7 @@ from fewstep.export.write import (
     write_whole_model,
 )
 from fewstep.files import check_writable, write_folder
+from fewstep.models.hub import on_the_hub
 from fewstep.models.precision import DTYPES
 from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.load import (
@@ -33,7 +34,6 @@ from fewstep.student.load import (
     check_files,
     checked,
     load_base,
-    on_the_hub,
     public_name,
     read_artefact,
     read_contract,

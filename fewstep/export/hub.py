@@ -10,8 +10,9 @@ from huggingface_hub.utils import HfHubHTTPError, HFValidationError, validate_re
 
 from fewstep.errors import UserError
 from fewstep.export.artefact import CARD_FILE, FUSED
+from fewstep.models.hub import on_the_hub
 from fewstep.student.contract import CONTRACT_FILE, Contract
-from fewstep.student.load import artefact_folder, checked, on_the_hub, read_artefact, read_contract
+from fewstep.student.load import artefact_folder, checked, read_artefact, read_contract
 
 HTTP_ERRORS = (*HfHubHTTPError.__bases__, OSError)
 """What the Hub's client raises, with requests as with httpx."""

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fewstep.config import Config
+from fewstep.models.hub import on_the_hub
 from fewstep.student.contract import Contract
-from fewstep.student.load import on_the_hub, public_name
+from fewstep.student.load import public_name
 
 
 def last_preview(run: Path) -> bytes | None:

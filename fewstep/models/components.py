@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTokenizer
 
 from fewstep.models.base import ModelError
+from fewstep.models.hub import hub_file
 
 NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer "
                     "does: convert it to .safetensors, or get it again")  # fmt: skip
@@ -89,7 +89,7 @@ def read_json(
     """Return a JSON object, and of a Hub repository the commit; raise OSError or ValueError."""
     path = Path(source) / name
     if not Path(source).exists():
-        path = Path(hf_hub_download(str(source), name, revision=revision))
+        path = hub_file(str(source), name, revision)
         revision = path.parents[name.count("/")].name  # snapshots/COMMIT
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):

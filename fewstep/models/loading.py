@@ -1,6 +1,5 @@
 """From a name, a folder, a Hub id or a checkpoint file to a model of a known family."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,14 +12,13 @@ from transformers.utils import logging as transformers_logging
 from fewstep.models.architectures import ARCHITECTURES, architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.components import read_json
-from fewstep.models.single_file import PICKLED, SAFE, read_checkpoint, recognise
+from fewstep.models.hub import hub_file, no_such_path, on_the_hub, out_of_reach
+from fewstep.models.safe_files import PICKLED, SAFE
+from fewstep.models.single_file import read_checkpoint, recognise
 from fewstep.models.stable_diffusion import load_stable_diffusion
 
 MODELS: dict[str, Callable[..., Any]] = {"StableDiffusionPipeline": load_stable_diffusion}
 """What loads a family, as `load_stable_diffusion`, by the class that model_index.json names."""
-
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""What a Hub id looks like; a path such as ./folder does not."""
 
 STUDENT_FILE = "fewstep.json"
 """A student's contract, which a whole model that holds one has beside its components."""
@@ -70,13 +68,16 @@ def load_model(
         if path.is_file():
             weights, metadata = read_checkpoint(path, allow_pickle, device)
             built_as = config or recognise(path, weights, metadata)
-        elif is_skeleton and not path.exists() and HUB_ID.fullmatch(str(base)):
+        elif is_skeleton and on_the_hub(str(base)):
             built_as = config or known_architecture(str(source))
         if built_as in ARCHITECTURES:
             built_as = stack.enter_context(architecture_folder(built_as))
-        load, revision = _family(built_as or source, revision)
+        configs = built_as or source
+        load, revision = _family(configs, revision)
+        if on_the_hub(str(configs)) and out_of_reach():
+            configs = hub_file(str(configs), "model_index.json", revision).parent
         return load(
-            built_as or source,
+            configs,
             base=base,
             checkpoint=weights,
             dtype=dtype,
@@ -98,13 +99,20 @@ def _family(source: str | Path, revision: str | None) -> tuple[Callable[..., Any
         raise ModelError(
             f"{source} holds a student, as its {STUDENT_FILE} says: name its base model"
         )
+    if not Path(source).exists() and not on_the_hub(str(source)):
+        raise ModelError(no_such_path(str(source)))
     try:
         index, commit = read_json(source, "model_index.json", revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
+        if not Path(source).exists():
+            raise ModelError(
+                f"cannot load {source}, which is no file or folder here, from the Hub ({reason}); "
+                "check the name, the network, and for a private one the login (hf auth login)"
+            ) from error
         raise ModelError(
             f"cannot load {source}: it is neither a diffusers folder with a model_index.json nor a "
-            f"checkpoint file, nor a Hub id that can be reached ({reason})"
+            f"checkpoint file ({reason})"
         ) from error
     name = index.get("_class_name")
     if name not in MODELS:

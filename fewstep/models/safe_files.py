@@ -9,6 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+SAFE = ".safetensors"
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+"""How the names of files of weights end."""
+
 Metadata = Mapping[str, str]
 
 LENGTH = 8

@@ -12,10 +12,7 @@ from torch import Tensor
 
 from fewstep.models.base import ModelError
 from fewstep.models.components import NOT_ONLY_WEIGHTS, UNSAFE
-from fewstep.models.safe_files import Metadata, read_safetensors
-
-SAFE = ".safetensors"
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+from fewstep.models.safe_files import PICKLED, SAFE, Metadata, read_safetensors
 
 STUDENT_KEY = "fewstep.method"
 """The entry of a file's metadata which says that it holds a student."""

@@ -1,14 +1,12 @@
 """Loading an artefact: its folder, its contract, its weights after their checks, its base model."""
 
 import json
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,8 +16,9 @@ from fewstep.files import sha256_of
 from fewstep.models.adapters import lora_modules, merge_lora
 from fewstep.models.architectures import ARCHITECTURES, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.hub import hub_file, hub_folder, no_such_path, on_the_hub
 from fewstep.models.loading import load_model
-from fewstep.models.single_file import PICKLED
+from fewstep.models.safe_files import PICKLED
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.other_programs import scheduler_config
 
@@ -32,16 +31,6 @@ WITHOUT_EFFECT = {"_diffusers_version", "steps_offset"}
 
 class ArtefactError(UserError):
     """An artefact that cannot be used; the message says why."""
-
-
-def on_the_hub(name: str) -> bool:
-    """Return whether a name is a Hub id, and no path on this machine.
-
-    >>> on_the_hub("me/model"), on_the_hub("checkpoints/model.safetensors")
-    (True, False)
-    """
-    is_path = name.endswith((".safetensors", *PICKLED)) or Path(name).exists()
-    return not is_path and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
 
 
 def public_name(name: str) -> str:
@@ -59,7 +48,7 @@ def is_artefact(source: str | Path) -> bool:
     if folder.exists():
         return any((folder / part / CONTRACT_FILE).is_file() for part in ("", "artefact"))
     try:
-        return on_the_hub(str(source)) and bool(hf_hub_download(str(source), CONTRACT_FILE))
+        return on_the_hub(str(source)) and hub_file(str(source), CONTRACT_FILE).is_file()
     except (OSError, ValueError):  # not there, or offline and never downloaded
         return False
 
@@ -78,10 +67,10 @@ def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
             f"{source} is a file, which has no timesteps: name the run, or the exported folder"
         )
     if not on_the_hub(str(source)):
-        raise ArtefactError(f"{source} is neither a folder nor a Hub id such as name/model")
+        raise ArtefactError(no_such_path(str(source)))
     needed = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, "unet/*.safetensors", "unet/*.json"]
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=needed))
+        return hub_folder(str(source), needed, revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(

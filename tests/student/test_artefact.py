@@ -276,5 +276,5 @@ def test_a_checkpoint_file_in_the_bases_place_is_built_as_the_base(
 
 
 def test_neither_a_folder_nor_a_hub_id_is_refused():
-    with pytest.raises(ArtefactError, match="neither a folder nor a Hub id"):
+    with pytest.raises(ArtefactError, match="no such folder, and it is no Hub id such as"):
         read_artefact("no such folder")

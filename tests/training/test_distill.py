@@ -486,7 +486,7 @@ def test_harmless_settings_may_change(finished):
         ),
         (
             replace(tiny_config(), model=replace(tiny_config().model, base="no such folder")),
-            "neither a diffusers folder",
+            "there is no file or folder no such folder",
         ),
         (
             replace(tiny_config(), data=replace(tiny_config().data, path="nowhere")),
