@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.data.base import ImageError
 from fewstep.diffusion.random import generator
+from fewstep.student.png_info import without_text
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000
@@ -28,7 +29,7 @@ def open_image(content: bytes) -> Image.Image:
     if not content:
         raise ImageError("the file is empty")
     try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
+        image = Image.open(BytesIO(without_text(content)), formats=FORMATS)
     except BROKEN as error:
         raise ImageError(_reason(error)) from error
     if image.width * image.height > MAX_PIXELS:

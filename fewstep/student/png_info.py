@@ -10,6 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from fewstep.files import write_file
 
+PNG, XMP = b"\x89PNG\r\n\x1a\n", b"XML:com.adobe.xmp"
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
 
 @dataclass(frozen=True)
 class SampledImage:
@@ -69,6 +72,24 @@ def write_png(path: Path, image: Image.Image, parameters: str) -> None:
     text.add_text("parameters", parameters)
     image.save(buffer, "PNG", pnginfo=text)
     write_file(path, buffer.getvalue())
+
+
+def without_text(content: bytes) -> bytes:
+    """Return a PNG file without its texts but XMP; any other content as it is.
+
+    Pillow refuses a whole image for the sake of more than 1 MB of compressed text, which ComfyUI's
+    workflows may have. XMP may say which side of an image is up.
+    """
+    if not content.startswith(PNG):
+        return content
+    kept, start = [PNG], len(PNG)
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        kind, keyword = content[start + 4 : start + 8], content[start + 8 : start + 8 + len(XMP)]
+        if kind not in TEXTS or keyword == XMP:
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _quoted(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fewstep.models.loading import default_device, load_model
 from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import TRAINED, FewStepPipeline
-from fewstep.student.png_info import SampledImage, parameters_of, write_png
+from fewstep.student.png_info import SampledImage, parameters_of, without_text, write_png
 from fewstep.student.seeds import repeated
 from fewstep.student.unfinished import is_unfinished
 from fewstep.text import checked, decoded, numbered_lines
@@ -167,7 +168,7 @@ def open_image(path: Path) -> Image.Image:
         UserError: if it is not one.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(without_text(path.read_bytes()))) as image:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"--image: cannot read {path} as an image ({error})") from error

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fewstep.data.base import ImageError
 from fewstep.data.images import MAX_PIXELS, decode, open_image
+from fewstep.student.sample import open_image as start_image
 from tests.data.samples import RED, SIZE, bomb, content, noise, truncated
 
 
@@ -121,3 +123,19 @@ def test_damage_anywhere_gives_an_image_or_a_reason_and_never_another_error(kind
             reasons.append(str(error))
     assert len(reasons) > 20
     assert all(reasons)
+
+
+@pytest.mark.parametrize("international", [False, True])
+def test_a_png_with_a_long_compressed_text_is_a_whole_image(tmp_path, international):
+    text, pixels = PngInfo(), np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    words = "workflow " * 200_000
+    if international:
+        text.add_itxt("workflow", words, zip=True)
+    else:
+        text.add_text("workflow", words, zip=True)
+    Image.fromarray(pixels).save(tmp_path / "long.png", pnginfo=text)
+    content = (tmp_path / "long.png").read_bytes()
+    assert np.array_equal(np.asarray(decode(content)), pixels)
+    assert np.array_equal(np.asarray(start_image(tmp_path / "long.png")), pixels)
+    with pytest.raises(ImageError):
+        decode(content[:-30])
