@@ -34,6 +34,15 @@ KNOWN_BAD = (
 
 SLOW = (("peft<0.14", "adapters on a half-precision base run in fp32, which is slow"),)
 
+LIMITED = (
+    (
+        "diffusers<0.41",
+        "transformers>=5.6",
+        "diffusers itself cannot load a LoRA that changes the text encoder; fewstep --lora can",
+    ),
+)
+"""Pairs of which only a part does not work together."""
+
 VERSIONS = "use the tested versions in constraints/"
 BUILDS = "install the torch build for your GPU, see https://pytorch.org/get-started"
 
@@ -92,6 +101,9 @@ def known_problems() -> Iterator[Finding]:
     for one, other, effect in KNOWN_BAD:
         if (first := matching(one)) and (second := matching(other)):
             yield Finding(first.split()[0], f"{first} with {second}: {effect}", "bad", VERSIONS)
+    for one, other, effect in LIMITED:
+        if (first := matching(one)) and (second := matching(other)):
+            yield Finding(first.split()[0], f"{first} with {second}: {effect}", "slow")
     for text, effect in SLOW:
         if found := matching(text):
             yield Finding(found.split()[0], f"{found}: {effect}", "slow")

@@ -59,6 +59,16 @@ def test_a_known_bad_pair_is_named(installed, others, bad):
     assert verdict([finding]).startswith(f"not ready: fix {bad}")
 
 
+@pytest.mark.parametrize("diffusers", ["0.37.0", "0.38.0", "0.40.0"])
+def test_a_pair_that_works_in_part_is_a_limit(installed, diffusers):
+    installed(diffusers=diffusers, transformers="5.6.0")
+    (finding,) = known_problems()
+    assert (finding.name, finding.status) == ("diffusers", "slow")
+    assert f"{diffusers} with transformers 5.6.0: diffusers itself cannot" in finding.message
+    installed(diffusers="0.41.0", transformers="5.6.0")
+    assert not list(known_problems())
+
+
 def test_the_tested_bundles_are_no_bad_pairs(installed):
     installed(torch="2.4.1", diffusers="0.30.3", transformers="4.44.2", peft="0.8.2",
               huggingface_hub="0.24.6")  # fmt: skip
