@@ -217,9 +217,10 @@ def verify(
     out: OutOrDefault = None,
 ) -> None:
     """Run the truth bench: every method against an exact flow map."""
-    from fewstep.verify import verify
+    from fewstep.verify import unexplained, verify
 
-    verify(quick, out)
+    if unexplained(verify(quick, out)):
+        raise typer.Exit(1)
 
 
 @app.command()

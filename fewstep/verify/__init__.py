@@ -1,5 +1,6 @@
 """The truth bench: is the library right? Checked on data whose exact answers are known."""
 
 from fewstep.verify.bench import verify
+from fewstep.verify.predictions import unexplained
 
-__all__ = ["verify"]
+__all__ = ["unexplained", "verify"]

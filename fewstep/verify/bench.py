@@ -20,7 +20,12 @@ from fewstep.verify.measurements import (
 )
 from fewstep.verify.network_error import measure_networks
 from fewstep.verify.plot import plot
-from fewstep.verify.predictions import check_predictions
+from fewstep.verify.predictions import (
+    PREDICTIONS,
+    QUICK_PREDICTIONS,
+    check_predictions,
+    unexplained,
+)
 from fewstep.verify.tables import TABLES, rich_table
 
 
@@ -31,12 +36,20 @@ def verify(quick: bool = False, out: Path | None = None) -> dict[str, Any]:
         results = measure(QUICK if quick else FULL, progress.track)
     for table in TABLES.values():
         console.print(rich_table(table(results)))
-    if quick:
-        console.print("Predictions about networks need the full run: --quick trains too little.")
+    console.print(verdict(results))
     if out is not None:
         save(results, out)
         console.print(f"wrote {out / 'verify.json'} and {out / 'verify.png'}")
     return results
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """Return how many predictions hold, and whether those that do not are explained."""
+    claims, holding = results["predictions"], sum(p["holds"] for p in results["predictions"])
+    if failed := unexplained(results):
+        return f"{len(failed)} of {len(claims)} predictions fail: {'; '.join(failed)}."
+    known = "" if holding == len(claims) else "; the reasons of the others are known, as above"
+    return f"{holding} of {len(claims)} predictions hold{known}."
 
 
 def measure(effort: Effort, track: Track) -> dict[str, Any]:
@@ -57,7 +70,8 @@ def measure(effort: Effort, track: Track) -> dict[str, Any]:
         }
     finally:
         torch.set_num_threads(threads)
-    results["predictions"] = check_predictions(results)
+    claims = QUICK_PREDICTIONS if effort == QUICK else PREDICTIONS
+    results["predictions"] = check_predictions(results, claims)
     results["cpu_seconds"] = round(time.process_time() - started)
     return results
 

@@ -42,5 +42,7 @@ def test_the_quick_command_ends_well_and_soon(tmp_path):
     assert results["command"] == "fewstep verify --quick -o DIR"
     assert results["commit"]
     assert "torch" in results["machine"]
+    assert all(p["holds"] for p in results["predictions"])
+    assert len(results["predictions"]) >= 15
     assert results["cpu_seconds"] < 45  # about 25 on a server's core
     assert (tmp_path / "verify.png").stat().st_size > 50_000

@@ -1,14 +1,23 @@
 """The committed results hold what the project claims, and the docs and the tables show them."""
 
+import copy
 import io
 import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from fewstep.cli import app
+from fewstep.verify import bench
 from fewstep.verify.plot import plot
-from fewstep.verify.predictions import PREDICTIONS, check_predictions, network_row
+from fewstep.verify.predictions import (
+    PREDICTIONS,
+    QUICK_PREDICTIONS,
+    check_predictions,
+    network_row,
+)
 from fewstep.verify.tables import TABLES, rich_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +78,29 @@ def test_every_prediction_is_published_and_a_refuted_one_with_its_reason(results
     assert [p["claim"] for p in published] == [claim for claim, _ in PREDICTIONS]
     assert [p["holds"] for p in published] == [p["holds"] for p in check_predictions(results)]
     assert all(p["holds"] or p["reason"] for p in published)
+
+
+def test_what_the_quick_bench_claims_holds_in_the_full_one_too(results):
+    assert all(p["holds"] for p in check_predictions(results, QUICK_PREDICTIONS))
+
+
+def test_a_prediction_that_fails_without_a_known_reason_is_named_and_ends_with_code_1(
+    results, monkeypatch
+):
+    """Here multi-boundary CT's students land as far from its fixed point as from the truth."""
+    monkeypatch.setattr(bench, "measure", lambda effort, track: results)
+    known = CliRunner().invoke(app, ["verify"])
+    words = "19 of 21 predictions hold; the reasons of the others are known"
+    assert (known.exit_code, words in " ".join(known.output.split())) == (0, True)
+
+    broken = copy.deepcopy(results)
+    row = network_row(broken, "multi-boundary-ct", 4, "line")
+    row["network"] = row["same_noise"]
+    broken["predictions"] = check_predictions(broken)
+    monkeypatch.setattr(bench, "measure", lambda effort, track: broken)
+    failed = CliRunner().invoke(app, ["verify"])
+    words = "1 of 21 predictions fail: So do multi-boundary CT's."
+    assert (failed.exit_code, words in " ".join(failed.output.split())) == (1, True)
 
 
 @pytest.mark.parametrize("name", TABLES)
