@@ -21,6 +21,7 @@ from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.inception import Inception
 from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.labels import shown
 from fewstep.evaluation.measure import Measurement, choose_metrics, rows
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.metrics.frechet import checked
@@ -437,4 +438,33 @@ def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
     evaluate.print_results(tmp_path / "results.json")
     told = " ".join(capsys.readouterr().out.split())
     assert "protocol bundled" in told
-    assert "CD at 4 steps makes an image 20.0 times as fast as the teacher at 50." in told
+    assert "CD at 4 steps makes an image 20.0 times as fast as the teacher at 50; how near" in told
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("same_noise_rmse", "from the same noise its images are {} from the teacher’s (root mean "
+         "square; black to white is 1), where the teacher’s own in 4 steps are at {}."),
+        ("latent_frechet", "its images’ latents are at a Fréchet distance of {} from the "
+         "teacher’s, where the teacher’s own in 4 steps are at {}."),
+    ],
+)  # fmt: skip
+def test_without_weights_one_sentence_says_how_near_the_teacher_and_how_fast(
+    tmp_path, capsys, metric, words
+):
+    """Of a teacher in as few steps at several timesteps the nearest is beside the student."""
+    figures = [("teacher", 50, 100, 1.0, None), ("teacher", 4, 8, 0.1, 0.3),
+               ("teacher", 4, 8, 0.1, 0.2), ("teacher", 4, 4, 0.05, 0.1),
+               ("multi-boundary-cd", 4, 4, 0.05, 0.05)]  # fmt: skip
+    rows = tuple(
+        Row(f"source {i}", method, steps, nfe, None, {
+            "seconds_per_image": Interval(seconds, seconds, seconds, 100)}
+            | ({metric: Interval(off, off, off, 100)} if off else {}))
+        for i, (method, steps, nfe, seconds, off) in enumerate(figures)
+    )  # fmt: skip
+    save(Results("prompts", "c", "d", "m", rows), tmp_path / "results.json")
+    evaluate.print_results(tmp_path / "results.json")
+    told = " ".join(capsys.readouterr().out.split())
+    speed = "Multi-boundary CD at 4 steps makes an image 20.0 times as fast as the teacher at 50"
+    assert f"{speed}, and {words.format(*(shown(metric, n) for n in (0.05, 0.2)))}" in told
