@@ -104,7 +104,7 @@ class ModelFamily(Protocol):
         ...
 
     def decode(self, latents: Latents) -> Tensor:
-        """Return images [batch, 3, H, W] in [0, 1]."""
+        """Return images [batch, 3, H, W] in [0, 1], or NaN where the decoder gives no number."""
         ...
 
     def pipeline(

@@ -5,6 +5,7 @@ A failure is a ModelError that names the component and the source.
 
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ from fewstep.models.hub import hub_file
 
 NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer "
                     "does: convert it to .safetensors, or get it again")  # fmt: skip
+NOT_READ = re.compile(
+    r"(position_ids|logit_scale|(text|visual)_projection\.weight)$|^vision_model\."
+)
+"""Weights of CLIP that a text encoder has no use for."""
 UNSAFE = "is pickled, and unpickling may run code that somebody put there"
 
 
@@ -46,6 +51,8 @@ def read_network(
                    if value.is_meta or weight in info["missing_keys"]]  # fmt: skip
         if missing:  # transformers makes these up
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+        if unread := [w for w in info["unexpected_keys"] if not NOT_READ.search(w)]:
+            raise ValueError(f"{len(unread)} of its weights are not read, such as {unread[0]}")
     return network
 
 

@@ -90,6 +90,53 @@ def _replaced(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
+NOT_OF_THE_MODEL = re.compile(
+    r"model_ema\.|loss\.|first_stage_model\.(loss|discriminator)\.|embedding_manager\.|denoiser\.|"
+    r"(sqrt|log|posterior)_|(global_step|betas|alphas_cumprod(_prev)?|logvar|lvlb_weights|scale_factor)$|"
+    r"cond_stage_model\.model\.transformer\.resblocks\.|"
+    r".*(position_ids|attn_mask|logit_scale|text_projection(\.weight)?)$"
+)
+"""Weights that checkpoints hold and nothing reads: an average, the schedule, what CLIP was trained
+with, its last layer in SD 2, and embeddings learnt beside it."""
+
+SCALES = (".scale_weight", ".weight_scale")
+"""How the names of fp8 weights' scales end, for the ending ".weight"."""
+
+NO_SCALES = ("scaled_fp8", ".scale_input", ".input_scale")
+"""Of scaled files: a mark, and scales of what a layer is given, for products in fp8."""
+
+
+def unscaled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a file times their scales, in fp32 where they have one.
+
+    Source: ComfyUI's scaled fp8 files, weight * scale_weight.
+    """
+    found = {name: w for name, w in weights.items() if not name.endswith((*SCALES, *NO_SCALES))}
+    for name, scale in weights.items():
+        for ending in SCALES:
+            weight = name.removesuffix(ending) + ".weight"
+            if name.endswith(ending) and weight in found:
+                shape = (-1, *[1] * (found[weight].dim() - 1)) if scale.numel() > 1 else ()
+                found[weight] = found[weight].float() * scale.float().reshape(shape)
+    return found
+
+
+def check_all_read(
+    weights: Mapping[str, Tensor], networks: Mapping[str, nn.Module], source: object
+) -> None:
+    """Raise a ModelError if a checkpoint holds weights that no network reads, of no known kind."""
+    read = {
+        name for part, network in networks.items() for name in ldm_names(part, network).values()
+    }
+    unread = [n for n in weights if n not in read and not NOT_OF_THE_MODEL.match(n)]
+    if unread:
+        raise ModelError(
+            f"{source} holds {len(unread)} weights that are not read, such as {unread[0]}: it is "
+            "quantised or of another architecture; take the model in fp16 or fp32, or set "
+            "model.config"
+        )
+
+
 NAMES = {"unet": unet_name, "vae": vae_name, "text_encoder": text_name}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.models.base import ModelError
 from fewstep.models.components import NOT_ONLY_WEIGHTS, UNSAFE
+from fewstep.models.ldm import unscaled
 from fewstep.models.safe_files import PICKLED, SAFE, Metadata, read_safetensors
 
 STUDENT_KEY = "fewstep.method"
@@ -46,6 +47,7 @@ def read_checkpoint(
         )
     weights, metadata = _contents(path, "meta" if torch.device(device).type == "meta" else "cpu")
     weights = {OLD_TEXT_NAME.sub(r"\1text_model.", name): value for name, value in weights.items()}
+    weights = unscaled(weights)
     if STUDENT_KEY in metadata:
         raise ModelError(
             f"{path} holds a {metadata[STUDENT_KEY]} student, as its header says, and no teacher: "

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,7 +25,7 @@ from fewstep.models.components import (
     read_scheduler_config,
     read_tokenizer,
 )
-from fewstep.models.ldm import ldm_weights, load_ldm_weights
+from fewstep.models.ldm import check_all_read, ldm_weights, load_ldm_weights
 from fewstep.models.supported import check_configs
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
@@ -65,6 +66,8 @@ def load_stable_diffusion(
         if checkpoint is not None:
             with explained(base, name):
                 load_ldm_weights(checkpoint, name, networks[name], base)
+    if checkpoint is not None:
+        check_all_read(checkpoint, networks, base)
     unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks.values())
     tokenizer = read_tokenizer(source, revision, text_encoder.config)
     config = read_scheduler_config(source, revision)
@@ -167,8 +170,9 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return {"text": [prompts, tokens, dim]}; a prompt that is too long loses its end."""
+        expand = TextualInversionLoaderMixin().maybe_convert_prompt  # to all vectors of a token
         tokens = self.tokenizer(
-            list(prompts),
+            expand(list(prompts), self.tokenizer),
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,
@@ -191,10 +195,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Tensor:
-        """Return images [batch, 3, H, W] in [0, 1]."""
+        """Return images [batch, 3, H, W] in [0, 1]; a value that is not finite becomes NaN."""
         at_once = max(1, PIXELS_AT_ONCE // (latents[0, 0].numel() * self._vae_factor**2))
         scaled = latents / self.vae.config.scaling_factor
         images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once)])
+        images = images.masked_fill(~images.isfinite(), torch.nan)  # which clamping would hide
         return (images / 2 + 0.5).clamp(0, 1)
 
     @property

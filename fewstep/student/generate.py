@@ -78,8 +78,12 @@ class ImageSampler:
         return latents
 
     def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
-        """Return images as uint8 [batch, H, W, 3]."""
-        parts = (self.family.decode(part) for part in latents.split(batch_size))
+        """Return images as uint8 [batch, H, W, 3].
+
+        Raises:
+            UserError: if they are not finite.
+        """
+        parts = (finite_images(self.family.decode(part)) for part in latents.split(batch_size))
         images = torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in parts])
         return images.permute(0, 2, 3, 1)
 
@@ -106,6 +110,22 @@ class ImageSampler:
                 f"{least:g} to 1"
             )
         return replace(self, timesteps=self.timesteps[-kept:], nfe=self.nfe // total * kept)
+
+
+def finite_images(images: Tensor) -> Tensor:
+    """Return images; raise a UserError if they are not finite, which would be written as black."""
+    if not images.isfinite().all():
+        raise UserError(
+            "the VAE's decoder gave images that are not finite; check its weights, or use another "
+            "VAE"
+        )
+    return images
+
+
+def check_decoder(family: ModelFamily) -> None:
+    """Decode one small image, before any work; raise a UserError if it is not finite."""
+    shape = family.latent_shape(family.image_divisor)
+    finite_images(family.decode(torch.zeros(1, *shape, device=family.schedule.alphas.device)))
 
 
 def teacher_nfe(num_steps: int, guidance_scale: float) -> int:

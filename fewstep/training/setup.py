@@ -28,7 +28,7 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.precision import DTYPES, precision_for
-from fewstep.student.generate import TEACHER_GUIDANCE
+from fewstep.student.generate import TEACHER_GUIDANCE, check_decoder
 from fewstep.student.sample import check_words
 from fewstep.training.checkpoint import Checkpoints, TrainState
 from fewstep.training.settings import build_method, check_settings, teacher_guidance
@@ -134,6 +134,7 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
     config = with_precision(config, device)
     family = load_family(config.model, device)
     networks = build_networks(config, family, processes.count)
+    check_decoder(family)
     dataset = open_dataset(config, run, family, processes)
     max_skipped = config.data.max_skipped * len(dataset.pairs)
     components = Components(

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save, save_file
 
 from fewstep.models.base import ModelError
 from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.single_file import FIRST_CONV, PROMPT_KEY, recognise
-from tests.tiny import tiny_pipeline
+from tests.tiny import save_tiny_pipeline, tiny_pipeline
 
 LAST_NORMS = (
     "cond_stage_model.transformer.text_model.final_layer_norm.weight",
@@ -57,6 +58,56 @@ def test_a_file_of_novelais_time_has_a_text_encoder(tmp_path):
     mine = load_model(tmp_path / "nai.safetensors", config=str(folder))
     text = mine.encode_prompts(["a red heart"])["text"]
     assert torch.equal(text, family.encode_prompts(["a red heart"])["text"])
+
+
+@pytest.mark.parametrize("ending", [".scale_weight", ".weight_scale"])
+def test_scaled_fp8_weights_are_scaled(tmp_path, ending):
+    family = load_model(folder := tiny_pipeline())
+    weights = family.checkpoint_weights(family.network)
+    start = "model.diffusion_model."
+    for name in [n for n in weights if n.startswith(start) and n.endswith(".weight")]:
+        scale = weights[name].abs().max() / 448 + 1e-12
+        weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+        weights[name.removesuffix(".weight") + ending] = scale
+    weights[start + "scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+    save_file(weights, tmp_path / "fp8.safetensors")
+    mine = load_model(tmp_path / "fp8.safetensors", config=str(folder))
+    for (name, x), y in zip(
+        mine.network.state_dict().items(), family.network.state_dict().values(), strict=True
+    ):
+        assert (x - y).abs().max() <= y.abs().max() / 14, name  # 3 bits of mantissa
+
+
+def test_a_weight_that_is_not_read_is_refused_unless_its_kind_is_known(tmp_path):
+    family = load_model(folder := tiny_pipeline())
+    weights = family.checkpoint_weights(family.network)
+    known = ("model_ema.decay", "betas", "sqrt_recip_alphas_cumprod",
+             "cond_stage_model.transformer.text_model.embeddings.position_ids")  # fmt: skip
+    path = tmp_path / "m.safetensors"
+    save_file(weights | {name: torch.zeros(1) for name in known}, path)
+    load_model(path, config=str(folder))
+    for strange in (f"model.diffusion_model.{n}" for n in ("out.2.SCB", "label_emb.0.0.weight")):
+        save_file(weights | {strange: torch.zeros(1)}, path)
+        with pytest.raises(ModelError, match=f"1 weights that are not read, such as {strange}"):
+            load_model(path, config=str(folder))
+
+
+def test_a_folders_weight_that_is_not_read_is_refused(tmp_path):
+    save_tiny_pipeline(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path) | {"conv_in.SCB": torch.zeros(1)}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"not read, such as conv_in\.SCB"):
+        load_model(tmp_path)
+
+
+def test_a_token_of_several_vectors_is_encoded_as_diffusers_does(tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    pipeline.load_textual_inversion({"<cat>": vectors}, token="<cat>")
+    pipeline.save_pretrained(tmp_path)
+    theirs = pipeline.encode_prompt("a <cat>", "cpu", 1, False)[0]
+    mine = load_model(tmp_path).encode_prompts(["a <cat>"])["text"]
+    torch.testing.assert_close(mine, theirs)
 
 
 def test_a_file_with_numbers_in_its_metadata_loads(tmp_path):

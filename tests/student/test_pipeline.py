@@ -41,6 +41,15 @@ def guidance_free(tmp_path_factory):
     return tiny_artefact(folder, guidance_scale=1.0, caption_dropout=0.1)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_decoder_without_numbers_is_an_error_and_no_black_image(artefact, value):
+    broken = FewStepPipeline.from_pretrained(artefact)
+    with torch.no_grad():
+        broken.student[0].vae.decoder.conv_out.bias[1] = value
+    with pytest.raises(UserError, match="the VAE's decoder gave images that are not finite"):
+        broken("a star")
+
+
 def pixels(images):
     return np.stack([np.asarray(image.image, np.int16) for image in images])
 

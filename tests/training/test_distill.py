@@ -523,6 +523,19 @@ def test_a_tracker_that_cannot_be_used_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_decoder_without_numbers_is_refused_before_the_work(tmp_path):
+    base = save_tiny_pipeline(tmp_path / "base")
+    path = base / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["decoder.conv_out.bias"][0] = float("inf")
+    save_file(weights, path, {"format": "pt"})
+    config = tiny_config()
+    config = replace(config, model=replace(config.model, base=str(base)))
+    with pytest.raises(UserError, match="images that are not finite"):
+        build(config, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fewstep.files.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(10**6)
