@@ -31,6 +31,8 @@ def test_a_results_file_names_the_one_command_that_makes_it(path, monkeypatch):
     assert words[0] == "python"
     is_module = words[1] == "-m"
     script = ROOT / (f"{words[2].replace('.', '/')}.py" if is_module else words[1])
+    if is_module and not script.is_file():
+        script = script.with_suffix("") / "__main__.py"
     arguments = words[3 if is_module else 2 :]
     assert script.is_file()
     if arguments:  # asked for help, a script looks at what stands before and does no work

@@ -192,6 +192,29 @@ def memory() -> str:
     )
 
 
+def programs() -> str:
+    """What each program that was run made of the whole model; the others are derived."""
+    results = json.loads((RESULTS / "programs.json").read_text(encoding="utf-8"))
+    lines = []
+    for row in results["rows"]:
+        versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
+        applied = f"{row['keys'][0]} of {row['keys'][1]}" if row["keys"] else "–"
+        off, asked = f"{row['largest_difference']:.1f}", ", ".join(map(str, row["timesteps"]))
+        cells = [versions, f"`{row['file']}`", row["student"], asked, applied, off]
+        lines.append([*cells, row["verdict"], "run"])
+    elsewhere = "LoRA files in diffusers and PEFT: [how this is tested](#how-this-is-tested)"
+    lines.append([elsewhere, *["–"] * 6, "run"])
+    lines.append(["every other program above", *["–"] * 6, "derived from its rules"])
+    columns = ["program", "file", "student", "timesteps asked", "tensors applied",
+               "largest difference of 255", "verdict", "source"]  # fmt: skip
+    note = (
+        f"Random students of the bundled model, {results['prompts']} prompts each, against "
+        f"fewstep's own images; right up to {results['limit']:g} of 255. By "
+        f"`{results['command']}`."
+    )
+    return f"{_markdown(columns, lines)}\n{note}\n"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": partial(bundled, "bundled.json"),
     "bundled-long": partial(bundled, "bundled_long.json"),
@@ -210,6 +233,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sampling": partial(speed, "sampling.json"),
     "sampling-bf16": partial(speed, "sampling_bf16.json"),
     "sampling-gpu": partial(speed, "sampling_gpu.json"),
+    "programs": programs,
     "reading": reading,
     "memory": memory,
     "speed-data": partial(speed, "speed_data.json"),

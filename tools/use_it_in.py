@@ -1,6 +1,6 @@
 """Write docs/use-it-in.md and the workflows beside it, from the contracts of three students.
 
-python tools/use_it_in.py
+python -m tools.use_it_in
 """
 
 import json
@@ -17,6 +17,7 @@ from fewstep.methods import (
 )
 from fewstep.models.architectures import SCHEDULER
 from fewstep.student.contract import Contract
+from tools.figures import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, WORKFLOWS = "docs/use-it-in.md", "docs/assets"
@@ -35,7 +36,7 @@ TITLES = {
 PAGE_TEXT = """\
 # Use it in …
 
-<!-- Written by `python tools/use_it_in.py`; do not edit. -->
+<!-- Written by `python -m tools.use_it_in`; do not edit. -->
 
 An artefact contains the student in the file format of every program below, and its contract,
 `fewstep.json`, lists the timesteps for sampling. `fewstep export RUN -o DIR` writes all of it.
@@ -53,6 +54,11 @@ that the student was not trained for, and the image looks wrong without an error
 {prompt_note}
 
 {students}
+## What was run
+
+<!-- figures: programs -->
+<!-- end -->
+
 ## What a wrong setting changes
 
 {wrong_settings}
@@ -199,8 +205,10 @@ def pages() -> dict[str, str]:
             )
         )
     return {
-        PAGE: PAGE_TEXT.format(
-            prompt_note=PROMPT_NOTE, students="".join(students), wrong_settings=wrong_settings()
+        PAGE: filled(
+            PAGE_TEXT.format(
+                prompt_note=PROMPT_NOTE, students="".join(students), wrong_settings=wrong_settings()
+            )
         )
     } | written
 

@@ -23,7 +23,7 @@ from tools.use_it_in import ROOT, pages
 
 @pytest.mark.parametrize("path", pages())
 def test_a_generated_page_is_up_to_date(path):
-    assert (ROOT / path).read_text(encoding="utf-8") == pages()[path], "python tools/use_it_in.py"
+    assert (ROOT / path).read_text(encoding="utf-8") == pages()[path], "python -m tools.use_it_in"
 
 
 INPUTS = {

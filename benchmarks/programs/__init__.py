@@ -1,0 +1,1 @@
+"""Real programs, each in its own environment, that sample what fewstep exports."""

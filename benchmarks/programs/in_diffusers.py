@@ -1,0 +1,47 @@
+"""Diffusers' own pipeline, with transformers from 4.44 to today's."""
+
+# pyright: reportMissingImports=false
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.programs.reader import FOLDER, report
+
+SHARED = ("numpy", "safetensors", "torch==2.13.0", "accelerate")
+ENVIRONMENTS = {
+    "diffusers-4.44": ("diffusers==0.30.3", "transformers==4.44.2", *SHARED),
+    "diffusers-4.57": ("diffusers==0.35.2", "transformers==4.57.6", *SHARED),
+    "diffusers-5.5": ("diffusers==0.40.0", "transformers==5.5.4", *SHARED),
+    "diffusers-current": ("diffusers==0.42.1", "transformers==5.23.0", *SHARED),
+}
+SETTINGS = "4 steps, guidance 1, the folder's scheduler"
+PREFIX = "text_model."
+
+
+def load(case: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(case / FOLDER)
+
+
+def keys(pipeline: Any, case: Path) -> list[int]:
+    """Return how many of the folder's tensors the networks have, and how many there are."""
+    from safetensors.torch import load_file
+
+    applied = total = 0
+    for part in ("unet", "text_encoder", "vae"):
+        (path,) = (case / FOLDER / part).glob("*.safetensors")
+        has = {
+            name.removeprefix(PREFIX): value
+            for name, value in getattr(pipeline, part).state_dict().items()
+        }
+        for name, value in load_file(path).items():
+            own = has.get(name.removeprefix(PREFIX))
+            applied += own is not None and torch.equal(own, value)
+            total += 1
+    return [applied, total]
+
+
+if __name__ == "__main__":
+    report(("diffusers", "transformers"), {str(FOLDER): load}, keys)
