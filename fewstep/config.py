@@ -26,7 +26,7 @@ BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a 
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = typing.Literal["wandb", "trackio"]
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Lt(10**9)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -172,7 +172,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         text = decoded(Path(path).read_bytes(), str(path))
-        tables = tomllib.loads(text)
+        tables = parsed(text, str(path))
     except OSError as error:
         raise SettingError(f"cannot read {path}: {error.strerror}") from error
     except DataError as error:
@@ -180,6 +180,21 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path} is not TOML: {error}{_backslash_hint(text, error)}") from error
     return from_tables(Config, with_paths(apply_overrides(tables, overrides)))
+
+
+def parsed(text: str, name: str) -> dict[str, Any]:
+    """Return TOML's tables; a TOMLDecodeError is of its grammar alone.
+
+    Raises:
+        SettingError: if it is nested too deep, or holds a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else "a number of that length"
+        raise SettingError(f"{name} cannot be read: {why}; is it the right file?") from error
 
 
 def with_paths(tables: dict[str, Any]) -> dict[str, Any]:
@@ -218,13 +233,18 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         path, equals, text = override.partition("=")
         table, _, key = path.strip().rpartition(".")
-        if not (equals and key) or "." in table:
+        if not (equals and key) or "." in table or _is_half(override):
             raise SettingError(f"cannot read --set {override!r}; write table.key=value")
         target = tables.setdefault(table, {}) if table else tables
         if not isinstance(target, dict):
             raise SettingError(f"{table} is {target!r}; it has to be a table")
         target[key] = _toml_value(text.strip())
     return tables
+
+
+def _is_half(text: str) -> bool:
+    """Return whether text holds half a character, as bytes that are not UTF-8 make."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def to_toml(config: Config) -> str:
@@ -246,6 +266,7 @@ def _as_toml(value: Any) -> str:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tables = parsed(f"value = {text}", f"--set …={text[:20]}")
     except tomllib.TOMLDecodeError:
         return text
+    return tables["value"] if len(tables) == 1 else text  # no second setting in a second line

@@ -34,8 +34,8 @@ def from_tables(
     """
     from pydantic import TypeAdapter, ValidationError
 
-    values = renamed(values, where)
     try:
+        values = renamed(values, where)
         check_keys(kind, values, where, what, error)
         text = json.dumps(values, default=str)  # the types of JSON, in which a table is no class
         return TypeAdapter(kind).validate_json(text, strict=True)
@@ -45,6 +45,8 @@ def from_tables(
         if isinstance(cause, UserError):
             raise cause from None
         raise error(explained(first, where, what)) from None
+    except RecursionError:
+        raise error(f"{where or 'the file'} is nested too deep; is it the right file?") from None
 
 
 def renamed(values: object, where: str) -> object:
