@@ -29,7 +29,8 @@ from fewstep.methods import Batch, Denoisers
 from fewstep.methods.cd import ConsistencyDistillation
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.loop import train
-from fewstep.training.setup import build_networks, load_family, new_state, with_precision
+from fewstep.training.networks import build_networks, load_family
+from fewstep.training.setup import new_state, with_precision
 from fewstep.types import Conditioning
 
 

@@ -20,7 +20,8 @@ from fewstep.data.cache import LatentCache
 from fewstep.diffusion.random import Draw, generator
 from fewstep.methods import Batch, Denoisers
 from fewstep.training.distill import steps_of
-from fewstep.training.setup import Components, Networks, build
+from fewstep.training.networks import Networks
+from fewstep.training.setup import Components, build
 from fewstep.types import Conditioning, Timesteps
 
 NUM_CACHED = 64

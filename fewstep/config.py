@@ -79,6 +79,20 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True)
+class FakeSettings:
+    """The fake score of distribution matching: a second LoRA, of the student's rank unless set.
+
+    It is updated `updates` times before each update of the student, and `warmup` times before the
+    first; its constant `learning_rate` is the student's highest unless set.
+    """
+
+    rank: Count | None = None
+    updates: Count = 2
+    warmup: Natural = 200
+    learning_rate: Annotated[float, Gt(0), Lt(1)] | None = None
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Captioned images, or prompts alone; what `path` is, is found by looking at it.
 
@@ -118,7 +132,8 @@ class DataSettings:
 class TrainSettings:
     """How the student is trained; a step takes `batch_size` * `accumulate` * `processes` samples.
 
-    `processes` is how many train together; nothing is as many as were started.
+    `processes` is how many train together; nothing is as many as were started. `init` is a finished
+    student, an artefact or its run, to start from.
     """
 
     steps: Count = 250
@@ -128,12 +143,14 @@ class TrainSettings:
     learning_rate: Annotated[float, Gt(0), Lt(1)] = 3e-4
     warmup: Natural = 20
     decay: typing.Literal["constant", "cosine"] = "cosine"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Ge(0)] = 0.0
     max_grad_norm: Positive = 1.0
     ema: Fraction = 0.95
     target: typing.Literal["student", "ema"] = "student"
     checkpointing: typing.Literal["none", "selective", "full"] = "none"
     compile: bool = False
+    init: str | None = None
     seed: int = 0
     save_every: Count = 50
     keep_last: Count = 2
@@ -154,6 +171,7 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     adapter: AdapterSettings | None = None
+    fake: FakeSettings | None = None
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 

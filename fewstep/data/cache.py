@@ -41,7 +41,7 @@ class LatentCache:
 
     Pair i is row `row[i]` of the latents of size `sizes[size[i]]` in shard `shard[i]`; its captions
     are those from `first[i]` to `first[i + 1]` in `caption`, numbers of rows of text. Row 0 of the
-    text is the empty prompt's.
+    text is the empty prompt's. With `latent_shape` there are prompts alone.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class LatentCache:
     order: Order
     seed: int
     caption_dropout: float = 0.0
+    latent_shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -83,6 +84,9 @@ class LatentCache:
             x_0.append(draw_x_0(mean[view], std[view], noise))
             texts.append(self._text(caption or 0))
         cond = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+        if self.latent_shape is not None:
+            shape = torch.zeros(self.latent_shape).expand(len(texts), *self.latent_shape)
+            return Batch(shape, cond, has_latents=False)
         return Batch(torch.stack(x_0), cond)
 
     def _latents(self, pair: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +50,8 @@ class Dataset:
     resolution: int
     root: Path
     teacher_guidance: float
+    needs_latents: bool = True
+    """Without them captions alone are read and encoded: images are neither looked at nor made."""
     pairs: Pairs | Prompts = field(init=False)
     num_views: int = field(init=False)
     encoders: dict[str, Any] = field(init=False)
@@ -61,7 +63,8 @@ class Dataset:
         self.family.latent_shape(self.resolution)  # before images are looked for
         index, divisor = self.root / "shards", self.family.image_divisor
         self.pairs = open_data(self.settings, self.resolution, divisor, index)
-        is_flipped = self.settings.flip and not isinstance(self.pairs, Prompts)
+        is_flipped = self.settings.flip and self.needs_latents
+        is_flipped = is_flipped and not isinstance(self.pairs, Prompts)
         self.num_views = 2 if is_flipped else 1
         self.encoders = _encoders(self.family)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
@@ -85,6 +88,7 @@ class Dataset:
         texts = len(self.pairs)
         if self.settings.captions == "all":
             texts = sum(len(self.pairs.captions(number)) for number in range(len(self.pairs)))
+        latents *= self.needs_latents
         needed = len(self.pairs) * latents + texts * sum(row.nbytes for row in rows)
         there = sum(file.stat().st_size for file in self.cache_folder.glob("*.safetensors"))
         return max(0, needed - there)
@@ -100,25 +104,38 @@ class Dataset:
 
     def fill(self, processes: Processes = ALONE) -> Steps[None]:
         """Encode what is not encoded yet, this process its part."""
-        is_prompts = isinstance(self.pairs, Prompts)
+        encode, shard_size = self._encoded, None
+        if isinstance(self.pairs, Prompts):
+            encode, shard_size = self._generated, GENERATED_SHARD
+        if not self.needs_latents:
+            encode, shard_size = _nothing, None
         return fill_cache(
             self.cache_folder,
             self.pairs,
-            self._generated if is_prompts else self._encoded,
+            encode,
             self.family.encode_prompts,
             self.settings.max_skipped,
             processes=processes,
-            shard_size=GENERATED_SHARD if is_prompts else None,
+            shard_size=shard_size,
         )
 
     def cache(self, seed: int, group: int) -> LatentCache:
         """Open the cache for a run with this seed, whose steps see `group` samples each."""
         data = self.settings
-        return open_cache(self.cache_folder, seed, data.caption_dropout, data.shuffle_buffer, group)
+        dropout, buffer = data.caption_dropout, data.shuffle_buffer
+        cache = open_cache(self.cache_folder, seed, dropout, buffer, group)
+        if self.needs_latents:
+            return cache
+        return replace(cache, latent_shape=tuple(self.family.latent_shape(self.resolution)))
 
     def stream(self, seed: int, on_skipped: Callable[[str], None]) -> Stream:
         """Return the pairs, encoded at each step; raise SettingError for prompts alone."""
         data = self.settings
+        if not self.needs_latents:
+            raise SettingError(
+                "data.streaming is true, which encodes images at each step, and the method learns "
+                "from captions alone: leave data.streaming out"
+            )
         if isinstance(self.pairs, Prompts):
             raise SettingError(
                 f"data.streaming is true, and {data.path} holds prompts without images: the "
@@ -146,6 +163,8 @@ class Dataset:
             "seed": data.seed,
             **self.encoders,
         }
+        if not self.needs_latents:
+            return common | {"latents": "none", "captions": data.captions}
         if isinstance(self.pairs, Prompts):
             return common | {
                 "teacher": family.fingerprint,
@@ -182,6 +201,12 @@ class Dataset:
             noise = Draw.keyed(seed, own, purpose="paint").generators
             for latents in sampler.latents(prompts, noise, self.resolution).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
+
+
+def _nothing(numbers: Sequence[int]) -> Iterator[Encoded]:
+    """Keep the place of latents that are not needed."""
+    for _ in numbers:
+        yield torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
 
 
 def _encoders(family: ModelFamily) -> dict[str, Any]:

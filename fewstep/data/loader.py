@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
@@ -56,7 +56,7 @@ def batches_at(
     def batch_at(samples: Sequence[int]) -> Batch:
         batch = batches.batch(read(samples))
         cond = {name: value.to(device) for name, value in batch.cond.items()}
-        return Batch(batch.x_0.to(device), cond)
+        return replace(batch, x_0=batch.x_0.to(device), cond=cond)
 
     return batch_at
 

@@ -35,6 +35,7 @@ def guided(
             torch.lerp(x_0, cond_x_0, guidance_scale),
             torch.lerp(eps, cond_eps, guidance_scale),
             pair.schedule,
+            unguided=cond_x_0,
         )
 
     return denoise

@@ -9,11 +9,15 @@ from fewstep.types import Latents, Timesteps
 
 @dataclass(frozen=True)
 class Prediction:
-    """The clean latents and the noise that explain x_t = alpha_t * x_0 + sigma_t * eps."""
+    """The clean latents and the noise that explain x_t = alpha_t * x_0 + sigma_t * eps.
+
+    `unguided` is the x_0 that the prompt alone gives, where the prediction was guided.
+    """
 
     x_0: Latents
     eps: Latents
     schedule: NoiseSchedule
+    unguided: Latents | None = None
 
     def at(self, s: Timesteps) -> Latents:
         """Put the noise back at level `s`: the point of the predicted trajectory there.

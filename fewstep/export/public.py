@@ -25,7 +25,7 @@ def without_paths(contract: Contract) -> Contract:
 
 def without_own_paths(config: Config) -> Config:
     """Return the settings for others to read: without cache, prompts and paths of this machine."""
-    model, data = config.model, config.data
+    model, data, train = config.model, config.data, config.train
     model_config, images = (name and public_name(name) for name in (model.config, data.images))
     return replace(
         config,
@@ -33,5 +33,5 @@ def without_own_paths(config: Config) -> Config:
             model, base=model.hub_id or public_name(model.base), hub_id=None, config=model_config
         ),
         data=replace(data, path=public_name(data.path), images=images, cache=None),
-        train=replace(config.train, preview_prompts=()),
+        train=replace(train, preview_prompts=(), init=train.init and public_name(train.init)),
     )

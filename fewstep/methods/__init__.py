@@ -1,15 +1,19 @@
 """The science: one file a method, each readable alone beside its paper."""
 
-from fewstep.methods.base import Batch, Denoisers, LossOutput, Method
+from typing import cast
+
+from fewstep.methods.base import Batch, Denoisers, LearnsFake, LossOutput, Method
 from fewstep.methods.cd import ConsistencyDistillation
 from fewstep.methods.ct import ConsistencyTraining
 from fewstep.methods.multi_boundary import MultiBoundaryDistillation, MultiBoundaryTraining
+from fewstep.methods.trajectory_matching import TrajectoryMatching
 
 METHODS: dict[str, type[Method]] = {
     "ct": ConsistencyTraining,
     "cd": ConsistencyDistillation,
     "multi-boundary-cd": MultiBoundaryDistillation,
     "multi-boundary-ct": MultiBoundaryTraining,
+    "trajectory-matching": cast(type[Method], TrajectoryMatching),  # its sampler is a setting
 }
 """Every method by the name that settings and artefacts use."""
 
@@ -29,9 +33,11 @@ __all__ = [
     "ConsistencyDistillation",
     "ConsistencyTraining",
     "Denoisers",
+    "LearnsFake",
     "LossOutput",
     "Method",
     "MultiBoundaryDistillation",
     "MultiBoundaryTraining",
+    "TrajectoryMatching",
     "method_title",
 ]

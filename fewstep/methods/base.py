@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from jaxtyping import Int
+from torch import Tensor
+
 from fewstep.diffusion.grid import NUM_TRAIN_TIMESTEPS, SPACINGS, Grid
 from fewstep.diffusion.losses import (
     DISTANCES,
@@ -24,12 +27,15 @@ Sampler = Literal["stochastic", "deterministic"]
 class Batch:
     """Clean latents and what they are conditioned on.
 
+    Where `has_latents` is false there are prompts alone, and `x_0` is no more than its shape.
+
     Raises:
         ValueError: if a conditioning tensor has not one row a sample.
     """
 
     x_0: Latents
     cond: Conditioning
+    has_latents: bool = True
 
     def __post_init__(self) -> None:
         for name, value in self.cond.items():
@@ -40,24 +46,37 @@ class Batch:
                 )
 
 
+def no_fake(x_t: Latents, t: Timesteps, cond: Conditioning) -> Any:
+    """Stand for the fake score where nothing trains one."""
+    raise TypeError("a fake score was asked, and this training has none: pass Denoisers(fake=…)")
+
+
 @dataclass(frozen=True)
 class Denoisers:
-    """The roles of a training step; only `student` carries gradients.
+    """The roles of a training step; only `student` carries gradients, and `fake` in `fake_loss`.
 
     `target` is the student or its moving average. Training from data alone never asks `teacher`.
+    `fake` follows the score of what the student generates; only distribution matching has one.
     """
 
     student: Denoiser[Any]
     target: Denoiser[Any]
     teacher: Denoiser[Any]
+    fake: Denoiser[Any] = no_fake
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Each sample's loss, and the timestep it was computed at."""
+    """Each sample's loss, and the timestep it was computed at.
+
+    Distribution matching adds the number of the segment, 0 being the cleanest, and `gap`, the RMS
+    distance in x_0 of the unguided teacher from the fake score.
+    """
 
     loss: PerSample
     t: Timesteps
+    segment: Int[Tensor, "batch"] | None = None
+    gap: PerSample | None = None
 
 
 @runtime_checkable
@@ -93,6 +112,27 @@ class Method(Protocol):
     ) -> LossOutput:
         """Return the loss of one batch, differentiable in the student's weights."""
         ...
+
+
+@runtime_checkable
+class LearnsFake(Method, Protocol):
+    """A method that matches distributions: besides the student it trains a fake score."""
+
+    @property
+    def needs_latents(self) -> bool:
+        """Whether batches have to hold latents; prompts are enough otherwise."""
+        ...
+
+    def fake_loss(
+        self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
+    ) -> LossOutput:
+        """Return the loss of one batch, differentiable in the fake's weights alone."""
+        ...
+
+
+def needs_latents(method: Method) -> bool:
+    """Return whether the method learns from latents, and not from prompts alone."""
+    return not isinstance(method, LearnsFake) or method.needs_latents
 
 
 def measure(

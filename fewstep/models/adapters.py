@@ -1,9 +1,10 @@
 """One frozen base network in several roles: the active adapter decides which one it plays."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import generator
+from fewstep.methods.base import no_fake
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.lora_layers import FAST_LAYERS, lora_product
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
@@ -31,7 +33,9 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 class Roles:
     """The denoisers of a training step, and the weights of `student` and of its average `ema`.
 
-    `averaged` has the names of `trained`; `network` is the student's.
+    `averaged` has the names of `trained`; `network` is the student's. Where there is a fake score,
+    `fake` predicts with the weights `fake_trained`; a backward pass through it belongs inside
+    `with fake_learns()`, where a recomputed (checkpointed) forward pass sees the fake's weights.
     """
 
     student: Denoiser[Prediction]
@@ -40,6 +44,9 @@ class Roles:
     trained: Mapping[str, nn.Parameter]
     averaged: Mapping[str, Tensor]
     network: nn.Module
+    fake: Denoiser[Prediction] = no_fake
+    fake_trained: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    fake_learns: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def lora_roles(
@@ -50,10 +57,12 @@ def lora_roles(
     *,
     dropout: float = 0.0,
     seed: int = 0,
+    fake_rank: int | None = None,
 ) -> Roles:
     """Put two LoRAs, "student" and "ema", on the family's network; its own weights stay frozen.
 
-    The student's adapter is active except inside a call of another role, so that a recomputed
+    With `fake_rank` there is a third, "fake", with the student's scale and no dropout. The
+    student's adapter is active except inside a call of another role, so that a recomputed
     (checkpointed) forward pass sees the weights that the first one saw.
 
     Raises:
@@ -62,61 +71,90 @@ def lora_roles(
     network, presets = family.network, family.lora_presets
     if preset not in presets:
         raise ModelError(f"adapter.preset is {preset!r}; this model has: {', '.join(presets)}")
-    targets = list(presets[preset])
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            for name in ("student", "ema"):
-                inject_adapter_in_model(config, network, adapter_name=name)
-    except ValueError as error:
-        raise ModelError(
-            f"adapter.preset {preset!r} matches no module of this network ({error})"
-        ) from error
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+    ranks = {"student": rank, "ema": rank} | ({"fake": fake_rank} if fake_rank else {})
+    layers = _injected(network, list(presets[preset]), ranks, alpha / rank, dropout, preset)
     _initialise(layers, seed)
 
     active = ["student"]
     for layer in layers.values():
         layer.__class__ = FAST_LAYERS.get(type(layer), type(layer))
-        layer.set_adapter("student")  # the one that is trained
+        layer.set_adapter([name for name in ranks if name != "ema"])  # those that are trained
         layer._active_adapter = active  # one list for all: PEFT's switch visits every layer
 
     denoise = family.denoiser(network)
 
-    def with_active(*adapters: str) -> Denoiser[Prediction]:
+    @contextmanager
+    def with_active(*adapters: str) -> Iterator[None]:
+        before, active[:] = [*active], adapters
+        try:
+            yield
+        finally:
+            active[:] = before
+
+    def role(*adapters: str, learns: bool = False) -> Denoiser[Prediction]:
         def denoise_as(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
-            active[:] = adapters
-            try:
-                with torch.no_grad():
-                    return denoise(x_t, t, cond)
-            finally:
-                active[:] = ["student"]
+            has_gradient = learns and torch.is_grad_enabled()
+            with with_active(*adapters), torch.set_grad_enabled(has_gradient):
+                return denoise(x_t, t, cond)
 
         return denoise_as
 
     return Roles(
-        student=denoise,
-        teacher=with_active(),
-        ema=with_active("ema"),
+        student=role("student", learns=True),
+        teacher=role(),
+        ema=role("ema"),
         trained=_lora_weights(layers, "student"),
         averaged=_lora_weights(layers, "ema"),
         network=network,
+        fake=role("fake", learns=True) if fake_rank else no_fake,
+        fake_trained=_lora_weights(layers, "fake") if fake_rank else {},
+        fake_learns=lambda: with_active("fake"),
     )
 
 
+def _injected(
+    network: nn.Module,
+    targets: list[str],
+    ranks: Mapping[str, int],
+    scale: float,
+    dropout: float,
+    preset: str,
+) -> dict[str, LoraLayer]:
+    """Put a LoRA of each name and rank on the network; return the layers that have them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            for name, rank in ranks.items():
+                config = LoraConfig(
+                    r=rank,
+                    lora_alpha=scale * rank,  # type: ignore[arg-type]
+                    lora_dropout=0.0 if name == "fake" else dropout,
+                    target_modules=targets,
+                )
+                inject_adapter_in_model(config, network, adapter_name=name)
+    except ValueError as error:
+        raise ModelError(
+            f"adapter.preset {preset!r} matches no module of this network ({error})"
+        ) from error
+    return {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+
+
 def _initialise(layers: Mapping[str, LoraLayer], seed: int) -> None:
-    """Draw every lora_A from (seed, module) and zero every lora_B, in fp32 and equal for both.
+    """Draw every lora_A from (seed, module) and zero every lora_B, in fp32.
+
+    Student and average are equal.
 
     On a base in half precision the layers compute in it too. Autocast, which would do the same,
     also computes every norm in fp32 and keeps its input for the backward pass in twice the size.
     """
     for name, layer in layers.items():
-        for adapter in ("student", "ema"):
-            down, up = layer.lora_A[adapter].float(), layer.lora_B[adapter].float()
+        for adapter in layer.lora_A:
+            device = layer.base_layer.weight.device  # PEFT leaves some out on the meta device
+            down, up = (f[adapter].to(device, torch.float32) for f in (layer.lora_A, layer.lora_B))
             weight = torch.empty(down.weight.shape)
             bound = weight[0].numel() ** -0.5  # as PEFT: kaiming_uniform with a = sqrt(5)
-            weight.uniform_(-bound, bound, generator=generator(seed, "lora_A", name))
+            key = ("fake", name) if adapter == "fake" else (name,)
+            weight.uniform_(-bound, bound, generator=generator(seed, "lora_A", *key))
             down.weight.data.copy_(weight)
             nn.init.zeros_(up.weight)
 

@@ -14,7 +14,8 @@ from fewstep.export.write import write_student
 from fewstep.files import write_folder
 from fewstep.models.adapters import folded
 from fewstep.student.contract import Contract
-from fewstep.training.setup import Components, lora_alpha
+from fewstep.training.networks import lora_alpha
+from fewstep.training.setup import Components
 
 LIBRARIES = ("fewstep", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 """Those that decide the numbers."""

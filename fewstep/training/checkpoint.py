@@ -18,10 +18,16 @@ from fewstep.files import write_file, write_folder
 from fewstep.student.unfinished import saved_checkpoints
 from fewstep.training.divergence import DivergenceMonitor
 
+FAKE = "fake_"
+"""How the names of the fake score's files begin in a checkpoint."""
+
 
 @dataclass
 class TrainState:
-    """Everything that training changes. `averaged` is the EMA of `trained`, by the same names."""
+    """Everything that training changes. `averaged` is the EMA of `trained`, by the same names.
+
+    `fake` is the state of the fake score, which has no average; its `step` counts its own updates.
+    """
 
     trained: Mapping[str, nn.Parameter]
     averaged: Mapping[str, Tensor]
@@ -30,6 +36,7 @@ class TrainState:
     monitor: DivergenceMonitor = field(default_factory=DivergenceMonitor)
     step: int = 0
     """The number of optimiser steps that were taken."""
+    fake: "TrainState | None" = None
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of each file of a checkpoint."""
@@ -39,16 +46,19 @@ class TrainState:
             for key, value in self.optimizer.state[parameter].items()
         }
         groups = {"trained": self.trained, "averaged": self.averaged, "optimizer": moments}
-        return {
+        own = {
             group: {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
             for group, tensors in groups.items()
         }
+        fake = self.fake.tensors() if self.fake else {}
+        return own | {FAKE + group: fake[group] for group in fake if group != "averaged"}
 
     def numbers(self) -> dict[str, Any]:
         """Return the contents of a checkpoint's state.json."""
         monitor = {"watch": self.monitor.state_dict(), "is_calm": self.monitor.is_stable}
         scale = {"loss_scale": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
-        return {"step": self.step, **monitor, **scale}
+        fake = {"fake": self.fake.numbers()} if self.fake else {}
+        return {"step": self.step, **monitor, **scale, **fake}
 
     def load(
         self,
@@ -79,6 +89,15 @@ class TrainState:
         if "watch" in numbers:
             self.monitor.load_state_dict(numbers["watch"])
         self.step = numbers["step"]
+        if self.fake:
+            fake = {group: tensors[FAKE + group] for group in ("trained", "optimizer")}
+            self.fake.load(fake | {"averaged": {}}, numbers["fake"], path)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The files of a checkpoint, by the names that `tensors` gives them."""
+        fake = (FAKE + "trained", FAKE + "optimizer") if self.fake else ()
+        return ("trained", "averaged", "optimizer", *fake)
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,10 @@ class Checkpoints:
     def needed_bytes(self) -> int:
         """Upper bound of what is still to be written: all that are kept, and one beside them."""
         num_moments = 2
-        size = sum(weight.nbytes for weight in self.state.trained.values()) * (2 + num_moments)
+        state, fake = self.state, self.state.fake
+        size = sum(weight.nbytes for weight in state.trained.values()) * (2 + num_moments)
+        if fake:
+            size += sum(weight.nbytes for weight in fake.trained.values()) * (1 + num_moments)
         present = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         return max(0, size * (self.keep_last + 2) - present)
 
@@ -131,8 +153,8 @@ class Checkpoints:
             return
         path = self.saved[-1]
         try:
-            groups = ("trained", "averaged", "optimizer")
-            tensors = {group: load_file(path / f"{group}.safetensors") for group in groups}
+            files = {group: path / f"{group}.safetensors" for group in self.state.groups}
+            tensors = {group: load_file(file) for group, file in files.items()}
             numbers = _read_numbers(path)
             int(numbers["step"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -173,7 +173,8 @@ def steps_of(components: Components, batches: Batches) -> Iterator[StepResult]:
     """Return the training loop of a run, from its state on."""
     config, state, processes = components.config, components.state, components.processes
     components.network_for_training()
-    requests = Requests(config.train, state.step, processes)
+    fake = components.fake_training
+    requests = Requests(config.train, state.step, processes, fake)
     steps = train(
         state,
         components.method,
@@ -182,6 +183,7 @@ def steps_of(components: Components, batches: Batches) -> Iterator[StepResult]:
         batches_at(batches, requests, config.data.workers, components.device),
         settings=config.train,
         processes=processes,
+        fake=fake,
     )
     for result in steps:
         components.skipped.settle()

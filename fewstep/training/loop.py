@@ -1,9 +1,10 @@
 """The training loop, a generator: its caller logs, saves and previews between two steps."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,18 @@ from fewstep.config import TrainSettings
 from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.distributed import ALONE, Processes
-from fewstep.methods.base import Batch, Denoisers, LossOutput, Method
+from fewstep.methods.base import Batch, Denoisers, LearnsFake, LossOutput, Method
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.divergence import diverged
 
 BatchAt = Callable[[Sequence[int]], Batch]
 """Returns the batch of the samples with these numbers in the run."""
+
+Batches = Iterable[tuple[range, Batch]]
+"""The micro-batches of a step with their sample numbers."""
+
+Loss = Callable[[Denoisers, Batch, NoiseSchedule, Draw], LossOutput]
+"""The `loss` of a method, or its `fake_loss`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class StepResult:
     """One optimiser step: its number from 1 on, mean loss, and mean loss by quarter of noise.
 
     `grad_norm` is that before clipping. It is None where the gradient overflowed fp16 and the step
-    was skipped; `loss_scale` is then lowered. Without loss scaling `loss_scale` is None.
+    was skipped; `loss_scale` is then lowered. Without loss scaling `loss_scale` is None. `fake` are
+    the numbers of a fake score, by their names in metrics.jsonl.
     """
 
     step: int
@@ -35,6 +43,7 @@ class StepResult:
     grad_norm: float | None
     learning_rate: float
     loss_scale: float | None = None
+    fake: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -46,28 +55,104 @@ def train(
     *,
     settings: TrainSettings,
     processes: Processes = ALONE,
+    fake: "FakeTraining | None" = None,
 ) -> Iterator[StepResult]:
     """Take the optimiser steps after `state.step`, and yield after each.
 
-    Data, noise and timesteps are functions of (seed, number of the sample in the run), learning
-    rate and curriculum of the step: `state` is all that a checkpoint needs. Of several `processes`
-    each takes its own batch of every step.
+    A `fake` score is updated before each of them, on the same samples under other noise. Data,
+    noise and timesteps are functions of (seed, number of the sample in the run), learning rate and
+    curriculum of the step: `state` is all that a checkpoint needs. Of several `processes` each
+    takes its own batch of every step.
 
     Raises:
         TrainingDivergedError: if the loss or the gradient is not finite, or the loss explodes; the
             weights are still those of the step before.
     """
-    device = schedule.alphas.device
+
+    def batches(step: int) -> Batches:
+        return ((part, batch_at(part)) for part in micro_batches(step, settings, processes))
+
+    if fake is not None and state.step == 0:
+        for number in range(settings.steps, settings.steps + fake.warmup):  # which no step takes
+            fake.update(nets, batches(number), schedule, processes)
     for step in range(state.step, settings.steps):
-        outputs = []
-        for samples in micro_batches(step, settings, processes):
-            draw = Draw.keyed(settings.seed, samples, device, progress=step / settings.steps)
-            batch = batch_at(samples)
-            with seeded_dropout(settings.seed, samples[0], device):
-                output = method.loss(nets, batch, schedule, draw)
-                state.scaler.scale(output.loss.mean() / settings.accumulate).backward()
-            outputs.append(LossOutput(output.loss.detach(), output.t))
-        yield take_step(state, outputs, schedule, settings, processes)
+        samples, numbers = batches(step), {}
+        if fake is not None:
+            samples = list(samples)
+            for update in range(fake.updates):
+                numbers = fake.update(nets, samples, schedule, processes, update)
+        progress = step / settings.steps
+        outputs = learn(state, method.loss, nets, samples, schedule, settings, progress)
+        if fake is not None:
+            numbers["teacher_fake_gap"] = mean_gap(outputs, processes)
+        yield replace(take_step(state, outputs, schedule, settings, processes), fake=numbers)
+
+
+def learn(
+    state: TrainState,
+    loss: Loss,
+    nets: Denoisers,
+    batches: Batches,
+    schedule: NoiseSchedule,
+    settings: TrainSettings,
+    progress: float = 0.0,
+    purpose: str = "train",
+) -> list[LossOutput]:
+    """Leave in the weights the mean gradient of one step's micro-batches."""
+    outputs, device = [], schedule.alphas.device
+    for samples, batch in batches:
+        draw = Draw.keyed(settings.seed, samples, device, progress, purpose=purpose)
+        with seeded_dropout(settings.seed, samples[0], device):
+            output = loss(nets, batch, schedule, draw)
+            state.scaler.scale(output.loss.mean() / settings.accumulate).backward()
+        outputs.append(replace(output, loss=output.loss.detach()))
+    return outputs
+
+
+@dataclass(frozen=True)
+class FakeTraining:
+    """Trains the fake score: `updates` times before each step, `warmup` times before the first.
+
+    `learns` gives the block in which a backward pass through it runs. Its randomness is a function
+    of (seed, sample, number of the update in its step) and it has an optimiser of its own.
+    """
+
+    method: LearnsFake
+    state: TrainState
+    settings: TrainSettings
+    updates: int
+    warmup: int
+    learns: Callable[[], AbstractContextManager[None]]
+
+    def update(
+        self,
+        nets: Denoisers,
+        batches: Batches,
+        schedule: NoiseSchedule,
+        processes: Processes,
+        number: int = 0,
+    ) -> dict[str, Any]:
+        """Take one of its optimiser steps; return its numbers for metrics.jsonl."""
+        loss, settings = self.method.fake_loss, self.settings
+        with self.learns():
+            outputs = learn(
+                self.state, loss, nets, batches, schedule, settings, purpose=f"fake {number}"
+            )
+        result = take_step(self.state, outputs, schedule, settings, processes)
+        losses = processes.gather(torch.cat([output.loss for output in outputs]))
+        segment = torch.cat([output.segment for output in outputs if output.segment is not None])
+        by_segment = by_part(losses.cpu(), processes.gather(segment).cpu())
+        return {
+            "fake_loss": result.loss,
+            "fake_loss_by_segment": by_segment,
+            "fake_grad_norm": result.grad_norm,
+        }
+
+
+def mean_gap(outputs: Sequence[LossOutput], processes: Processes) -> float | None:
+    """Return the mean distance of teacher and fake, where the method measures it."""
+    gaps = [output.gap for output in outputs if output.gap is not None]
+    return processes.gather(torch.cat(gaps)).mean().item() if gaps else None
 
 
 def take_step(
@@ -98,7 +183,8 @@ def take_step(
     scaler.step(state.optimizer)
     scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    update_average(state, min(settings.ema, (1 + step) / (10 + step)))
+    if state.averaged:
+        update_average(state, min(settings.ema, (1 + step) / (10 + step)))
     state.step = step + 1
     return StepResult(
         step=state.step,
@@ -154,9 +240,12 @@ class Requests:
     settings: TrainSettings
     first_step: int = 0
     processes: Processes = ALONE
+    fake: FakeTraining | None = None
 
     def __iter__(self) -> Iterator[range]:
-        for step in range(self.first_step, self.settings.steps):
+        warmup = self.fake.warmup if self.fake and self.first_step == 0 else 0
+        last = self.settings.steps
+        for step in (*range(last, last + warmup), *range(self.first_step, last)):
             yield from micro_batches(step, self.settings, self.processes)
 
 
@@ -180,5 +269,11 @@ def update_average(state: TrainState, decay: float) -> None:
 def by_quarter(losses: Tensor, t: Tensor, schedule: NoiseSchedule) -> tuple[float | None, ...]:
     """Return the mean loss in each quarter of the timesteps, cleanest first; None where empty."""
     quarter = (t * 4).div(schedule.num_train_timesteps, rounding_mode="floor")
-    parts = [losses[quarter == q] for q in range(4)]
+    return by_part(losses, quarter, 4)
+
+
+def by_part(losses: Tensor, part: Tensor, count: int | None = None) -> tuple[float | None, ...]:
+    """Return the mean loss in each of `count` numbered parts, by default as many as there are."""
+    count = int(part.max()) + 1 if count is None else count
+    parts = [losses[part == number] for number in range(count)]
     return tuple(part.mean().item() if len(part) else None for part in parts)

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from fewstep.config import Config
 from fewstep.errors import UserError
+from fewstep.methods.base import needs_latents
 from fewstep.models.precision import precision_for
+from fewstep.training.networks import build_networks, load_family
 from fewstep.training.settings import check_settings
-from fewstep.training.setup import build_networks, load_family
 from fewstep.training.step_cost import StepCost, decode_bytes, num_bytes, step_cost
 
 GIB = 2**30
@@ -106,6 +107,7 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
         parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
         cost, preview_bytes = replace(cost, vae_and_text_encoder=parts), preview_bytes - parts
     latents = 2 * 4 * math.prod(family.latent_shape(networks.resolution))  # mean and std in fp32
+    latents *= needs_latents(networks.method)
     text = num_bytes(family.encode_prompts([""]).values())
     return Plan(
         precision=precision,

@@ -12,7 +12,8 @@ from fewstep.data.pairs import Prompts, open_data, open_source, subset
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
 from fewstep.training.distill import encode
-from fewstep.training.setup import join_processes, load_family, open_dataset, with_precision
+from fewstep.training.networks import load_family
+from fewstep.training.setup import join_processes, open_dataset, with_precision
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,10 @@ def truncate_log(path: Path, last_step: int) -> None:
 
 def log_entry(result: StepResult, global_batch: int, seconds: float) -> dict[str, Any]:
     """Return a line of metrics.jsonl."""
+    values = dataclasses.asdict(result)
+    values |= values.pop("fake")
     entry = {k: float(f"{v:.6g}") if isinstance(v, float) else v
-             for k, v in dataclasses.asdict(result).items()}  # fmt: skip
+             for k, v in values.items()}  # fmt: skip
     return entry | {"images_per_second": round(global_batch / seconds, 3), "memory": peak_memory()}
 
 

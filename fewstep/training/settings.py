@@ -2,11 +2,12 @@
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from fewstep.config import Config
+from fewstep.config import Config, FakeSettings
 from fewstep.errors import SettingError
-from fewstep.methods import METHODS, Method
+from fewstep.methods import METHODS, LearnsFake, Method
 from fewstep.strict import from_tables
 from fewstep.student.generate import TEACHER_GUIDANCE
 
@@ -19,6 +20,7 @@ def check_settings(config: Config) -> None:
     """
     build_method(config.method)
     teacher_guidance(config)
+    fake_settings(config)
     for name in config.train.trackers:
         if importlib.util.find_spec(name) is None or not _is_known_to_accelerate(name):
             raise SettingError(
@@ -55,6 +57,36 @@ def teacher_guidance(config: Config) -> float:
             "teacher: leave it out, or choose a method that distils one (cd, multi-boundary-cd)"
         )
     return 1.0
+
+
+def fake_settings(config: Config) -> FakeSettings | None:
+    """Return the table [fake] with every default filled in; None for a method without a fake score.
+
+    Raises:
+        SettingError: if the table would do nothing, the fake's rank is below the student's, or
+            the method has a fake score and there is no [adapter].
+    """
+    (name, method), fake, adapter = build_method(config.method), config.fake, config.adapter
+    if not isinstance(method, LearnsFake):
+        if fake is not None:
+            raise SettingError(
+                f"[fake] is set, but {name} trains no fake score: leave the table out, or set "
+                "method.name = 'trajectory-matching'"
+            )
+        return None
+    if adapter is None:
+        raise SettingError(
+            f"there is no [adapter], and {name} trains student and fake score as LoRAs on one "
+            "frozen base: add [adapter], with a rank"
+        )
+    fake = fake or FakeSettings()
+    rank = adapter.rank if fake.rank is None else fake.rank
+    if rank < adapter.rank:
+        raise SettingError(
+            f"fake.rank is {rank} and adapter.rank {adapter.rank}: a fake score of lower rank "
+            f"cannot follow the student; use {adapter.rank} or more, or leave fake.rank out"
+        )
+    return replace(fake, rank=rank, learning_rate=fake.learning_rate or config.train.learning_rate)
 
 
 def _is_known_to_accelerate(tracker: str) -> bool:

@@ -1,76 +1,29 @@
 """From settings to the components of a run, all built at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from fewstep.config import (
-    AdapterSettings,
-    Config,
-    ModelSettings,
-    SettingError,
-    TeacherSettings,
-    TrainSettings,
-)
+from fewstep.config import Config, SettingError, TrainSettings
 from fewstep.data.dataset import Dataset
 from fewstep.data.stream import Skipped
-from fewstep.diffusion.guidance import guided
-from fewstep.diffusion.losses import check_weighting
 from fewstep.distributed import Processes
-from fewstep.methods import Denoisers, Method
-from fewstep.methods.base import Measured
-from fewstep.models.adapters import Roles, full_roles, lora_roles
+from fewstep.methods import LearnsFake
+from fewstep.methods.base import needs_latents
 from fewstep.models.base import ModelFamily
-from fewstep.models.checkpointing import set_checkpointing
-from fewstep.models.loading import load_model, load_skeleton
-from fewstep.models.precision import DTYPES, precision_for
+from fewstep.models.precision import precision_for
 from fewstep.student.generate import TEACHER_GUIDANCE, check_decoder
 from fewstep.student.sample import check_words
 from fewstep.training.checkpoint import Checkpoints, TrainState
-from fewstep.training.settings import build_method, check_settings, teacher_guidance
-from fewstep.types import Conditioning
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The model and its roles, and the method that trains them; `config` has no default left."""
-
-    config: Config
-    method: Method
-    family: ModelFamily
-    roles: Roles
-
-    @property
-    def resolution(self) -> int:
-        """The side of the images, in pixels."""
-        return self.config.data.resolution or self.family.default_resolution
-
-    @property
-    def guidance_scale(self) -> float:
-        """The teacher's; 1 is none."""
-        return self.config.teacher.guidance_scale or 1.0
-
-    def denoisers(self, uncond: Conditioning) -> Denoisers:
-        """Return the roles of a training step; `uncond` is the empty prompt's, one row."""
-        roles, device = self.roles, self.family.schedule.alphas.device
-        uncond = {name: row.to(device) for name, row in uncond.items()}
-        return Denoisers(
-            student=roles.student,
-            target=roles.ema if self.config.train.target == "ema" else roles.student,
-            teacher=guided(roles.teacher, uncond, self.guidance_scale),
-        )
-
-    def network_for_training(self) -> torch.nn.Module:
-        """Return the student's network in training mode, checkpointed and compiled as set."""
-        network, train = self.roles.network, self.config.train
-        set_checkpointing(network, train.checkpointing)
-        if train.compile:
-            network.compile()
-        return network.train()
+from fewstep.training.init import start_from
+from fewstep.training.loop import FakeTraining
+from fewstep.training.networks import Networks, build_networks, load_family
+from fewstep.training.settings import build_method, check_settings
 
 
 @dataclass(frozen=True)
@@ -93,6 +46,18 @@ class Components(Networks):
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.run / "checkpoints", self.state, self.config.train.keep_last)
+
+    @property
+    def fake_training(self) -> FakeTraining | None:
+        """How the fake score is trained, if the method has one: at a constant rate."""
+        fake, method, state = self.config.fake, self.method, self.state.fake
+        if fake is None or state is None or not isinstance(method, LearnsFake):
+            return None
+        rate = fake.learning_rate or 0.0
+        settings = replace(self.config.train, learning_rate=rate, warmup=0, decay="constant")
+        return FakeTraining(
+            method, state, settings, fake.updates, fake.warmup, self.roles.fake_learns
+        )
 
     def check_batch(self, num_pairs: int) -> None:
         """Raise a SettingError if a step takes more samples than there are pairs."""
@@ -135,6 +100,8 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
     family = load_family(config.model, device)
     networks = build_networks(config, family, processes.count)
     check_decoder(family)
+    if config.train.init is not None:
+        start_from(config.train.init, networks)
     dataset = open_dataset(config, run, family, processes)
     max_skipped = config.data.max_skipped * len(dataset.pairs)
     components = Components(
@@ -150,76 +117,34 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
     return components
 
 
-def build_networks(config: Config, family: ModelFamily, num_processes: int = 1) -> Networks:
-    """Give the family its roles, and the config every default of method and model.
-
-    A family on the meta device has no weights: this is what a plan counts.
-
-    Raises:
-        UserError: if the method and the model do not go together, or an adapter matches nothing.
-    """
-    name, method = build_method(config.method)
-    resolution = config.data.resolution or family.default_resolution
-    family.latent_shape(resolution)
-    try:
-        if isinstance(method, Measured):
-            check_weighting(method.weighting, family.schedule)
-    except ValueError as error:
-        raise SettingError(str(error)) from error
-    resolved = replace(
-        config,
-        method={"name": name} | asdict(method),  # type: ignore[call-overload]
-        teacher=TeacherSettings(teacher_guidance(config)),
-        data=replace(config.data, resolution=resolution),
-        train=replace(config.train, processes=num_processes),
-    )
-    return Networks(resolved, method, family, build_roles(family, config))
-
-
-def build_roles(family: ModelFamily, config: Config) -> Roles:
-    """Give the network its LoRAs, or copies to fine-tune whole."""
-    adapter, seed = config.adapter, config.train.seed
-    if adapter is None:
-        return full_roles(family)
-    preset, rank, alpha = adapter.preset, adapter.rank, lora_alpha(adapter)
-    return lora_roles(family, preset, rank, alpha, dropout=adapter.dropout, seed=seed)
-
-
-def lora_alpha(adapter: AdapterSettings) -> float:
-    """Return alpha; where none is set it is the rank, so that the update's scale is 1."""
-    return float(adapter.rank) if adapter.alpha is None else adapter.alpha
-
-
 def new_state(networks: Networks, device: torch.device | str) -> TrainState:
     """Return the state before the first step; fp16 alone scales the loss."""
     config, roles = networks.config, networks.roles
-    optimizer = torch.optim.AdamW(
-        roles.trained.values(),
-        lr=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
-        fused=True,
-    )
-    scaler = GradScaler(torch.device(device).type, enabled=config.model.precision == "fp16")
-    return TrainState(roles.trained, roles.averaged, optimizer, scaler)
+
+    def state(
+        trained: Mapping[str, nn.Parameter], averaged: Mapping[str, Tensor], rate: float
+    ) -> TrainState:
+        train, kind = config.train, torch.device(device).type
+        optimizer = torch.optim.AdamW(
+            trained.values(),
+            lr=rate,
+            betas=train.betas,
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        scaler = GradScaler(kind, enabled=config.model.precision == "fp16")
+        return TrainState(trained, averaged, optimizer, scaler)
+
+    student = state(roles.trained, roles.averaged, config.train.learning_rate)
+    if config.fake is not None:
+        student.fake = state(roles.fake_trained, {}, config.fake.learning_rate or 0.0)
+    return student
 
 
 def with_precision(config: Config, device: torch.device | str) -> Config:
     """Replace precision "auto" by the device's, or refuse one in which it cannot train."""
     precision = precision_for(config.model.precision, device)
     return replace(config, model=replace(config.model, precision=precision))
-
-
-def load_family(model: ModelSettings, device: torch.device | str) -> ModelFamily:
-    """Load the base model; on the "meta" device from its configs alone, without weights."""
-    options = {
-        "dtype": DTYPES[model.precision],
-        "revision": model.revision,
-        "config": model.config,
-        "allow_pickle": model.allow_pickle,
-    }
-    if str(device) == "meta":
-        return load_skeleton(model.base, **options)
-    return load_model(model.base, device=device, variant=model.variant, **options)
 
 
 def join_processes(train: TrainSettings, device: torch.device | str) -> Processes:
@@ -251,6 +176,7 @@ def open_dataset(config: Config, run: Path, family: ModelFamily, processes: Proc
             resolution=data.resolution or family.default_resolution,
             root=Path(data.cache or run.parent / "cache"),
             teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
+            needs_latents=needs_latents(build_method(config.method)[1]),
         )
     if processes.count > 1:
         key = int(dataset.fingerprint.key, 16) >> 1  # 63 bits, as a tensor's integers have

@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
-from fewstep.methods.base import Batch
-from fewstep.training.setup import Networks
+from fewstep.methods import Batch, LearnsFake
+from fewstep.training.loop import Loss
+from fewstep.training.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -121,25 +122,36 @@ def step_cost(networks: Networks) -> StepCost:
     known = {id(weight): weight for weight in parameters}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
 
-    def backward(micro: int) -> None:
+    def backward(micro: int, loss: Loss = networks.method.loss) -> None:
         samples = range(micro * size, (micro + 1) * size)
         draw = Draw.keyed(train.seed, samples, "meta")
-        networks.method.loss(nets, batch, schedule, draw).loss.mean().backward()
+        loss(nets, batch, schedule, draw).loss.mean().backward()
+
+    def update_fake() -> None:
+        if isinstance(networks.method, LearnsFake):
+            with roles.fake_learns():
+                backward(0, networks.method.fake_loss)
+            for weight in roles.fake_trained.values():
+                weight.grad = None
 
     with LiveBytes(known) as live, fused_attention():
+        update_fake()
         for micro in range(micro_batches):
             backward(micro)
     with FlopCounterMode(display=False) as flops, fused_attention():  # its hooks hold activations
         backward(0)
+        for _ in range(networks.config.fake.updates if networks.config.fake else 0):
+            update_fake()
 
     gradients = num_bytes(roles.trained.values())
-    adapters = gradients + num_bytes(roles.averaged.values())
+    fake = num_bytes(roles.fake_trained.values())
+    adapters = gradients + num_bytes(roles.averaged.values()) + fake
     return StepCost(
         flops=flops.get_total_flops() * train.accumulate,
         weights=num_bytes(known) - adapters,
         adapters=adapters,
         gradients=gradients,
-        optimizer=2 * gradients,
+        optimizer=2 * (gradients + fake),
         activations=live.peak - (gradients if micro_batches > 1 else 0),
         moving=live.peak,
     )

@@ -48,10 +48,10 @@ def denoiser_of(schedule):
 
 @pytest.fixture
 def nets(network_of, denoiser_of):
-    """Three different networks: student, target and teacher."""
+    """Four different networks: student, target, teacher and fake."""
     from fewstep.methods import Denoisers
 
-    return Denoisers(*(denoiser_of(network_of(seed)) for seed in range(3)))
+    return Denoisers(*(denoiser_of(network_of(seed)) for seed in range(4)))
 
 
 @pytest.fixture(scope="session")

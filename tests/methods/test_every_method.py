@@ -9,9 +9,14 @@ import torch
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
 from fewstep.methods import METHODS, Batch, Denoisers
+from fewstep.methods.base import Measured
 from fewstep.student.samplers import SAMPLERS
 
 every_method = pytest.mark.parametrize("name", METHODS)
+every_measured_method = pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if isinstance(method(), Measured)]
+)
+"""Those with a distance and a weighting."""
 
 
 def loss(method, nets, batch, schedule, seed=0, samples=range(8), progress=0.4):
@@ -29,12 +34,12 @@ def test_its_sampler_exists(name):
 
 @every_method
 def test_only_the_student_gets_gradients(name, schedule, network_of, denoiser_of, batch):
-    networks = [network_of(seed) for seed in range(3)]
+    networks = [network_of(seed) for seed in range(4)]
     nets = Denoisers(*map(denoiser_of, networks))
     loss(METHODS[name](), nets, batch, schedule).loss.sum().backward()
-    student, target, teacher = networks
+    student, *others = networks
     assert all(weight.grad.abs().sum() > 0 for weight in student.parameters())
-    assert all(weight.grad is None for net in (target, teacher) for weight in net.parameters())
+    assert all(weight.grad is None for net in others for weight in net.parameters())
 
 
 @every_method
@@ -45,13 +50,13 @@ def test_a_student_that_is_its_own_target_learns_as_from_a_frozen_copy(
     for copied in (False, True):
         student = network_of(0)
         target = network_of(0) if copied else student
-        nets = Denoisers(*map(denoiser_of, (student, target, network_of(2))))
+        nets = Denoisers(*map(denoiser_of, (student, target, network_of(2), network_of(3))))
         loss(METHODS[name](), nets, batch, schedule).loss.sum().backward()
         gradients.append([weight.grad for weight in student.parameters()])
     assert all(torch.equal(own, copy) for own, copy in zip(*gradients, strict=True))
 
 
-@every_method
+@every_measured_method
 def test_the_gradient_is_that_of_a_finite_difference(
     name, schedule, network_of, denoiser_of, batch
 ):
@@ -96,7 +101,7 @@ def test_under_autocast_everything_but_the_network_is_fp32(
 
         return denoiser_of(forward)
 
-    networks = [network_of(seed) for seed in range(3)]
+    networks = [network_of(seed) for seed in range(4)]
     method = METHODS[name]()
     alone = loss(method, Denoisers(*map(inside, networks)), batch, schedule)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -115,7 +120,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(
     gradients = []
     for size in (8, 4, 2, 1):
         student = network_of(0)
-        nets = Denoisers(*map(denoiser_of, (student, network_of(1), network_of(2))))
+        nets = Denoisers(*map(denoiser_of, (student, *map(network_of, (1, 2, 3)))))
         for first in range(0, 8, size):
             rows = slice(first, first + size)
             samples = range(first, first + size)
@@ -139,7 +144,7 @@ def test_the_loss_is_a_function_of_its_arguments_and_leaves_global_randomness_al
     assert not torch.equal(loss(METHODS[name](), nets, batch, schedule, seed=1).loss, first.loss)
 
 
-@every_method
+@every_measured_method
 def test_every_setting_changes_the_loss(name, schedule, nets, batch):
     """A flag that does nothing is a defect."""
     other = {
@@ -160,7 +165,7 @@ def test_every_setting_changes_the_loss(name, schedule, nets, batch):
         assert not torch.equal(changed, usual), field.name
 
 
-@every_method
+@every_measured_method
 def test_a_nan_in_one_sample_makes_its_loss_nan_and_no_other(name, schedule, nets, batch):
     x_0 = batch.x_0.clone()
     x_0[5, 2] = math.nan
@@ -180,7 +185,7 @@ def test_more_solver_steps_than_the_schedule_has_are_refused_before_any_network_
     short = NoiseSchedule.from_config(config | {"num_train_timesteps": 500})
     method = METHODS[name](num_solver_steps=800)
     with pytest.raises(ValueError, match="800 steps do not fit the schedule: use 1 to 500"):
-        loss(method, Denoisers(never, never, never), batch, short)
+        loss(method, Denoisers(never, never, never, never), batch, short)
 
 
 @pytest.mark.parametrize("name", ["cd", "multi-boundary-cd"])

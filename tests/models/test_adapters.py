@@ -125,12 +125,14 @@ def test_the_gradient_is_that_of_separate_copies(
         weights = dict(frozen.named_parameters())
         for key, average in roles.averaged.items():
             weights[key.replace(".weight", ".student.weight")].data = average.clone()
-    nets = Denoisers(family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0))
+    nets = Denoisers(
+        family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0), teacher
+    )
     gradients(method, nets, batch, family, accumulate)
 
     set_checkpointing(roles.network.train(), checkpointing)
     mine = roles.ema if target == "ema" else roles.student
-    nets = Denoisers(roles.student, mine, guided(roles.teacher, uncond, 4.0))
+    nets = Denoisers(roles.student, mine, guided(roles.teacher, uncond, 4.0), roles.teacher)
     gradients(method, nets, batch, family, accumulate)
 
     for key, weight in roles.trained.items():

@@ -37,6 +37,7 @@ LOOKS = {  # colour and marker: told apart without colour too
     "cd": ("#3d8bfd", "D"),
     "multi-boundary-cd": ("#12a594", "^"),
     "multi-boundary-ct": ("#c2519b", "v"),
+    "trajectory-matching": ("#b8860b", "X"),
 }
 OTHER = ("#8e6fe0", "P")
 QUARTERS = ("least noise", "less", "more", "most noise")
