@@ -1,8 +1,8 @@
-"""Distribution matching where every score is known: one dimension, one segment, closed forms.
+"""Distribution matching where every score is known: one dimension, one segment, formulas.
 
-The student is a line, x_0 = mean + deviation * x_T, so that what it makes is a Gaussian and its exact
-score a formula. The method's own losses then show what the fake's minimiser is, and where the
-student ends when the fake is exact.
+The student is a line, x_0 = mean + deviation * x_T, so that what it makes is a Gaussian and its
+exact score a formula. The method's own losses then show what the fake's minimiser is, and where
+the student ends when the fake is exact.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PAIR = Mixture(
 
 @dataclass(frozen=True)
 class GaussianLaw:
-    """A student that makes N(mean, deviation²) of clean data, at the lower end `end` of a segment."""
+    """A student that makes N(mean, deviation²) of clean data; its segment ends at `end`."""
 
     mean: float
     deviation: float

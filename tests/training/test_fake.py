@@ -24,6 +24,7 @@ from fewstep.errors import Interrupted, SettingError
 from fewstep.models.adapters import lora_roles
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
+from fewstep.quickstart import CONFIGS
 from fewstep.student.load import read_contract
 from fewstep.training.distill import distill_run
 from fewstep.training.plan import plan_run
@@ -293,3 +294,12 @@ def test_the_contract_is_that_of_a_multi_boundary_student(finished, student):
     mine, theirs = (read_contract(run / "artefact") for run in (finished, student))
     assert (mine.sampler, mine.timesteps()) == (theirs.sampler, theirs.timesteps())
     assert mine.grid.boundaries == theirs.grid.boundaries
+
+
+def test_an_update_with_its_fake_updates_costs_at_most_two_and_a_half_steps_of_cd():
+    """Counted, by image call with gradient: 8 prompts of four segments, and 32 samples."""
+    plans = [plan_run(load_config(CONFIGS / f"{name}.toml"), on_cpu=True).cost
+             for name in ("trajectory-matching", "cd")]  # fmt: skip
+    matching, cd = plans
+    assert matching.flops < 2.5 * cd.flops
+    assert matching.bytes < 1.35 * cd.bytes
