@@ -34,14 +34,19 @@ def network_row(
 
 
 def plus_minus(interval: Mapping[str, float]) -> str:
-    """Write an interval as its middle and reach."""
-    return f"{interval['value']:.3f} ± {interval['high'] - interval['value']:.3f}"
+    """Write an interval as its middle and reach; below five values as its middle alone."""
+    value, high = interval["value"], interval["high"]
+    return f"{value:.3f}" if high is None else f"{value:.3f} ± {high - value:.3f}"
 
 
 def compare(ours: Mapping[str, float], theirs: Mapping[str, float], factor: float = 1) -> Outcome:
-    """Hold if the whole interval of one value is below `factor` times the other's."""
+    """Hold if the whole interval of one value is below `factor` times the other's.
+
+    Where there are too few values for intervals, nothing is shown and it does not hold.
+    """
     measured = f"{plus_minus(ours)} against {plus_minus(theirs)}"
-    return measured, ours["high"] < factor * theirs["low"]
+    high, low = ours["high"], theirs["low"]
+    return measured, None not in (high, low) and high < factor * low
 
 
 def in_mean(ours: Mapping[str, float], theirs: Mapping[str, float], factor: float = 1) -> Outcome:
