@@ -16,6 +16,7 @@ SETTINGS = {
     "cd": {"num_solver_steps": 50, "solver": "heun"},
     "multi-boundary-cd": {"num_solver_steps": 52, "num_segments": 4},
     "multi-boundary-ct": {"num_segments": 8, "weighting": "inverse-gap"},
+    "trajectory-matching": {"num_solver_steps": 52, "num_segments": 4},
 }
 
 
