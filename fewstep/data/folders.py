@@ -149,9 +149,6 @@ def read_coco(path: Path, images: Path | None = None) -> ImageFiles:
         path = _only(captions_files(path), path, images)
     names, notes = _coco_tables(path)
     described = {image for image, *_ in notes}
-    if strange := [note for note in notes if note[0] not in names]:
-        image, number, _ = strange[0]
-        raise DataError(f"{path}: annotation {number} is of image {image}, which is missing")
     order = sorted(names, key=lambda image: names[image])
     missing = [f"{path}: image {names[image]}" for image in order if image not in described]
     rows = [(f"{path}: annotation {number}", caption) for _, number, caption in notes]
@@ -177,6 +174,7 @@ def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]
         names = {image["id"]: str(image["file_name"]) for image in table["images"]}
         notes = sorted((a["image_id"], a["id"], a["caption"]) for a in table["annotations"])
         repeated = len(table["images"]) - len(names)
+        strange = [note for note in notes if note[0] not in names]
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path} is no COCO captions file ({error!r}); it needs images with id and file_name, "
@@ -186,6 +184,9 @@ def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]
         raise DataError(f"{path} names no image; is it the right file?")
     if repeated:
         raise DataError(f"{path} gives {repeated} images the id of another; give each its own")
+    if strange:
+        image, number, _ = strange[0]
+        raise DataError(f"{path}: annotation {number} is of image {image}, which is missing")
     return names, notes
 
 
@@ -214,7 +215,7 @@ def _named_files(
     on_disk = {
         str(parent / entry.name)
         for parent in {Path(file).parent for file in files}
-        if (folder / parent).is_dir()
+        if os.path.isdir(folder / parent)  # False of a name that is too long
         for entry in os.scandir(folder / parent)
         if not entry.is_dir()
     }

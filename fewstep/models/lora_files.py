@@ -68,6 +68,8 @@ class Layer:
             return None
         up, down = self.up.float().flatten(1), self.down.float()
         if self.mid is not None:
+            if self.mid.shape[1] != len(down):
+                return None
             down = torch.einsum("rs...,si->ri...", self.mid.float(), down.flatten(1))
         rank, size = len(down), len(up) * down[0].numel()
         if up.shape[1] != rank or len(up) != shape[0] or size != shape.numel():
@@ -107,6 +109,12 @@ def read_lora(path: Path) -> LoraFile:
     layers: dict[str, Layer] = {}
     for name, weight in weights.items():
         layer, part = _parsed(path, name)
+        is_whole = weight.numel() == 1 if part == "alpha" else weight.dim() > 1 and weight.numel()
+        if not is_whole:
+            raise ModelError(
+                f"the LoRA {path} has {name} in the shape {list(weight.shape)}, which no LoRA has; "
+                "it was damaged, get it again"
+            )
         value = float(weight) if part == "alpha" else weight
         setattr(layers.setdefault(layer, Layer()), part, value)
     for name, config in _configs(path, metadata):
