@@ -96,6 +96,8 @@ def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
     entry, value = f"{outer}{path.removeprefix('.')}".rstrip("."), refusal["input"]
     name = f"{file}{colon}{entry}"
     match refusal["type"].partition("_")[0]:
+        case "json":  # of which the input is the whole text
+            return f"{where or 'the file'} is nested too deep; is it the right file?"
         case "missing":
             return f"{file}{colon}the {what} {entry} is missing"
         case "dataclass" | "dict" | "mapping":

@@ -171,7 +171,7 @@ class Contract:
         """
         try:
             entries = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # of huge numbers and deep nesting too
             raise UserError(f"{source} is not JSON ({error}); export the run again") from error
         if not isinstance(entries, dict):
             raise UserError(f"{source} is not a JSON object; export the run again")

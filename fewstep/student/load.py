@@ -90,6 +90,10 @@ def read_contract(folder: Path, name: str = CONTRACT_FILE) -> Contract:
         contract = Contract.from_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
         raise _missing(folder, name) from error
+    except UnicodeDecodeError as error:
+        raise ArtefactError(
+            f"{path} is not UTF-8 ({error.reason}); get the artefact again"
+        ) from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"cannot read the artefact {folder}: {error}") from error
     for part, entry, kind in REQUIRED:
