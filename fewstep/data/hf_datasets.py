@@ -4,11 +4,12 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import collect
@@ -16,6 +17,15 @@ from fewstep.data.files import read_image
 from fewstep.data.folders import CAPTION_COLUMNS
 from fewstep.errors import DataError
 from fewstep.text import checked
+
+# what `datasets` takes for a split in a file's name
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "dev": "validation", "val": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}")  # holdout-00000-of-00002.parquet
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,11 +119,13 @@ def _loaded(path: str, split: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     folder = Path(path)
+    found = _parquet_files(folder)
+    files = _chosen(_splits(found), split, path) if found else []
     try:
         if not folder.is_dir():
             return datasets.load_dataset(path, split=split)
-        if found := _parquet_files(folder):
-            return datasets.load_dataset("parquet", data_files=found, split="train")
+        if files:
+            return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -121,11 +133,28 @@ def _loaded(path: str, split: str) -> Any:
         raise DataError(
             f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
         ) from error
-    if not isinstance(loaded, datasets.DatasetDict):
-        return loaded
-    if split not in loaded:
-        raise DataError(f"data.split is {split!r}; {path} has {', '.join(loaded)}")
-    return loaded[split]
+    if not isinstance(loaded, datasets.DatasetDict):  # "train[:10%]" is of train
+        loaded = {str(loaded.split or "train").partition("[")[0]: loaded}
+    return _chosen(loaded, split, path)
+
+
+def _chosen(splits: Mapping[str, T], split: str, path: str) -> T:
+    for name in (split, SPLIT_NAMES.get(split, split)):
+        if name in splits:
+            return splits[name]
+    raise DataError(f"data.split is {split!r}; {path} has {', '.join(splits)}")
+
+
+def _splits(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of each split; those whose names tell none are of "train"."""
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        name = Path(file).stem
+        shard = SHARD.match(name)
+        told = [shard["split"]] if shard else re.split(r"[-._ 0-9]+", name.lower())
+        known = (SPLIT_NAMES[word] for word in told if word in SPLIT_NAMES)
+        splits.setdefault(next(known, told[0] if shard else "train"), []).append(file)
+    return splits
 
 
 def _parquet_files(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fewstep.world.scenes import COLOURS, SHAPES
@@ -103,4 +104,17 @@ def shards(folder: Path, sizes: tuple[int, ...]) -> Path:
             members[f"{number:03d}.txt"] = f"image {number}".encode()
             number += 1
         shard(folder / f"{i:04d}.tar", members)
+    return folder
+
+
+def parquets(folder: Path, names: tuple[str, ...]) -> Path:
+    """Write tables of one row each, as `datasets` does."""
+    datasets = pytest.importorskip("datasets")
+    kinds = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    for number, name in enumerate(names):
+        image = {"bytes": content(noise(number)), "path": None}
+        columns = {"image": [image], "text": [f"of file {number}"]}
+        file = folder / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=kinds).to_parquet(file)
     return folder

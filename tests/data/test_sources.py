@@ -26,6 +26,7 @@ from tests.data.samples import (
     content,
     folder_of,
     noise,
+    parquets,
     shard,
     shards,
     truncated,
@@ -552,6 +553,44 @@ def test_a_saved_dataset_and_parquet_are_read(tmp_path):
         opened(tmp_path / "saved", split="test")
     with pytest.raises(DataError, match=r"has the columns image, caption; set data.caption_column"):
         opened(tmp_path / "saved", caption_column="text")
+
+
+@pytest.mark.parametrize(("names", "split", "kept"), [
+    (("train-00000-of-00001", "test-00000-of-00001"), "train", [0]),
+    (("train-00000-of-00001", "test-00000-of-00001"), "test", [1]),
+    (("data/train-00000-of-00002", "data/train-00001-of-00002", "data/val-00000-of-00001"),
+     "train", [0, 1]),
+    (("my_train", "my_eval"), "test", [1]),
+    (("a-train", "dev"), "val", [1]),
+    (("a-train", "dev"), "validation", [1]),
+    (("more", "TEST"), "train", [0]),
+    (("0", "latest"), "train", [0, 1]),
+    (("train-00000-of-00001", "holdout-00000-of-00001"), "train", [0]),
+    (("train-00000-of-00001", "holdout-00000-of-00001"), "holdout", [1]),
+])  # fmt: skip
+def test_the_split_of_a_parquet_folder_is_told_by_its_names(tmp_path, names, split, kept):
+    parquets(tmp_path, names)
+    assert captions(opened(tmp_path, split=split)) == [(f"of file {i}",) for i in kept]
+    with pytest.raises(DataError, match=r"^data\.split is 'nonsense'; .* has \w+"):
+        opened(tmp_path, split="nonsense")
+
+
+def test_a_folder_without_rows_to_train_on_says_which_splits_it_has(tmp_path):
+    parquets(tmp_path, ("test", "val"))
+    with pytest.raises(DataError, match=r"^data\.split is 'train'; .* has test, validation"):
+        opened(tmp_path)
+
+
+def test_the_split_of_a_saved_table_is_its_own(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    parquets(tmp_path / "of", ("a",))
+    table = datasets.load_dataset("parquet", data_files=[str(tmp_path / "of" / "a.parquet")])
+    for name, split in (("train", None), ("test", "test"), ("train", "train[:1]")):
+        rows = datasets.Dataset(table["train"].data, info=table["train"].info, split=split)
+        rows.save_to_disk(tmp_path / str(split))
+        assert len(opened(tmp_path / str(split), split=name)) == 1
+        with pytest.raises(DataError, match=rf"^data\.split is 'nonsense'; .* has {name}$"):
+            opened(tmp_path / str(split), split="nonsense")
 
 
 def test_shards_may_be_sent_to_another_process(tmp_path):
