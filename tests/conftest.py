@@ -4,6 +4,7 @@ For beartype's sake a checked module names the class where it could say Self, an
 runtime_checkable.
 """
 
+import sys
 from collections.abc import Callable
 
 import hypothesis
@@ -59,3 +60,21 @@ def network() -> Network:
         return 0.9 * torch.tanh(x_t) + 0.2 * torch.sin(x_t.roll(1, -1) + time / 150)
 
     return output
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[object, str]]:
+    """Type commands in an empty folder: from arguments to the exit code and all that is printed."""
+    from fewstep.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        output = capsys.readouterr()
+        return left.value.code, output.out + output.err
+
+    return run

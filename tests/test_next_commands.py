@@ -9,28 +9,11 @@ from pathlib import Path
 import pytest
 
 from fewstep import quickstart
-from fewstep.__main__ import main
 from fewstep.config import ModelSettings, load_config, to_toml
 from fewstep.console import next_command
 from fewstep.errors import SettingError
 from fewstep.student.load import read_contract
 from tests.tiny import save_tiny_pipeline, tiny_config
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys, tmp_path):
-    """Type a command in an empty folder; return its exit code and its output."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        output = capsys.readouterr()
-        return left.value.code, output.out + output.err
-
-    return run
 
 
 def next_of(output):

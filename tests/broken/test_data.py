@@ -24,6 +24,14 @@ def refused_and_untouched(folder: Path, path: Path, *words: str) -> None:
     assert files_in(folder) == before
 
 
+def table_refused(folder, name, text, *words):
+    """Refuse a folder of two images, and another folder, for the table beside them."""
+    folder_of(folder, 2)
+    (folder / "sub").mkdir()
+    (folder / name).write_text(text)
+    refused_and_untouched(folder, folder, name, *words)
+
+
 CAPTIONS = {
     "empty": (b"", "has the caption ''"),
     "blank": (b" \n\t\r\n", "has the caption"),
@@ -101,11 +109,7 @@ ROWS = {
 
 @pytest.mark.parametrize("case", ROWS)
 def test_a_broken_table_is_refused(tmp_path, case):
-    text, *words = ROWS[case]
-    folder_of(tmp_path, 2)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "metadata.jsonl").write_text(text)
-    refused_and_untouched(tmp_path, tmp_path, "metadata.jsonl", *words)
+    table_refused(tmp_path, "metadata.jsonl", *ROWS[case])
 
 
 CSV = {
@@ -123,10 +127,7 @@ CSV = {
 
 @pytest.mark.parametrize("case", CSV)
 def test_a_broken_csv_is_refused(tmp_path, case):
-    text, *words = CSV[case]
-    folder_of(tmp_path, 2)
-    (tmp_path / "metadata.csv").write_text(text)
-    refused_and_untouched(tmp_path, tmp_path, "metadata.csv", *words)
+    table_refused(tmp_path, "metadata.csv", *CSV[case])
 
 
 COCO = {

@@ -1,31 +1,24 @@
 """The commands that generate, export and push, as they are typed."""
 
-import sys
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fewstep.__main__ import main
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_pipeline
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; return its exit code, and its output."""
-    monkeypatch.chdir(tmp_path)
+def run(typed):
+    """Type a command in an empty folder; return its exit code, and its output in one line."""
 
-    def typed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        output = capsys.readouterr()
-        return left.value.code, " ".join((output.out + output.err).split())
+    def in_one_line(*arguments):
+        code, output = typed(*arguments)
+        return code, " ".join(output.split())
 
-    return typed
+    return in_one_line
 
 
 @pytest.fixture(scope="module")
