@@ -148,7 +148,7 @@ class TrajectoryMatching:
     ) -> Tensor:
         if not batch.has_latents:
             raise ValueError(
-                f"method.anchor is {self.anchor}, which needs pictures or latents, and the batch "
+                f"method.anchor is {self.anchor}, which needs images or latents, and the batch "
                 "holds prompts alone: give both, or set method.anchor = 0"
             )
         return self.anchor_method.loss(nets, batch, schedule, draw).loss

@@ -160,7 +160,7 @@ def test_prompts_are_enough_but_for_the_anchor(nets, batch, schedule):
         losses(SHORT, nets, prompts, schedule).loss, losses(SHORT, nets, batch, schedule).loss
     )
     anchored = replace(SHORT, anchor=0.5)
-    with pytest.raises(ValueError, match=r"method.anchor is 0.5, which needs pictures or latents"):
+    with pytest.raises(ValueError, match=r"method.anchor is 0.5, which needs images or latents"):
         losses(anchored, nets, prompts, schedule)
     assert not needs_latents(SHORT)
     assert needs_latents(anchored)
