@@ -46,7 +46,7 @@ def from_tables(
             raise cause from None
         raise error(explained(first, where, what)) from None
     except RecursionError:
-        raise error(f"{where or 'the file'} is nested too deep; is it the right file?") from None
+        raise error(too_deep(where)) from None
 
 
 def renamed(values: object, where: str) -> object:
@@ -89,6 +89,11 @@ TYPES = {"int": "an integer", "float": "a number", "string": "text", "bool": "tr
 BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
 
 
+def too_deep(where: str) -> str:
+    """Return the refusal of tables or lists that are nested deeper than can be read."""
+    return f"{where or 'the file'} is nested too deep; is it the right file?"
+
+
 def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
     """Return one of pydantic's errors in our words: the entry, its value and what it has to be."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in refusal["loc"])
@@ -97,7 +102,7 @@ def explained(refusal: Mapping[str, Any], where: str, what: str) -> str:
     name = f"{file}{colon}{entry}"
     match refusal["type"].partition("_")[0]:
         case "json":  # of which the input is the whole text
-            return f"{where or 'the file'} is nested too deep; is it the right file?"
+            return too_deep(where)
         case "missing":
             return f"{file}{colon}the {what} {entry} is missing"
         case "dataclass" | "dict" | "mapping":
