@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from load_matrix_truth import ALPHA, RANK, output_of, thin_unet, trained
@@ -132,13 +132,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_cases(Path(folder))
         rows = measure(Path(folder))
+    write_rows(RESULTS, {"tolerance": TOLERANCE}, rows, "loads", "should_load")
+
+
+def write_rows(
+    path: Path, settings: dict[str, Any], rows: list[dict[str, Any]], found: str, expected: str
+) -> NoReturn:
+    """Write a table of readers, and exit: with 1 if a row's `found` is not what is `expected`."""
     header = {
-        "command": "python benchmarks/load_matrix.py", "commit": commit(), "machine": machine(),
-    }  # fmt: skip
-    result = header | {"tolerance": TOLERANCE, "rows": rows}
-    write_file(RESULTS, json.dumps(result, indent=1) + "\n")
-    wrong = [row for row in rows if row["loads"] != row["should_load"]]
-    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected; wrote {RESULTS}")
+        "command": f"python benchmarks/{path.stem}.py",
+        "commit": commit(),
+        "machine": machine(),
+    }
+    write_file(path, json.dumps(header | settings | {"rows": rows}, indent=1) + "\n")
+    wrong = [row for row in rows if row[found] != row[expected]]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected; wrote {path}")
     sys.exit(1 if wrong else 0)
 
 
