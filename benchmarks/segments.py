@@ -29,6 +29,7 @@ from fewstep.evaluation.metrics.pairs import rmse
 from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
+from fewstep.student.seeds import numbered_generators
 from fewstep.types import Conditioning, Denoiser, Latents
 
 DATA_SEED = 17
@@ -64,7 +65,7 @@ def measured(source: str, num: int) -> list[dict]:
     cond = family.encode_prompts([pairs.captions(i)[0] for i in range(num)])
     images = torch.stack([pairs.image(i) for i in range(num)])
     x_0, _ = family.encode_images(images)
-    noise = Draw.keyed(0, range(num), purpose="paint").noise_like(x_0)
+    noise = Draw(numbered_generators(0, range(num))).noise_like(x_0)
     trajectory = dict(zip(times, ddim_path(teacher, noise, times, cond), strict=True))
 
     denoisers = {"student": distilled, "teacher, guided": teacher, "teacher, unguided": plain}

@@ -16,7 +16,6 @@ import torch
 
 from fewstep.diffusion.grid import SPACINGS, Grid
 from fewstep.diffusion.guidance import guided
-from fewstep.diffusion.random import Draw
 from fewstep.evaluation.intervals import proportion
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, verdicts
 from fewstep.evaluation.prompts import held_out_prompts
@@ -24,6 +23,7 @@ from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.models.loading import load_model
 from fewstep.student.generate import ImageSampler
+from fewstep.student.seeds import numbered_generators
 
 PROMPT_SEED = 777
 SEGMENTS, FINE = 4, 4
@@ -58,8 +58,8 @@ def main() -> None:
     rows = []
     for name, timesteps in trajectories().items():
         sampler = ImageSampler(family, denoiser, timesteps, "deterministic", 2 * len(timesteps))
-        noise = Draw.keyed(0, range(len(prompts)), purpose="paint").generators
-        latents = sampler.latents(prompts, noise, family.default_resolution)
+        generators = numbered_generators(0, range(len(prompts)))
+        latents = sampler.latents(prompts, generators, family.default_resolution)
         images = sampler.decode(latents).numpy()
         right = proportion(all_right(verdicts(images, prompts)))
         rows.append({"walk": name, "timesteps": timesteps, "prompt_accuracy": asdict(right)})

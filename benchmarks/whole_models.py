@@ -19,19 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 import whole_models_reader as reader
-from load_matrix import OLD, ROOT, environment
+from load_matrix import OLD, ROOT, environment, write_rows
 from safetensors.torch import load_file, save_file
 
-from fewstep.evaluation.provenance import commit, machine
 from fewstep.export.artefact import Artefact
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.export.write import write_student
-from fewstep.files import write_file
 from fewstep.methods import METHODS
 from fewstep.models.adapters import PRESETS
-from fewstep.models.base import fingerprint
+from fewstep.models.base import TEXT_MODEL, fingerprint
 from fewstep.models.loading import bundled_folder, load_model
-from fewstep.models.saving import TEXT_PREFIX
 from fewstep.student.contract import Contract
 from fewstep.student.pipeline import FewStepPipeline
 
@@ -86,7 +83,7 @@ def write_cases(folder: Path) -> None:
                 np.save(case / "images.npy", np.stack([np.asarray(i.image) for i in images]) / 255)
     wrong = shutil.copytree(folder / "cd, fp32", folder / WRONG)
     path = wrong / "fused" / "diffusers" / "text_encoder" / "model.safetensors"
-    flat = {name.removeprefix(TEXT_PREFIX): value for name, value in load_file(path).items()}
+    flat = {name.removeprefix(TEXT_MODEL): value for name, value in load_file(path).items()}
     save_file(flat, path, {"format": "pt"})
 
 
@@ -119,12 +116,7 @@ def main() -> None:
             if done.returncode:
                 sys.exit(f"the reader failed with {name}: {done.stderr[-2000:]}")
             rows += rows_of(json.loads(done.stdout.splitlines()[-1]))
-    header = {"command": "python benchmarks/whole_models.py", "commit": commit()}
-    result = header | {"machine": machine(), "limits": LIMITS, "rows": rows}
-    write_file(RESULTS, json.dumps(result, indent=1) + "\n")
-    wrong = [row for row in rows if row["same"] != row["should_be"]]
-    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected; wrote {RESULTS}")
-    sys.exit(1 if wrong else 0)
+    write_rows(RESULTS, {"limits": LIMITS}, rows, "same", "should_be")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.order import ordered
 from fewstep.data.pairs import ImagePairs, Pairs, Prompts, open_data
 from fewstep.data.stream import Stream
-from fewstep.diffusion.random import Draw, generator
+from fewstep.diffusion.random import generator
 from fewstep.distributed import ALONE, Processes
 from fewstep.errors import SettingError
 from fewstep.files import check_writable
-from fewstep.models.base import ModelFamily, earlier_fingerprint, fingerprint
+from fewstep.models.base import ModelFamily, earlier_fingerprint, fingerprint, prediction_type
 from fewstep.student.generate import teacher_sampler
+from fewstep.student.seeds import numbered_generators
 
 FORMAT = 2
 """Of the cache; one of another format is encoded again."""
@@ -63,9 +64,8 @@ class Dataset:
         self.family.latent_shape(self.resolution)  # before images are looked for
         index, divisor = self.root / "shards", self.family.image_divisor
         self.pairs = open_data(self.settings, self.resolution, divisor, index)
-        is_flipped = self.settings.flip and self.needs_latents
-        is_flipped = is_flipped and not isinstance(self.pairs, Prompts)
-        self.num_views = 2 if is_flipped else 1
+        has_images = self.needs_latents and not isinstance(self.pairs, Prompts)
+        self.num_views = 2 if self.settings.flip and has_images else 1
         self.encoders = _encoders(self.family)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         self.fingerprint = Fingerprint(self._made_from(), versions, self.settings.path)
@@ -104,11 +104,12 @@ class Dataset:
 
     def fill(self, processes: Processes = ALONE) -> Steps[None]:
         """Encode what is not encoded yet, this process its part."""
-        encode, shard_size = self._encoded, None
-        if isinstance(self.pairs, Prompts):
-            encode, shard_size = self._generated, GENERATED_SHARD
         if not self.needs_latents:
             encode, shard_size = _nothing, None
+        elif isinstance(self.pairs, Prompts):
+            encode, shard_size = self._generated, GENERATED_SHARD
+        else:
+            encode, shard_size = self._encoded, None
         return fill_cache(
             self.cache_folder,
             self.pairs,
@@ -169,7 +170,7 @@ class Dataset:
             return common | {
                 "teacher": family.fingerprint,
                 "schedule": family.schedule.digest,
-                "prediction": family.scheduler_config.get("prediction_type", "epsilon"),
+                "prediction": prediction_type(family),
                 "teacher_steps": data.teacher_steps,
                 "teacher_guidance": self.teacher_guidance,
                 "precision": str(family.dtype),
@@ -198,8 +199,8 @@ class Dataset:
         for first in range(0, len(numbers), GENERATED_BATCH):
             own = numbers[first : first + GENERATED_BATCH]
             prompts = [self.pairs.captions(number)[0] for number in own]
-            noise = Draw.keyed(seed, own, purpose="paint").generators
-            for latents in sampler.latents(prompts, noise, self.resolution).cpu():
+            generators = numbered_generators(seed, own)
+            for latents in sampler.latents(prompts, generators, self.resolution).cpu():
                 yield latents[None], torch.zeros_like(latents[None])
 
 

@@ -19,6 +19,7 @@ from fewstep.diffusion.solvers import ddim
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.models import EvaluatedModel, EvaluationSet, Student
 from fewstep.files import kept
+from fewstep.student.seeds import numbered_generators
 from fewstep.types import Conditioning, Denoiser, Latents, PerSample, PredictedTrajectory
 
 NUM_PROMPTS, NUM_STEPS = 32, 20
@@ -55,7 +56,7 @@ def measured(
     return residuals(
         evaluation.student(student).sampler().denoiser,
         teacher.sampler().denoiser,
-        Draw.keyed(seed, range(len(prompts)), device, purpose="paint").noise_like(like),
+        Draw(numbered_generators(seed, range(len(prompts))), device).noise_like(like),
         whole.cut(num_steps),
         boundaries,
         family.encode_prompts(prompts),

@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save
 from fewstep.console import Steps, TaskProgress
 from fewstep.data.files import is_image
 from fewstep.data.images import decode, open_image
-from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.files import write_file
 from fewstep.images import Images
 from fewstep.student.generate import ImageSampler
-from fewstep.student.seeds import image_generators
+from fewstep.student.seeds import image_generators, numbered_generators
 
 BATCH = 50
 
@@ -65,7 +64,7 @@ class SampleCache:
         """Return the generators of some images' noise."""
         if self.counts_up:
             return image_generators(self.seed + numbers.start, len(numbers))
-        return Draw.keyed(self.seed, numbers, purpose="paint").generators
+        return numbered_generators(self.seed, numbers)
 
     def model_folder(self, model: EvaluatedModel) -> Path:
         """Return a model's folder, named by all that its images depend on but the prompts."""

@@ -82,11 +82,13 @@ class Reading:
 
 
 def of_lora(written: Written, file: str, network: nn.Module) -> Reading:
+    """Say how a LoRA was read, from the UNet that it was merged into."""
     lost = written.share_lost(network)
     return Reading(file, f"its worst layer is {lost:.1%} off", lost <= LARGEST_SHARE)
 
 
 def of_model(written: Written, file: str, pipeline: Any) -> Reading:
+    """Say how a whole model was read, from an image of its pipeline."""
     off = written.pixels_off(pipeline)
     return Reading(file, f"its image is {off:.0f} of 255 off", off <= LARGEST_PIXEL)
 

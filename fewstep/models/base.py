@@ -13,10 +13,20 @@ from fewstep.errors import UserError
 from fewstep.types import Conditioning, Denoiser, Latents
 
 TEXT_MODEL = "text_model."
+"""What the names of CLIP's text encoder's weights start with in files.
+
+transformers from 5.6 on writes them without it and reads both. The versions before read no weight
+without it, and raise nothing.
+"""
 
 
 class ModelError(UserError):
     """A model that cannot be used; the message says what is missing and how to fix it."""
+
+
+def prediction_type(family: "ModelFamily") -> str:
+    """Return what the family's network predicts, by diffusers' name."""
+    return family.scheduler_config.get("prediction_type", "epsilon")
 
 
 def fingerprint(*networks: nn.Module) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.models.base import ModelError
+from fewstep.models.base import TEXT_MODEL, ModelError
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -77,7 +77,7 @@ def text_name(name: str, config: Any) -> str:
 
     OpenCLIP keeps query, key and value in one weight: their three names have one there.
     """
-    name = name.removeprefix("text_model.")
+    name = name.removeprefix(TEXT_MODEL)
     if config.hidden_act == "quick_gelu":
         return f"transformer.text_model.{name}"
     name = re.sub(r"self_attn\.[qkv]_proj\.", "attn.in_proj_", name)

@@ -10,15 +10,9 @@ from torch import nn
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from fewstep.files import write_file
+from fewstep.models.base import TEXT_MODEL
 from fewstep.models.loading import quietly
 from fewstep.models.tokenizer import write_json
-
-TEXT_PREFIX = "text_model."
-"""What the names of CLIP's text encoder's weights start with in files.
-
-transformers from 5.6 on writes them without it and reads both. The versions before read no weight
-without it, and raise nothing.
-"""
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
@@ -54,5 +48,5 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def _prefix_names(path: Path) -> None:
     weights = load_file(path)
-    named = {TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): value for name, value in weights.items()}
+    named = {TEXT_MODEL + name.removeprefix(TEXT_MODEL): value for name, value in weights.items()}
     write_file(path, save(named, {"format": "pt"}))

@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.files import sha256_of
 from fewstep.models.adapters import lora_modules, merge_lora
 from fewstep.models.architectures import ARCHITECTURES, known_architecture
-from fewstep.models.base import ModelError, ModelFamily
+from fewstep.models.base import ModelError, ModelFamily, prediction_type
 from fewstep.models.hub import hub_file, hub_folder, no_such_path, on_the_hub
 from fewstep.models.loading import load_model
 from fewstep.models.safe_files import PICKLED
@@ -246,11 +246,10 @@ def load_base(
             f"cannot load the base model of {artefact}: {error}; {hint}, or a copy of it that is "
             "on this machine"
         ) from error
-    prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     for difference, same in {
         "other weights than those": family.fingerprint == contract.base["fingerprint"],
         "another noise schedule than that": family.schedule.digest == contract.schedule.digest,
-        "another prediction_type than that": prediction_type == contract.prediction_type,
+        "another prediction_type than that": prediction_type(family) == contract.prediction_type,
     }.items():
         if not same:
             raise ArtefactError(f"{artefact} was distilled from {difference} of {source}; {hint}")

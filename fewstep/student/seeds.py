@@ -1,9 +1,13 @@
-"""Seeds of images, counted as A1111 does: image i of a call has seed + i, and diffusers' noise."""
+"""Seeds of images, counted as A1111 does: image i of a call has seed + i, and diffusers' noise.
 
-from collections.abc import Sequence
+Evaluations, and latents that a teacher makes of prompts, have the noise of (seed, number) instead.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 
 
@@ -16,6 +20,11 @@ def image_generators(seed: int, num: int) -> list[torch.Generator]:
     if not 0 <= seed <= 2**64 - num:
         raise UserError(f"seed is {seed}; it has to be 0 or more, and of 64 bits with all images")
     return [torch.Generator().manual_seed(seed + number) for number in range(num)]
+
+
+def numbered_generators(seed: int, numbers: Iterable[int]) -> Sequence[torch.Generator]:
+    """Return the generators of the images with these numbers, among all that have this seed."""
+    return Draw.keyed(seed, numbers, purpose="paint").generators
 
 
 def repeated(prompts: Sequence[str], num_images: int) -> list[str]:

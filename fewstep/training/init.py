@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewstep.errors import SettingError
 from fewstep.models.adapters import merge_lora
+from fewstep.models.base import prediction_type
 from fewstep.student.contract import Contract
 from fewstep.student.load import read_artefact
 from fewstep.training.networks import Networks, lora_alpha
@@ -43,9 +44,8 @@ def start_from(source: str, networks: Networks) -> None:
 def check_base(source: str, contract: Contract, networks: Networks) -> None:
     """Refuse a student of another base model, prediction type or noise schedule."""
     family = networks.family
-    prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     for what, theirs, ours in (
-        ("prediction type", contract.prediction_type, prediction_type),
+        ("prediction type", contract.prediction_type, prediction_type(family)),
         ("noise schedule", contract.schedule.digest, family.schedule.digest),
         ("base model", contract.base["fingerprint"], family.fingerprint),
     ):

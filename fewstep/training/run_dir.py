@@ -13,6 +13,7 @@ import torch
 from fewstep.config import Config, load_config, to_toml
 from fewstep.errors import SettingError
 from fewstep.files import write_file
+from fewstep.models.base import prediction_type
 from fewstep.training.artefact import versions
 from fewstep.training.loop import StepResult
 from fewstep.training.settings import build_method
@@ -43,7 +44,6 @@ def claim_run(components: Components) -> None:
             "have changed since; choose another --run folder, or, if they were only copied, delete "
             f"{run / 'data.sha256'}"
         )
-    prediction_type = family.scheduler_config.get("prediction_type", "epsilon")
     parts = {
         "base": ("weights or noise levels", [f"{family.fingerprint} {family.schedule.digest}"]),
         "codec": (
@@ -51,7 +51,7 @@ def claim_run(components: Components) -> None:
             [json.dumps(encoders, sort_keys=True)
              for encoders in (dataset.encoders, dataset.earlier_encoders)],
         ),
-        "prediction": ("prediction type", [prediction_type]),
+        "prediction": ("prediction type", [prediction_type(family)]),
     }  # fmt: skip
     for name, (what, identities) in parts.items():
         if not _is_same(run / f"{name}.sha256", *identities):
