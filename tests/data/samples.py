@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from fewstep.world.scenes import COLOURS, SHAPES
@@ -109,7 +108,8 @@ def shards(folder: Path, sizes: tuple[int, ...]) -> Path:
 
 def parquets(folder: Path, names: tuple[str, ...]) -> Path:
     """Write tables of one row each, as `datasets` does."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     kinds = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     for number, name in enumerate(names):
         image = {"bytes": content(noise(number)), "path": None}

@@ -532,7 +532,8 @@ def test_a_path_that_is_nothing_says_what_could_be_there(tmp_path):
 
 
 def test_a_saved_dataset_and_parquet_are_read(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = {"image": [{"bytes": content(noise(i)), "path": None} for i in range(3)],
             "caption": [f"image {i}" for i in range(3)]}  # fmt: skip
     kinds = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
@@ -582,7 +583,8 @@ def test_a_folder_without_rows_to_train_on_says_which_splits_it_has(tmp_path):
 
 
 def test_the_split_of_a_saved_table_is_its_own(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     parquets(tmp_path / "of", ("a",))
     table = datasets.load_dataset("parquet", data_files=[str(tmp_path / "of" / "a.parquet")])
     for name, split in (("train", None), ("test", "test"), ("train", "train[:1]")):

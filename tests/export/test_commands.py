@@ -1,6 +1,5 @@
 """The commands that generate, export and push, as they are typed."""
 
-
 import pytest
 import torch
 from PIL import Image

@@ -121,7 +121,8 @@ def test_data_check_survives_damaged_frames(tmp_path, kind):
 
 
 def test_data_check_reads_the_columns_that_are_named(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = {"image": [{"bytes": content(noise(0)), "path": None}], "words": ["a cat"]}
     kinds = datasets.Features({"image": datasets.Image(), "words": datasets.Value("string")})
     datasets.DatasetDict({"val": datasets.Dataset.from_dict(rows, features=kinds)}).save_to_disk(
