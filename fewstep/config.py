@@ -25,6 +25,7 @@ BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a 
                "write a path in single quotes, or with / in place of \\")  # fmt: skip
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
+Quantize = typing.Literal["none", "int8", "nf4"]
 Tracker = typing.Literal["wandb", "trackio"]
 Count = Annotated[int, Ge(1), Lt(10**9)]
 Natural = Annotated[int, Ge(0)]
@@ -39,7 +40,8 @@ class ModelSettings:
 
     `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
     folder. `hub_id` is where others find the model of a `base` on this machine. `precision` "auto"
-    is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others.
+    is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others. While training the frozen
+    weights are kept in 8 or 4 bits with `quantize`; the student is exported on the model as it is.
     """
 
     base: str = "bundled"
@@ -49,6 +51,7 @@ class ModelSettings:
     config: str | None = None
     allow_pickle: bool = False
     precision: Precision = "auto"
+    quantize: Quantize = "none"
 
     def __post_init__(self) -> None:
         need(bool(self.base), "model.base", self.base, "a folder, a Hub id or 'bundled'")

@@ -25,6 +25,7 @@ from fewstep.distributed import ALONE, Processes
 from fewstep.errors import SettingError
 from fewstep.files import check_writable
 from fewstep.models.base import ModelFamily, earlier_fingerprint, fingerprint, prediction_type
+from fewstep.models.quantised import quantisation
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.seeds import numbered_generators
 
@@ -155,6 +156,7 @@ class Dataset:
 
     def _made_from(self) -> dict[str, Any]:
         data, family = self.settings, self.family
+        quantize = quantisation(family.network)
         common = {
             "format": FORMAT,
             "pairs": self.pairs.identity,
@@ -174,6 +176,7 @@ class Dataset:
                 "teacher_steps": data.teacher_steps,
                 "teacher_guidance": self.teacher_guidance,
                 "precision": str(family.dtype),
+                **({} if quantize == "none" else {"quantize": quantize}),
             }
         names = ("captions", "crop", "buckets", "max_upscale")
         return common | {name: getattr(data, name) for name in names}

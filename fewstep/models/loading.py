@@ -9,6 +9,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from fewstep.config import Quantize
 from fewstep.models.architectures import ARCHITECTURES, architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.components import read_json
@@ -38,6 +39,7 @@ def load_model(
     base: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize = "none",
     device: torch.device | str = "cpu",
     revision: str | None = None,
     variant: str | None = None,
@@ -81,6 +83,7 @@ def load_model(
             base=base,
             checkpoint=weights,
             dtype=dtype,
+            quantize=quantize,
             device=device,
             revision=revision,
             variant=variant,

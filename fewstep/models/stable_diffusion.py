@@ -14,6 +14,7 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from fewstep.config import Quantize
 from fewstep.diffusion.prediction import OutputReader, Prediction, output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.adapters import PRESETS
@@ -26,6 +27,7 @@ from fewstep.models.components import (
     read_tokenizer,
 )
 from fewstep.models.ldm import check_all_read, ldm_weights, load_ldm_weights
+from fewstep.models.quantised import stored
 from fewstep.models.supported import check_configs
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
@@ -44,14 +46,15 @@ def load_stable_diffusion(
     base: str | Path,
     checkpoint: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize = "none",
     device: torch.device | str = "cpu",
     revision: str | None = None,
     **options: Any,
 ) -> "StableDiffusion":
     """Load a diffusers folder or Hub id; with a `checkpoint` only its configs, and those weights.
 
-    The UNet is in `dtype`, the others in fp32. On the meta device no weights are read. `base` is
-    what errors call the model; options are `variant` and `allow_pickle`.
+    The UNet is in `dtype` or quantised, the others are in fp32. On the meta device no weights are
+    read. `base` is what errors call the model; options are `variant` and `allow_pickle`.
 
     Raises:
         ModelError: naming the component that is missing or cannot be used.
@@ -68,7 +71,8 @@ def load_stable_diffusion(
                 load_ldm_weights(checkpoint, name, networks[name], base)
     if checkpoint is not None:
         check_all_read(checkpoint, networks, base)
-    unet, vae, text_encoder = (part.requires_grad_(False).eval() for part in networks.values())
+    unet = networks["unet"]
+    vae, text_encoder = (stored(networks[part]) for part in ("vae", "text_encoder"))
     tokenizer = read_tokenizer(source, revision, text_encoder.config)
     config = read_scheduler_config(source, revision)
     try:
@@ -77,8 +81,8 @@ def load_stable_diffusion(
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot use the scheduler of {base}: {error}") from error
     return StableDiffusion(
-        fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # before the cast
-        network=unet.to(device, dtype, memory_format=CONVOLUTIONS),
+        fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # as they are stored
+        network=stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
         vae=vae.to(device, memory_format=CONVOLUTIONS),
         text_encoder=text_encoder.to(device),
         tokenizer=tokenizer,

@@ -44,6 +44,8 @@ def write_artefact(components: Components) -> Path:
 def contract_of(components: Components) -> Contract:
     """Return the contract of a run's student."""
     config, family, dataset = components.config, components.family, components.dataset
+    quantize = config.model.quantize
+    quantised = {} if quantize == "none" else {"quantize": quantize}
     hub_id = {"hub_id": config.model.hub_id} if config.model.hub_id else {}
     return Contract.of(
         config.method["name"],
@@ -71,6 +73,7 @@ def contract_of(components: Components) -> Contract:
             "global_batch": components.global_batch,
             "seed": config.train.seed,
             "precision": config.model.precision,
+            **quantised,
         },
         versions=versions(),
     )

@@ -110,6 +110,7 @@ def load_family(model: ModelSettings, device: torch.device | str) -> ModelFamily
     """Load the base model; on the "meta" device from its configs alone, without weights."""
     options = {
         "dtype": DTYPES[model.precision],
+        "quantize": model.quantize,
         "revision": model.revision,
         "config": model.config,
         "allow_pickle": model.allow_pickle,

@@ -13,7 +13,7 @@ from fewstep.student.generate import TEACHER_GUIDANCE
 
 
 def check_settings(config: Config) -> None:
-    """Check the method, its guidance and the trackers.
+    """Check the method, its guidance, what is quantised and the trackers.
 
     Raises:
         SettingError: naming the setting, its value and what to use instead.
@@ -21,6 +21,11 @@ def check_settings(config: Config) -> None:
     build_method(config.method)
     teacher_guidance(config)
     fake_settings(config)
+    if config.adapter is None and config.model.quantize != "none":
+        raise SettingError(
+            f"model.quantize is {config.model.quantize!r}, and without [adapter] the network's own "
+            "weights are trained, in fp32: add [adapter], or leave model.quantize out"
+        )
     for name in config.train.trackers:
         if importlib.util.find_spec(name) is None or not _is_known_to_accelerate(name):
             raise SettingError(

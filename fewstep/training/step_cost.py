@@ -118,8 +118,9 @@ def step_cost(networks: Networks) -> StepCost:
     cond = {name: row.to("meta").expand(size, *row.shape[1:]) for name, row in uncond.items()}
     batch = Batch(torch.empty(size, *shape, device="meta"), cond)
     network = networks.network_for_training()
-    parameters = (*family.network.parameters(), *network.parameters(), *roles.averaged.values())
-    known = {id(weight): weight for weight in parameters}.values()
+    weights = (w for each in (family.network, network)
+               for w in (*each.parameters(), *each.buffers()))  # fmt: skip
+    known = {id(weight): weight for weight in (*weights, *roles.averaged.values())}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
 
     def backward(micro: int, loss: Loss = networks.method.loss) -> None:

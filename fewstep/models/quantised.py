@@ -1,0 +1,180 @@
+"""Frozen layers whose weights are kept in 8 or 4 bits and made whole on the way into the product.
+
+The backward pass makes the weight again: nothing of its full size is alive between the two.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from fewstep.config import Quantize
+
+LEVELS = 127
+"""The largest int8 code: the levels are -127 to 127, so that zero is one of them."""
+
+BLOCK = 64
+"""The weights that share a scale in nf4 (Dettmers et al. 2023)."""
+
+TAIL = 0.5 * (1 / 32 + 1 / 30)
+"""The probability beyond the outermost quantile of nf4: midway between those of 16 and 15 levels,
+so that the negative half has 8 levels with zero and the positive one 9."""
+
+NARROW = 16
+"""Layers with fewer inputs or outputs stay as they are: those that read and write latents."""
+
+
+def nf4_levels() -> Tensor:
+    """Return the 16 levels in [-1, 1]: quantiles of the normal distribution, with zero among them.
+
+    Source: Dettmers et al. 2023 (QLoRA), section 3 and appendix E.
+    """
+    negative = torch.linspace(1 - TAIL, 0.5, 8, dtype=torch.float64)[:-1]
+    positive = torch.linspace(0.5, 1 - TAIL, 9, dtype=torch.float64)
+    levels = torch.cat([-torch.special.ndtri(negative), torch.special.ndtri(positive)])
+    return (levels / levels.max()).float()
+
+
+def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 codes in the weight's shape and the step of each output channel."""
+    rows = weight.detach().float()
+    step = rows.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1)) / LEVELS
+    return (rows / step.clamp(min=torch.finfo(step.dtype).tiny)).round().to(torch.int8), step
+
+
+def to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two codes a byte, the first in the high half, and the largest size in each block.
+
+    Blocks are consecutive where weights lie channels last; the last one is filled with zeros. The
+    codes of a convolution have four dimensions as well, which PEFT counts.
+    """
+    flat = _channels_last(weight.detach().float()).flatten()
+    blocks = functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    scale = blocks.abs().amax(1, keepdim=True)
+    levels = nf4_levels().to(flat.device)
+    between = (levels[1:] + levels[:-1]) / 2
+    codes = torch.bucketize(blocks / scale.clamp(min=torch.finfo(scale.dtype).tiny), between)
+    high, low = codes.to(torch.uint8).view(-1, BLOCK // 2, 2).unbind(-1)
+    return (high << 4 | low).view(-1, BLOCK // 2, *[1] * (weight.dim() - 2)), scale
+
+
+def from_nf4(codes: Tensor, scale: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return the weight that `to_nf4` stored, in `dtype`."""
+    levels = nf4_levels().to(codes.device, dtype)
+    pairs = torch.cartesian_prod(levels, levels)  # both weights of a byte by one look-up
+    blocks = functional.embedding(codes.flatten(1).int(), pairs).flatten(1)
+    flat = _product(blocks, scale, dtype).flatten()[: math.prod(shape)]
+    if len(shape) < 4:
+        return flat.view(shape)
+    fan_out, fan_in, *sides = shape
+    return flat.view(fan_out, *sides, fan_in).movedim(-1, 1)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.movedim(1, -1) if weight.dim() == 4 else weight
+
+
+def _product(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the product, computed in fp32 and rounded once."""
+    return torch.mul(codes, scale, out=torch.empty_like(codes, dtype=dtype))
+
+
+class _Product(torch.autograd.Function):
+    """A layer's output; only its codes and scales are kept for the gradient of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "QuantisedLinear | QuantisedConv2d") -> Tensor:
+        ctx.layer, ctx.shape, ctx.dtype = layer, x.shape, x.dtype
+        return layer.product(x, layer.whole_weight(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        weight = ctx.layer.whole_weight(grad.dtype)
+        return ctx.layer.input_gradient(ctx.shape, weight, grad).to(ctx.dtype), None
+
+
+class _Quantised(nn.Module):
+    """What both kinds of layers share. PEFT makes LoRA factors of a layer's class: those are plain.
+
+    `weight` holds the codes, and `kind` how they are to be read; "none" is a plain weight.
+    """
+
+    kind: Quantize = "none"
+    weight: Tensor
+    scale: Tensor
+    shape: torch.Size
+
+    def whole_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight that is computed with, in `dtype`."""
+        if self.kind == "int8":
+            return _product(self.weight, self.scale, dtype)
+        return from_nf4(self.weight, self.scale, self.shape, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "none":
+            return super().forward(x)
+        return _Product.apply(x, self)
+
+
+class QuantisedLinear(_Quantised, nn.Linear):
+    """A frozen linear layer."""
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.linear(x, weight, self.bias)
+
+    def input_gradient(self, shape: torch.Size, weight: Tensor, grad: Tensor) -> Tensor:
+        return grad @ weight
+
+
+class QuantisedConv2d(_Quantised, nn.Conv2d):
+    """A frozen convolution."""
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._conv_forward(x, weight, self.bias)
+
+    def input_gradient(self, shape: torch.Size, weight: Tensor, grad: Tensor) -> Tensor:
+        return nn.grad.conv2d_input(
+            shape, weight, grad, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+LAYERS = {nn.Linear: QuantisedLinear, nn.Conv2d: QuantisedConv2d}
+
+
+def stored(
+    network: nn.Module, dtype: torch.dtype = torch.float32, quantize: Quantize = "none"
+) -> Any:
+    """Freeze a network in place: its wide layers' weights in 8 or 4 bits, all else in `dtype`.
+
+    The codes are of the weights as they are now, before they are rounded to `dtype`.
+    """
+    if quantize != "none":
+        for module in network.modules():
+            if type(module) in LAYERS and min(module.weight.shape[:2]) >= NARROW:
+                _quantise(module, quantize)
+    for weight in network.parameters():
+        weight.data = weight.data.to(dtype)
+    return network.requires_grad_(False).eval()
+
+
+def _quantise(layer: nn.Module, kind: Quantize) -> None:
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    codes, scale = to_int8(weight) if kind == "int8" else to_nf4(weight)
+    layer.__class__ = LAYERS[type(layer)]
+    del layer.weight
+    layer.register_buffer("weight", codes)
+    layer.register_buffer("scale", scale)
+    layer.kind, layer.shape = kind, weight.shape  # type: ignore[assignment]
+
+
+def quantisation(network: nn.Module) -> Quantize:
+    """Return how the weights of a network's layers are stored."""
+    for layer in network.modules():
+        if isinstance(layer, _Quantised) and layer.kind != "none":
+            return layer.kind
+    return "none"
