@@ -25,6 +25,7 @@ BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a 
                "write a path in single quotes, or with / in place of \\")  # fmt: skip
 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = typing.Literal["adamw", "adamw8bit"]
 Quantize = typing.Literal["none", "int8", "nf4"]
 Tracker = typing.Literal["wandb", "trackio"]
 Count = Annotated[int, Ge(1), Lt(10**9)]
@@ -136,7 +137,8 @@ class TrainSettings:
     """How the student is trained; a step takes `batch_size` * `accumulate` * `processes` samples.
 
     `processes` is how many train together; nothing is as many as were started. `init` is a finished
-    student, an artefact or its run, to start from.
+    student, an artefact or its run, to start from. `adamw8bit` keeps its moments in 8 bits; `ema` 0
+    keeps no average: the last step's weights are what is saved.
     """
 
     steps: Count = 250
@@ -146,10 +148,12 @@ class TrainSettings:
     learning_rate: Annotated[float, Gt(0), Lt(1)] = 3e-4
     warmup: Natural = 20
     decay: typing.Literal["constant", "cosine"] = "cosine"
+    optimizer: Optimizer = "adamw"
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Ge(0)] = 0.0
     max_grad_norm: Positive = 1.0
     ema: Fraction = 0.95
+    ema_precision: typing.Literal["fp32", "bf16"] = "fp32"
     target: typing.Literal["student", "ema"] = "student"
     checkpointing: typing.Literal["none", "selective", "full"] = "none"
     compile: bool = False

@@ -33,9 +33,10 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 class Roles:
     """The denoisers of a training step, and the weights of `student` and of its average `ema`.
 
-    `averaged` has the names of `trained`; `network` is the student's. Where there is a fake score,
-    `fake` predicts with the weights `fake_trained`; a backward pass through it belongs inside
-    `with fake_learns()`, where a recomputed (checkpointed) forward pass sees the fake's weights.
+    `averaged` has the names of `trained`, and is it where no average is kept; `network` is the
+    student's. Where there is a fake score, `fake` predicts with the weights `fake_trained`; a
+    backward pass through it belongs inside `with fake_learns()`, where a recomputed (checkpointed)
+    forward pass sees the fake's weights.
     """
 
     student: Denoiser[Prediction]
@@ -58,10 +59,12 @@ def lora_roles(
     dropout: float = 0.0,
     seed: int = 0,
     fake_rank: int | None = None,
+    average: torch.dtype | None = torch.float32,
 ) -> Roles:
     """Put two LoRAs, "student" and "ema", on the family's network; its own weights stay frozen.
 
-    With `fake_rank` there is a third, "fake", with the student's scale and no dropout. The
+    Without `average` there is no "ema": its part is the student's. With `fake_rank` there is one
+    more, "fake", with the student's scale and no dropout. The
     student's adapter is active except inside a call of another role, so that a recomputed
     (checkpointed) forward pass sees the weights that the first one saw.
 
@@ -71,9 +74,10 @@ def lora_roles(
     network, presets = family.network, family.lora_presets
     if preset not in presets:
         raise ModelError(f"adapter.preset is {preset!r}; this model has: {', '.join(presets)}")
-    ranks = {"student": rank, "ema": rank} | ({"fake": fake_rank} if fake_rank else {})
+    ema = "ema" if average else "student"
+    ranks = {"student": rank, ema: rank} | ({"fake": fake_rank} if fake_rank else {})
     layers = _injected(network, list(presets[preset]), ranks, alpha / rank, dropout, preset)
-    _initialise(layers, seed)
+    _initialise(layers, seed, average or torch.float32)
 
     active = ["student"]
     for layer in layers.values():
@@ -102,9 +106,9 @@ def lora_roles(
     return Roles(
         student=role("student", learns=True),
         teacher=role(),
-        ema=role("ema"),
+        ema=role(ema),
         trained=_lora_weights(layers, "student"),
-        averaged=_lora_weights(layers, "ema"),
+        averaged=_lora_weights(layers, ema),
         network=network,
         fake=role("fake", learns=True) if fake_rank else no_fake,
         fake_trained=_lora_weights(layers, "fake") if fake_rank else {},
@@ -139,8 +143,8 @@ def _injected(
     return {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
 
 
-def _initialise(layers: Mapping[str, LoraLayer], seed: int) -> None:
-    """Draw every lora_A from (seed, module) and zero every lora_B, in fp32.
+def _initialise(layers: Mapping[str, LoraLayer], seed: int, average: torch.dtype) -> None:
+    """Draw every lora_A from (seed, module) and zero every lora_B, in fp32, "ema" in `average`.
 
     Student and average are equal.
 
@@ -150,7 +154,8 @@ def _initialise(layers: Mapping[str, LoraLayer], seed: int) -> None:
     for name, layer in layers.items():
         for adapter in layer.lora_A:
             device = layer.base_layer.weight.device  # PEFT leaves some out on the meta device
-            down, up = (f[adapter].to(device, torch.float32) for f in (layer.lora_A, layer.lora_B))
+            dtype = average if adapter == "ema" else torch.float32
+            down, up = (f[adapter].to(device, dtype) for f in (layer.lora_A, layer.lora_B))
             weight = torch.empty(down.weight.shape)
             bound = weight[0].numel() ** -0.5  # as PEFT: kaiming_uniform with a = sqrt(5)
             key = ("fake", name) if adapter == "fake" else (name,)
@@ -168,21 +173,24 @@ def _lora_weights(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, nn
     }
 
 
-def full_roles(family: ModelFamily) -> Roles:
+def full_roles(family: ModelFamily, *, averages: bool = True) -> Roles:
     """Fine-tune a whole copy of the network in fp32; the family's own is the frozen teacher.
+
+    Its average is another copy, or, where it `averages` nothing, the same one.
 
     In half precision the copies compute under autocast. They have the plain memory layout, which
     is that of the optimiser's state when it is read from a checkpoint.
     """
-    student, ema = (
+    student, *copy = (
         deepcopy(family.network).float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        for _ in range(2)
+        for _ in range(1 + averages)
     )
+    ema = copy[0] if averages else student
     student.requires_grad_(True)
     return Roles(
         student=family.denoiser(student),
         teacher=family.denoiser(family.network),
-        ema=family.denoiser(ema),
+        ema=torch.no_grad()(family.denoiser(ema)),
         trained=dict(student.named_parameters()),
         averaged=dict(ema.named_parameters()),
         network=student,
@@ -206,9 +214,12 @@ def lora_modules(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def folded(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Multiply every lora_B by `scale` (alpha / rank), so that no reader needs to know it."""
+    """Multiply every lora_B by `scale` (alpha / rank), in fp32, so that no reader needs it."""
     return {
-        name: (value * scale if name.endswith(B) else value).detach().cpu().contiguous()
+        name: (value.float() * scale if name.endswith(B) else value.float())
+        .detach()
+        .cpu()
+        .contiguous()
         for name, value in weights.items()
     }
 

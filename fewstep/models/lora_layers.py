@@ -48,7 +48,7 @@ def merged_weight(layer: LoraLayer, positions: int) -> Tensor | None:
     learns = torch.is_grad_enabled()
     if learns and not isinstance(layer.lora_dropout[adapter], nn.Identity):
         return None
-    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    down, up = (f[adapter].weight.to(weight.dtype) for f in (layer.lora_A, layer.lora_B))
     (fan_out, fan_in), rank = weight.flatten(1).shape, len(down)
     passes = 3 if learns else 1  # forward, and backward to the input and to the weights
     apart = passes * (rank * (fan_in + fan_out) * positions + 2 * KERNEL_CALL)

@@ -40,7 +40,7 @@ def read_student(
 
 
 def read_checkpoint(run: Path) -> tuple[Contract, dict[str, Tensor]]:
-    """Read the averaged weights of a run's last checkpoint, a LoRA folded, and the contract.
+    """Read the student's weights of a run's last checkpoint, a LoRA folded, and the contract.
 
     The contract's `train` has the `steps` that were done, and those planned as `planned_steps`.
 
@@ -56,7 +56,8 @@ def read_checkpoint(run: Path) -> tuple[Contract, dict[str, Tensor]]:
     last = checkpoints[-1]
     contract = read_contract(run, RUN_CONTRACT)
     try:
-        weights = load_file(last / "averaged.safetensors")
+        group = "trained" if contract.train.get("ema") == 0 else "averaged"
+        weights = load_file(last / f"{group}.safetensors")
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
             f"the checkpoint {last} is damaged ({error}); delete this folder to take the one before"

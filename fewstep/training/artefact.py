@@ -25,9 +25,9 @@ def write_artefact(components: Components) -> Path:
     """Write `RUN/artefact`, whole or not at all; return its path."""
     adapter, network_config = components.config.adapter, None
     if adapter is not None:
-        weights = folded(components.state.averaged, lora_alpha(adapter) / adapter.rank)
+        weights = folded(components.roles.averaged, lora_alpha(adapter) / adapter.rank)
     else:
-        weights = {name: w.detach().cpu() for name, w in components.state.averaged.items()}
+        weights = {name: w.detach().cpu() for name, w in components.roles.averaged.items()}
         network_config = dict(getattr(components.family.network, "config", {}))
     artefact = Artefact(
         name=name_from(components.run),
@@ -45,7 +45,8 @@ def contract_of(components: Components) -> Contract:
     """Return the contract of a run's student."""
     config, family, dataset = components.config, components.family, components.dataset
     quantize = config.model.quantize
-    quantised = {} if quantize == "none" else {"quantize": quantize}
+    extra = {} if quantize == "none" else {"quantize": quantize}
+    extra |= {} if config.train.ema else {"ema": 0.0}
     hub_id = {"hub_id": config.model.hub_id} if config.model.hub_id else {}
     return Contract.of(
         config.method["name"],
@@ -73,7 +74,7 @@ def contract_of(components: Components) -> Contract:
             "global_batch": components.global_batch,
             "seed": config.train.seed,
             "precision": config.model.precision,
-            **quantised,
+            **extra,
         },
         versions=versions(),
     )

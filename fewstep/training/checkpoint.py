@@ -24,7 +24,7 @@ FAKE = "fake_"
 
 @dataclass
 class TrainState:
-    """Everything that training changes. `averaged` is the EMA of `trained`, by the same names.
+    """Everything that training changes. `averaged` is the EMA of `trained`, or empty without one.
 
     `fake` is the state of the fake score, which has no average; its `step` counts its own updates.
     """
@@ -49,9 +49,10 @@ class TrainState:
         own = {
             group: {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
             for group, tensors in groups.items()
+            if group in self.groups
         }
         fake = self.fake.tensors() if self.fake else {}
-        return own | {FAKE + group: fake[group] for group in fake if group != "averaged"}
+        return own | {FAKE + group: fake[group] for group in fake}
 
     def numbers(self) -> dict[str, Any]:
         """Return the contents of a checkpoint's state.json."""
@@ -72,7 +73,7 @@ class TrainState:
             UserError: if the weights are those of another model or adapter.
         """
         for own, group in ((self.trained, "trained"), (self.averaged, "averaged")):
-            saved = tensors[group]
+            saved = tensors.get(group, {})
             if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
                 raise UserError(
                     f"{path} holds the weights of another model or adapter; use a new --run folder"
@@ -91,13 +92,13 @@ class TrainState:
         self.step = numbers["step"]
         if self.fake:
             fake = {group: tensors[FAKE + group] for group in ("trained", "optimizer")}
-            self.fake.load(fake | {"averaged": {}}, numbers["fake"], path)
+            self.fake.load(fake, numbers["fake"], path)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The files of a checkpoint, by the names that `tensors` gives them."""
         fake = (FAKE + "trained", FAKE + "optimizer") if self.fake else ()
-        return ("trained", "averaged", "optimizer", *fake)
+        return ("trained", *(["averaged"] if self.averaged else []), "optimizer", *fake)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fewstep.diffusion.random import Draw, generator
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.distributed import ALONE, Processes
 from fewstep.methods.base import Batch, Denoisers, LearnsFake, LossOutput, Method
+from fewstep.training.average import update_average
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.divergence import diverged
 
@@ -184,7 +185,8 @@ def take_step(
     scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     if state.averaged:
-        update_average(state, min(settings.ema, (1 + step) / (10 + step)))
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        update_average(state.averaged, state.trained, decay, (settings.seed, step))
     state.step = step + 1
     return StepResult(
         step=state.step,
@@ -256,14 +258,6 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * rise
     progress = max(0, step - settings.warmup) / max(1, settings.steps - settings.warmup)
     return settings.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
-
-
-@torch.no_grad()
-def update_average(state: TrainState, decay: float) -> None:
-    """Move every average the fraction 1 - `decay` of the way to its weight."""
-    averages = [*state.averaged.values()]
-    trained = [state.trained[name].to(state.averaged[name].dtype) for name in state.averaged]
-    torch._foreach_lerp_(averages, trained, 1 - decay)
 
 
 def by_quarter(losses: Tensor, t: Tensor, schedule: NoiseSchedule) -> tuple[float | None, ...]:

@@ -88,7 +88,7 @@ def build_roles(family: ModelFamily, config: Config) -> Roles:
     """Give the network its LoRAs, or copies to fine-tune whole."""
     adapter, seed = config.adapter, config.train.seed
     if adapter is None:
-        return full_roles(family)
+        return full_roles(family, averages=config.train.ema > 0)
     preset, rank, alpha = adapter.preset, adapter.rank, lora_alpha(adapter)
     return lora_roles(
         family,
@@ -98,6 +98,7 @@ def build_roles(family: ModelFamily, config: Config) -> Roles:
         dropout=adapter.dropout,
         seed=seed,
         fake_rank=config.fake and config.fake.rank,
+        average=DTYPES[config.train.ema_precision] if config.train.ema else None,
     )
 
 

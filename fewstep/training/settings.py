@@ -26,6 +26,11 @@ def check_settings(config: Config) -> None:
             f"model.quantize is {config.model.quantize!r}, and without [adapter] the network's own "
             "weights are trained, in fp32: add [adapter], or leave model.quantize out"
         )
+    if config.adapter is None and config.train.ema and config.train.ema_precision == "bf16":
+        raise SettingError(
+            "train.ema_precision is 'bf16', and without [adapter] the average is a whole network, "
+            "which is kept in fp32: add [adapter], leave it out, or set train.ema = 0"
+        )
     for name in config.train.trackers:
         if importlib.util.find_spec(name) is None or not _is_known_to_accelerate(name):
             raise SettingError(

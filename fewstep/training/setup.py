@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,11 +20,15 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.precision import precision_for
 from fewstep.student.generate import TEACHER_GUIDANCE, check_decoder
 from fewstep.student.sample import check_words
+from fewstep.training.adamw8bit import AdamW8bit
 from fewstep.training.checkpoint import Checkpoints, TrainState
 from fewstep.training.init import start_from
 from fewstep.training.loop import FakeTraining
 from fewstep.training.networks import Networks, build_networks, load_family
 from fewstep.training.settings import build_method, check_settings
+
+OPTIMIZERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adamw8bit": AdamW8bit}
+"""What `train.optimizer` may be."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +130,15 @@ def new_state(networks: Networks, device: torch.device | str) -> TrainState:
         trained: Mapping[str, nn.Parameter], averaged: Mapping[str, Tensor], rate: float
     ) -> TrainState:
         train, kind = config.train, torch.device(device).type
-        optimizer = torch.optim.AdamW(
-            trained.values(),
-            lr=rate,
-            betas=train.betas,
-            weight_decay=train.weight_decay,
-            fused=True,
+        make = OPTIMIZERS[train.optimizer]
+        optimizer = make(
+            trained.values(), lr=rate, betas=train.betas, weight_decay=train.weight_decay
         )
         scaler = GradScaler(kind, enabled=config.model.precision == "fp16")
         return TrainState(trained, averaged, optimizer, scaler)
 
-    student = state(roles.trained, roles.averaged, config.train.learning_rate)
+    averaged = roles.averaged if config.train.ema else {}
+    student = state(roles.trained, averaged, config.train.learning_rate)
     if config.fake is not None:
         student.fake = state(roles.fake_trained, {}, config.fake.learning_rate or 0.0)
     return student

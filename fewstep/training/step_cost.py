@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import Batch, LearnsFake
+from fewstep.training.adamw8bit import state_bytes
 from fewstep.training.loop import Loss
 from fewstep.training.networks import Networks
 
@@ -145,14 +146,15 @@ def step_cost(networks: Networks) -> StepCost:
             update_fake()
 
     gradients = num_bytes(roles.trained.values())
-    fake = num_bytes(roles.fake_trained.values())
-    adapters = gradients + num_bytes(roles.averaged.values()) + fake
+    held = (*roles.trained.values(), *roles.averaged.values(), *roles.fake_trained.values())
+    adapters = num_bytes({id(weight): weight for weight in held}.values())
+    learns = (*roles.trained.values(), *roles.fake_trained.values())
     return StepCost(
         flops=flops.get_total_flops() * train.accumulate,
         weights=num_bytes(known) - adapters,
         adapters=adapters,
         gradients=gradients,
-        optimizer=2 * (gradients + fake),
+        optimizer=state_bytes(learns) if train.optimizer == "adamw8bit" else 2 * num_bytes(learns),
         activations=live.peak - (gradients if micro_batches > 1 else 0),
         moving=live.peak,
     )

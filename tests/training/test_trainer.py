@@ -12,6 +12,7 @@ from fewstep.config import TrainSettings
 from fewstep.diffusion.prediction import from_epsilon
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, ConsistencyTraining, Denoisers
+from fewstep.training.average import update_average
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.divergence import (
     EXPLODED,
@@ -23,7 +24,6 @@ from fewstep.training.loop import (
     by_quarter,
     learning_rate,
     train,
-    update_average,
 )
 
 SETTINGS = TrainSettings(steps=4, batch_size=8, warmup=0, decay="constant", learning_rate=1e-2)
@@ -172,7 +172,7 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 def test_the_average_moves_its_share_of_the_way(toy):
     toy.state.averaged["bias"].fill_(0.0)
     toy.state.trained["bias"].data.fill_(1.0)
-    update_average(toy.state, 0.75)
+    update_average(toy.state.averaged, toy.state.trained, 0.75)
     assert torch.equal(toy.state.averaged["bias"], torch.full((3,), 0.25))
 
 
