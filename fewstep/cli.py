@@ -98,12 +98,16 @@ def check(
     images: Annotated[
         str | None, option("What data.images would be.", "--images", "--pictures")
     ] = None,
+    exclude: Annotated[
+        list[str] | None, option("A pattern of data.exclude, of files to leave out.")
+    ] = None,
     split: Annotated[str, option("What data.split would be.")] = "train",
     image_column: Annotated[str | None, option("What data.image_column would be.")] = None,
     caption_column: Annotated[str | None, option("What data.caption_column would be.")] = None,
 ) -> None:
     """Count images, sizes and captions in PATH, and list each file that cannot be used."""
-    settings = from_tables(DataSettings, dict(locals()), "data.")  # its options are settings
+    options = locals() | {"exclude": exclude or []}  # are settings
+    settings = from_tables(DataSettings, options, "data.")
     from fewstep.console import show_progress
     from fewstep.training.prepare import check_data
 

@@ -102,11 +102,13 @@ class DataSettings:
 
     Without `resolution` images are as large as those that the model was trained on. Where
     `streaming` is set they are encoded at each step and not once before, and near one another they
-    are read in the order in which they lie: `shuffle_buffer` pairs are shuffled at a time.
+    are read in the order in which they lie: `shuffle_buffer` pairs are shuffled at a time. Files
+    whose names match one of the patterns `exclude` are not looked at.
     """
 
     path: str = "bundled"
     images: str | None = None
+    exclude: tuple[str, ...] = ()
     split: str = "train"
     image_column: str | None = None
     caption_column: str | None = None

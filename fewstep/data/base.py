@@ -30,9 +30,14 @@ class Captioned(Protocol):
 
 
 class Source(Captioned, Protocol):
-    """Captions with image files; `unused` names the files that belong to no pair."""
+    """Captions with image files.
+
+    `left_out` says of each sample without a usable caption or an image what it lacks; `unused`
+    names the files that belong to no sample.
+    """
 
     unused: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
     def read(self, number: int) -> bytes:
         """Return the image file's content, or raise an ImageError."""

@@ -1,35 +1,57 @@
 """The text files that hold captions, and all their faults at once."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.console import counted
 from fewstep.data.files import read_file
 from fewstep.errors import DataError
 from fewstep.text import checked, decoded, numbered_lines
 
 
-class CaptionErrors(DataError):
-    """All captions of a dataset that cannot be used; the message has the first five."""
+class SampleErrors(DataError):
+    """All samples of a dataset that cannot be used; the message has the first three."""
 
-    def __init__(self, reasons: list[str]) -> None:
+    def __init__(self, reasons: Sequence[str], summary: str) -> None:
         self.reasons = reasons
-        more = f"; {len(reasons)} captions in all: fewstep data check lists them"
-        super().__init__("; ".join(reasons[:5]) + (more if len(reasons) > 1 else ""))
+        super().__init__("; ".join([*reasons[:3], summary]))
 
 
-def collect(read: Callable[..., Any], rows: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Return `read(*row)` for every row; raise CaptionErrors with all its DataErrors at once."""
+def attempt(
+    read: Callable[..., Any], rows: Iterable[tuple[Any, ...]]
+) -> tuple[list[Any], list[str]]:
+    """Return `read(*row)` for every row, None where it raises a DataError, and all of these."""
     found, reasons = [], []
     for row in rows:
         try:
             found.append(read(*row))
         except DataError as error:
+            found.append(None)
             reasons.append(str(error))
+    return found, reasons
+
+
+def collect(read: Callable[..., Any], rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return `read(*row)` for every row; raise SampleErrors with all its DataErrors at once."""
+    found, reasons = attempt(read, rows)
     if reasons:
-        raise CaptionErrors(reasons)
+        many = f"{counted(len(reasons), 'caption')} in all: fewstep data check lists them"
+        raise SampleErrors(reasons, many)
     return found
+
+
+def check_left_out(left_out: Sequence[str], num_usable: int, max_skipped: float) -> None:
+    """Raise SampleErrors if a larger part of the samples is left out than `max_skipped`."""
+    total = num_usable + len(left_out)
+    if len(left_out) > max_skipped * total:
+        raise SampleErrors(
+            left_out,
+            f"{len(left_out)} of {counted(total, 'sample')} cannot be used, and data.max_skipped = "
+            f"{max_skipped:g} allows {int(max_skipped * total)}: fix them (fewstep data check "
+            "lists all), raise data.max_skipped, or leave files out with data.exclude",
+        )
 
 
 def read_text(path: Path) -> str:

@@ -19,11 +19,11 @@ EXIF_ORIENTATION = 0x0112
 class Findings:
     """What was found: sizes of the usable images, lengths of captions, and the bad files.
 
-    Where there are `faults` of captions, no image was looked at.
+    `left_out` has the reasons of samples without a usable caption or an image.
     """
 
     pairs: int
-    faults: list[str] = field(default_factory=list)
+    left_out: Sequence[str] = ()
     sizes: list[tuple[int, int]] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -34,14 +34,11 @@ class Findings:
 
     @property
     def is_usable(self) -> bool:
-        """Whether every image can be decoded, and every caption used."""
-        return not (self.faults or self.broken)
+        """Whether every sample has an image that can be decoded, and a caption."""
+        return not (self.left_out or self.broken)
 
     def lines(self) -> list[str]:
         """Return the findings as text, with every file that cannot be used."""
-        if self.faults:
-            what = f"{counted(len(self.faults), 'caption')} cannot be used; fix these first:"
-            return [what, *(f"  {fault}" for fault in self.faults)]
         lines = [f"{counted(self.pairs, 'image')}, {counted(len(self.captions), 'caption')}"]
         if self.sizes:
             lines += [
@@ -52,8 +49,10 @@ class Findings:
             ]
         if self.kinds:
             lines += [f"among them  {_counted(self.kinds)}"]
-        lines += [f"captions    {_spread(self.captions)} characters"]
+        if self.captions:
+            lines += [f"captions    {_spread(self.captions)} characters"]
         for what, files in (
+            ("without a caption or an image that can be used", self.left_out),
             ("broken", self.broken),
             ("too small", self.too_small),
             ("files that belong to no pair", self.unused),
@@ -65,7 +64,7 @@ class Findings:
 
 def check_source(source: Source, framing: Framing | None = None) -> Steps[Findings]:
     """Decode every image to its end; with a framing also find which are too small for it."""
-    findings = Findings(len(source), unused=source.unused)
+    findings = Findings(len(source), source.left_out, unused=source.unused)
     for number in range(len(source)):
         findings.captions += [len(caption) for caption in source.captions(number)]
         try:

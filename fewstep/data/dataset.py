@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.config import DataSettings
-from fewstep.console import Steps
+from fewstep.console import Steps, counted
 from fewstep.data.base import ImageError
 from fewstep.data.cache import LatentCache, open_cache
 from fewstep.data.encode import Encoded, encode_views, fill_cache
@@ -77,6 +77,20 @@ class Dataset:
         return self.encoders | {"codec": earlier_fingerprint(*self.family.vae_and_text_encoder)}
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of files and samples that are not trained on."""
+        if not isinstance(self.pairs, ImagePairs):
+            return []
+        source, listed = self.pairs.source, "fewstep data check lists them"
+        notes = []
+        if left_out := source.left_out:
+            what = f"{counted(len(left_out), 'sample')} left out, such as {left_out[0]}"
+            notes.append(f"{what}; {listed}")
+        if unused := source.unused:
+            notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
+        return notes
+
+    @property
     def cache_folder(self) -> Path:
         return self.root / self.fingerprint.key
 
@@ -97,11 +111,7 @@ class Dataset:
     def claim(self) -> list[str]:
         """Make the cache's folder with room for it, and return notes for the user."""
         check_writable(self.root, self.cache_bytes)
-        notes = claim_cache(self.root, self.fingerprint)
-        if isinstance(self.pairs, ImagePairs) and (unused := self.pairs.source.unused):
-            listed = "fewstep data check lists them"
-            notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
-        return notes
+        return [*claim_cache(self.root, self.fingerprint), *self.notes]
 
     def fill(self, processes: Processes = ALONE) -> Steps[None]:
         """Encode what is not encoded yet, this process its part."""

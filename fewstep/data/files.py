@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 
@@ -78,22 +77,3 @@ def finder(names: Iterable[str]) -> Callable[[str], str | None]:
 def is_image(file: PurePath | str) -> bool:
     """Return whether a file's name is that of an image."""
     return PurePath(file).suffix.lower() in IMAGE_SUFFIXES
-
-
-def check_all_read(files: Iterable[PurePath], where: Path) -> None:
-    """Raise a DataError if a caption lies beside a file, but none that is read as an image."""
-    images, captions, others = set(), set(), defaultdict(list)
-    for file in files:
-        key = one_spelling(str(file.with_suffix("")))
-        if is_image(file):
-            images.add(key)
-        elif file.suffix.lower() in CAPTION_SUFFIXES:
-            captions.add(key)
-        else:
-            others[key].append(str(file))
-    if unread := sorted((captions & others.keys()) - images):
-        raise DataError(
-            f"{where} holds {len(unread)} captions of files that are not read, such as "
-            f"{' and '.join(others[unread[0]])}; save these as one of "
-            f"{', '.join(IMAGE_SUFFIXES)}, or remove them"
-        )

@@ -1,33 +1,34 @@
-"""Images in folders: a caption file beside each, a table of metadata, or COCO's JSON.
+"""Images in folders: with a caption file beside each, or named by a table.
 
-A caption or image that is missing, or a file that cannot be parsed, is a DataError naming it.
+A sample without an image or a usable caption is left out, and says why.
 """
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fewstep.data.base import Source, digest_of_lines
-from fewstep.data.captions import captions_in, collect, lines_of, parse_json, read_text
+from fewstep.data.captions import attempt, captions_in, read_text
 from fewstep.data.files import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
-    check_all_read,
     files_below,
     finder,
     is_image,
     read_image,
     size_and_time,
 )
+from fewstep.data.members import (
+    captions_alone,
+    is_caption,
+    is_excluded,
+    split_images,
+    without_image,
+)
 from fewstep.errors import DataError
-from fewstep.text import checked
 
-CAPTION_COLUMNS = ("text", "caption", "prompt")
-TABLES = ("metadata.jsonl", "metadata.csv")
+Captions = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ImageFiles(Source):
 
     folder: Path
     files: tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
+    texts: tuple[Captions, ...]
     unused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -52,7 +54,7 @@ class ImageFiles(Source):
     def name(self, number: int) -> str:
         return str(self.folder / self.files[number])
 
-    def captions(self, number: int) -> tuple[str, ...]:
+    def captions(self, number: int) -> Captions:
         return self.texts[number]
 
     def read(self, number: int) -> bytes:
@@ -60,28 +62,23 @@ class ImageFiles(Source):
 
     def pick(self, numbers: Sequence[int]) -> "ImageFiles":
         files = tuple(self.files[i] for i in numbers)
-        texts = tuple(self.texts[i] for i in numbers)
-        return ImageFiles(self.folder, files, texts, self.unused)
+        return replace(self, files=files, texts=tuple(self.texts[i] for i in numbers))
 
 
-def read_folder(folder: Path) -> ImageFiles:
-    """Read images, in subfolders too, with a caption of the same name (`cat.jpg`, `cat.txt`)."""
-    files = files_below(folder)
-    check_all_read(files, folder)
-    images = list(filter(is_image, files))
-    if not images:
-        raise DataError(
-            f"{folder} holds no images; put {', '.join(IMAGE_SUFFIXES)} files there, each with a "
-            ".txt file of the same name that holds its caption"
-        )
+def read_folder(folder: Path, exclude: Sequence[str] = ()) -> ImageFiles:
+    """Read images, in subfolders too, with a caption of the same name (`cat.jpg`, `cat.txt`).
+
+    Files whose names match `exclude` are not looked at. Raises DataError if there is no image, or
+    none with a caption file.
+    """
+    files = [file for file in files_below(folder) if not is_excluded(file, exclude)]
+    images, sidecars = split_images(files)
     captions = {
-        str(file.with_suffix(file.suffix.lower())): file
-        for file in files
-        if file.suffix.lower() in CAPTION_SUFFIXES
+        str(file.with_suffix(file.suffix.lower())): file for file in filter(is_caption, files)
     }
     find, used = finder(captions), set()
 
-    def captions_of(image: Path) -> tuple[str, ...]:
+    def captions_of(image: Path) -> Captions:
         path = folder / image
         found = (find(str(image.with_suffix(suffix))) for suffix in CAPTION_SUFFIXES)
         if (key := next(filter(None, found), None)) is None:
@@ -89,127 +86,45 @@ def read_folder(folder: Path) -> ImageFiles:
         used.add(key)
         return captions_in(str(path), read_text(folder / captions[key]))
 
-    texts = collect(captions_of, ((image,) for image in images))
-    unused = tuple(str(captions[key]) for key in captions if key not in used)
-    return ImageFiles(folder, tuple(map(str, images)), tuple(texts), unused)
+    texts, left_out = attempt(captions_of, ((image,) for image in images))
+    if not used:
+        raise DataError(_no_pair(folder, files, len(images)))
+    alone = captions_alone(files, [*images, *sidecars])
+    imageless = [file for file in alone if alone[file]]
+    left_out += [without_image(str(folder / file), alone[file]) for file in imageless]
+    unused = [captions[key] for key in captions if key not in used]
+    unused = [str(file) for file in (*unused, *sidecars) if file not in imageless]
+    pairs = [(str(image), found) for image, found in zip(images, texts, strict=True) if found]
+    return ImageFiles(folder, *_columns(pairs), tuple(unused), tuple(left_out))
 
 
-def read_metadata(table: Path, images: Path | None = None) -> ImageFiles:
-    """Read `metadata.jsonl` or `.csv`: one `file_name` and `text` a line (imagefolder)."""
-    rows = list(_csv_rows(table) if table.suffix == ".csv" else _json_rows(table))
-    if not rows:
-        raise DataError(f"{table} has no rows; write one an image, with file_name and text")
-    column = next((name for name in CAPTION_COLUMNS if name in rows[0][1]), None)
-    if "file_name" not in rows[0][1] or column is None:
-        raise DataError(
-            f"{table} has the columns {', '.join(rows[0][1])}; it needs file_name and one of "
-            f"{', '.join(CAPTION_COLUMNS)}"
+def _no_pair(folder: Path, files: Sequence[Path], num_images: int) -> str:
+    """Return why a folder in which no image has a caption file cannot be used."""
+    if not num_images:
+        others = f", but {len(files)} other files such as {files[0]}" if files else ""
+        return (
+            f"{folder} holds no images{others}; put {', '.join(IMAGE_SUFFIXES)} files there, each "
+            "with a .txt file of the same name that holds its caption"
         )
-    for where, row in rows:
-        if not isinstance(row.get("file_name"), str) or not row["file_name"]:
-            raise DataError(f"{where} has no file_name; write the image's name there")
-    files = [row["file_name"] for _, row in rows]
-    texts = collect(checked, ((where, row.get(column)) for where, row in rows))
-    return _named_files(images or table.parent, files, [(text,) for text in texts], table)
-
-
-def _json_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for where, line in lines_of(table):
-        if not isinstance(row := parse_json(line, where), dict):
-            raise DataError(f"{where} is not a JSON object in braces")
-        yield where, row
-
-
-def _csv_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
-    try:
-        for row in reader:
-            where = f"{table} line {reader.line_num}"
-            if None in row:
-                raise DataError(
-                    f"{where} has more fields than the header; put a caption with commas in quotes"
-                )
-            yield where, row
-    except csv.Error as error:
-        raise DataError(f"{table} line {reader.reader.line_num} is not CSV: {error}") from error
-
-
-def captions_files(folder: Path) -> list[Path]:
-    """Return the caption files of a COCO folder."""
-    return sorted([*folder.glob("annotations/captions_*.json"), *folder.glob("captions_*.json")])
-
-
-def read_coco(path: Path, images: Path | None = None) -> ImageFiles:
-    """Read a captions file (`captions_train2017.json`), or a folder with one in `annotations/`.
-
-    The images lie in `train2017/`, beside the file or one folder up, or in `images`. Captions
-    are in the order of their ids.
-    """
-    if path.is_dir():
-        path = _only(captions_files(path), path, images)
-    names, notes = _coco_tables(path)
-    described = {image for image, *_ in notes}
-    order = sorted(names, key=lambda image: names[image])
-    missing = [f"{path}: image {names[image]}" for image in order if image not in described]
-    rows = [(f"{path}: annotation {number}", caption) for _, number, caption in notes]
-    captions = collect(checked, [*rows, *((name, None) for name in missing)])
-    texts: dict[object, tuple[str, ...]] = dict.fromkeys(names, ())
-    for (image, *_), caption in zip(notes, captions, strict=True):
-        texts[image] += (caption,)
-    folders = _image_folders(path)
-    folder = images or next(filter(Path.is_dir, folders), None)
-    if folder is None:
-        raise DataError(
-            f"the images of {path} are in none of {', '.join(map(str, folders))}; put them there, "
-            "or set data.images to their folder"
-        )
-    files = [names[image] for image in order]
-    return _named_files(folder, files, [texts[image] for image in order], path)
-
-
-def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]]:
-    """Return file names by image id, and (image id, id, caption) of each annotation, sorted."""
-    table = parse_json(read_text(path), str(path))
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in table["images"]}
-        notes = sorted((a["image_id"], a["id"], a["caption"]) for a in table["annotations"])
-        repeated = len(table["images"]) - len(names)
-        strange = [note for note in notes if note[0] not in names]
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no COCO captions file ({error!r}); it needs images with id and file_name, "
-            "and annotations with image_id, id and caption, such as captions_train2017.json"
-        ) from error
-    if not names:
-        raise DataError(f"{path} names no image; is it the right file?")
-    if repeated:
-        raise DataError(f"{path} gives {repeated} images the id of another; give each its own")
-    if strange:
-        image, number, _ = strange[0]
-        raise DataError(f"{path}: annotation {number} is of image {image}, which is missing")
-    return names, notes
-
-
-def _only(found: list[Path], folder: Path, images: Path | None) -> Path:
-    """Return the captions file whose images are there: a download has those of two sets."""
-    usable = [path for path in found if any(map(Path.is_dir, _image_folders(path)))]
-    if len(found) == 1 or (len(usable) == 1 and not images):
-        return (usable or found)[0]
-    raise DataError(
-        f"{folder} holds {len(found)} caption files, {len(usable)} of them with their images; "
-        f"set data.path to one of {', '.join(map(str, found))}"
+    return (
+        f"{folder} holds {num_images} images, and none has a caption: write a .txt file of the "
+        "same name beside each, metadata.csv with file_name and text, or COCO's "
+        "annotations/captions_*.json"
     )
 
 
-def _image_folders(path: Path) -> list[Path]:
-    name = path.stem.removeprefix("captions_")
-    return [path.parent.parent / name, path.parent / name, path.parent / "images"]
-
-
-def _named_files(
-    folder: Path, files: Sequence[str], texts: Sequence[tuple[str, ...]], named_by: Path
+def named_files(
+    folder: Path,
+    files: Sequence[str],
+    texts: Sequence[Captions | None],
+    named_by: Path,
+    exclude: Sequence[str] = (),
 ) -> ImageFiles:
-    """Return the files under their names on the disk; raise DataError if one is missing."""
+    """Return the files that a table names, under their names on the disk.
+
+    One without captions is dropped, one that is not there is left out. Raises DataError for a name
+    that leads out of the folder.
+    """
     if outside := [f for f in files if Path(f).is_absolute() or ".." in Path(f).parts]:
         raise DataError(f"{named_by} names {outside[0]!r}, which leads out of {folder}; correct it")
     on_disk = {
@@ -220,12 +135,23 @@ def _named_files(
         if not entry.is_dir()
     }
     find = finder(on_disk)
-    found = {file: find(str(Path(file))) for file in files}
-    if missing := [file for file in files if found[file] is None]:
-        raise DataError(
-            f"{named_by} names {len(files)} images, and {len(missing)} of them are not in "
-            f"{folder}, such as {missing[0]}; put them there, or set data.images to their folder"
-        )
-    names = tuple(str(found[file]) for file in files)
-    unused = tuple(filter(is_image, sorted(on_disk - set(names))))
-    return ImageFiles(folder, names, tuple(texts), unused)
+    pairs, names, missing = [], set(), []
+    for file, found in zip(files, texts, strict=True):
+        name = find(str(Path(file)))
+        names.add(name)
+        if name and found:
+            pairs.append((name, found))
+        elif found:
+            missing.append(
+                f"{named_by} names {file[:100]}, which is not in {folder}; put it there, or set "
+                "data.images to its folder"
+            )
+    others = (file for file in sorted(on_disk - names) if not is_excluded(Path(file), exclude))
+    unused = tuple(filter(is_image, others))
+    return ImageFiles(folder, *_columns(pairs), unused, tuple(missing))
+
+
+def _columns(
+    pairs: Sequence[tuple[str, Captions]],
+) -> tuple[tuple[str, ...], tuple[Captions, ...]]:
+    return tuple(file for file, _ in pairs), tuple(texts for _, texts in pairs)

@@ -6,15 +6,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fewstep.data.base import ImageError, Source
-from fewstep.data.captions import collect
+from fewstep.data.captions import attempt
 from fewstep.data.files import read_image
-from fewstep.data.folders import CAPTION_COLUMNS
+from fewstep.data.tables import CAPTION_COLUMNS
 from fewstep.errors import DataError
 from fewstep.text import checked
 
@@ -36,6 +36,7 @@ class Rows(Source):
     image: str
     caption: str
     where: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -73,7 +74,7 @@ class Rows(Source):
         return self.table.select_columns([self.caption])
 
     def pick(self, numbers: Sequence[int]) -> "Rows":
-        return Rows(self.table.select(list(numbers)), self.image, self.caption, self.where)
+        return replace(self, table=self.table.select(list(numbers)))
 
 
 def is_hf_dataset(folder: Path) -> bool:
@@ -105,8 +106,12 @@ def read_hf_dataset(
     if image not in images:
         raise DataError(f"data.image_column is {image!r}, which holds no images")
     rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
-    collect(rows.captions, ((number,) for number in range(len(rows))))  # now, not after hours
-    return rows
+    found, left_out = attempt(rows.captions, ((n,) for n in range(len(rows))))  # not after hours
+    if not left_out:
+        return rows
+    return replace(
+        rows.pick([n for n, texts in enumerate(found) if texts]), left_out=tuple(left_out)
+    )
 
 
 def _loaded(path: str, split: str) -> Any:

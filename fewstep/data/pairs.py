@@ -12,11 +12,13 @@ from torch import Tensor
 
 from fewstep.config import DataSettings
 from fewstep.data.base import Captioned, ImageError, Source, digest_of_lines
-from fewstep.data.captions import collect, lines_of
-from fewstep.data.folders import TABLES, captions_files, read_coco, read_folder, read_metadata
+from fewstep.data.captions import check_left_out, collect, lines_of
+from fewstep.data.coco import captions_files, read_coco
+from fewstep.data.folders import read_folder
 from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
 from fewstep.data.images import Framing, as_tensor, buckets_of, decode
 from fewstep.data.shards import find_shards, read_shards
+from fewstep.data.tables import TABLES, read_metadata
 from fewstep.diffusion.random import generator
 from fewstep.errors import DataError
 from fewstep.models.hub import on_the_hub
@@ -137,16 +139,21 @@ def open_data(
     """Return the pairs, or the prompts without images, that the table [data] names.
 
     The sides of a bucket are multiples of `divisor`; the folder `index` keeps what a scan of tar
-    shards found. Raises DataError if the path is of no known kind, or its content cannot be used.
+    shards found. Raises DataError if the path is of no known kind, its content cannot be used, or
+    more than the part `data.max_skipped` of its samples has to be left out.
     """
     if data.path == "bundled":
-        _check_unused(data, "images", "teacher_steps", *IMAGE_SETTINGS, *HF_SETTINGS)
+        _check_unused(data, "images", "exclude", "teacher_steps", *IMAGE_SETTINGS, *HF_SETTINGS)
         return BundledPairs(data.num_pairs or BUNDLED_PAIRS, resolution, data.seed)
     if data.path.endswith(".txt"):
-        _check_unused(data, "images", "flip", *IMAGE_SETTINGS, *HF_SETTINGS)
+        _check_unused(data, "images", "exclude", "flip", *IMAGE_SETTINGS, *HF_SETTINGS)
         return read_prompts(Path(data.path), data.num_pairs, data.seed)
     _check_unused(data, "teacher_steps")
     source, usual = open_source(data, index)
+    check_left_out(source.left_out, len(source), data.max_skipped)
+    if not len(source):
+        hint = f" that data.exclude = {list(data.exclude)} leaves" if data.exclude else ""
+        raise DataError(f"{data.path} holds no sample{hint}; is it the right folder?")
     source = subset(source, data.num_pairs or usual, data.seed)
     buckets = buckets_of(resolution, divisor) if data.buckets else ()
     framing = Framing(resolution, data.crop, data.max_upscale, buckets, data.seed)
@@ -154,26 +161,30 @@ def open_data(
 
 
 def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, int | None]:
-    """Return everything at `data.path`, or raise DataError; and how many pairs are usually used."""
+    """Return all that can be used at `data.path`, and how many pairs of it are usually used.
+
+    Raises DataError if there is nothing that can be read.
+    """
     path = Path(data.path)
     images = Path(data.images) if data.images else None
     tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
         _check_unused(data, *HF_SETTINGS)
-        return read_coco(path, images), COCO_PAIRS
+        return read_coco(path, images, data.exclude), COCO_PAIRS
     if path.suffix in (".jsonl", ".csv") or tables:
         _check_unused(data, *HF_SETTINGS)
-        return read_metadata(tables[0] if tables else path, images), None
+        return read_metadata(tables[0] if tables else path, images, data.exclude), None
     _check_unused(data, "images")
     is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
     if shards := find_shards(data.path) if is_shards or path.is_dir() else ():
         _check_unused(data, *HF_SETTINGS)
-        return read_shards(shards, index), None
+        return read_shards(shards, index, data.exclude), None
     if on_the_hub(data.path) or (path.is_dir() and is_hf_dataset(path)):
+        _check_unused(data, "exclude")
         return read_hf_dataset(data.path, data.split, data.image_column, data.caption_column), None
     if path.is_dir():
         _check_unused(data, *HF_SETTINGS)
-        return read_folder(path), None
+        return read_folder(path, data.exclude), None
     raise DataError(
         f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
         ".csv, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no folder "

@@ -5,33 +5,40 @@ where each image and caption begins, and reading one is one read at that place.
 """
 
 import hashlib
+import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO
+from zipfile import BadZipFile
 
 import numpy as np
 
 from fewstep.data.base import Source, digest_of_lines
-from fewstep.data.captions import captions_in, collect
-from fewstep.data.files import (
-    CAPTION_SUFFIXES,
-    check_all_read,
-    is_image,
-    size_and_time,
+from fewstep.data.captions import attempt, captions_in
+from fewstep.data.files import size_and_time
+from fewstep.data.members import (
+    captions_alone,
+    is_caption,
+    is_excluded,
+    key_of,
+    split_images,
+    without_image,
 )
 from fewstep.errors import DataError
 from fewstep.files import write_file
-from fewstep.text import decoded, one_spelling
+from fewstep.text import decoded
 
 PICKLES = (".pkl", ".pickle", ".pyd", ".pth", ".pt")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+Place = tuple[int, int]
+"""Offset and size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Shards(Source):
 
     files: tuple[Path, ...]
     places: np.ndarray
+    unused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -71,7 +80,7 @@ class Shards(Source):
         return _read(self.files[shard], offset, size)
 
     def pick(self, numbers: Sequence[int]) -> "Shards":
-        return Shards(self.files, self.places[np.asarray(numbers, dtype=np.int64)])
+        return replace(self, places=self.places[np.asarray(numbers, dtype=np.int64)])
 
 
 def find_shards(path: str) -> tuple[Path, ...]:
@@ -104,57 +113,90 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(pattern[: match.start()] + digits + pattern[match.end() :])
 
 
-def read_shards(files: Sequence[Path], index: Path | None = None) -> Shards:
+def read_shards(
+    files: Sequence[Path], index: Path | None = None, exclude: Sequence[str] = ()
+) -> Shards:
     """Scan the headers of every shard, or read in the folder `index` what an earlier scan found.
 
-    A damaged or unsafe shard, and an image without a caption, are a DataError.
+    Members whose names match `exclude` are not looked at. Damaged and unsafe shards, and those
+    without any sample, are a DataError.
     """
-    rows = [_indexed(file, index) for file in files]
-    number = np.repeat(np.arange(len(files)), [len(part) for part in rows])
-    if not len(number):
+    scans = [_indexed(file, index, exclude) for file in files]
+    left_out = tuple(reason for scan in scans for reason in scan.left_out)
+    unused = tuple(name for scan in scans for name in scan.unused)
+    number = np.repeat(np.arange(len(files)), [len(scan.rows) for scan in scans])
+    if not (len(number) or left_out):
         raise DataError(
             f"{files[0]} and the others hold no image with a caption: a pair is key.jpg, .png or "
             ".webp with key.txt"
         )
-    return Shards(tuple(files), np.column_stack([number, np.concatenate(rows)]))
+    places = np.column_stack([number, np.concatenate([scan.rows for scan in scans])])
+    return Shards(tuple(files), places, unused, left_out)
 
 
-def _indexed(file: Path, index: Path | None) -> np.ndarray:
-    """Return offset and size of each image and caption, [pairs, 4]."""
+@dataclass(frozen=True)
+class Scan:
+    """What one shard holds: offset and size of each image and caption, [pairs, 4], and the rest."""
+
+    rows: np.ndarray
+    left_out: Sequence[str]
+    unused: Sequence[str]
+
+
+def _indexed(file: Path, index: Path | None, exclude: Sequence[str]) -> Scan:
     path = None
     if index is not None:
-        path = index / f"{digest_of_lines([f'{file.resolve()} {size_and_time(file)}'])[:16]}.npy"
-        with suppress(ValueError, EOFError, FileNotFoundError):  # a damaged file is made again
-            return np.load(path, allow_pickle=False)
-    rows = np.array(_scan(file), dtype=np.int64).reshape(-1, 4)
+        about = [f"{file.resolve()} {size_and_time(file)}", *exclude]
+        path = index / f"{digest_of_lines(about)[:16]}.npz"
+        with suppress(ValueError, EOFError, KeyError, FileNotFoundError, BadZipFile):  # made again
+            content = np.load(path, allow_pickle=False)
+            return Scan(content["rows"], **json.loads(content["names"].tobytes()))
+    scan = _scan(file, exclude)
     if path is not None:
+        names = json.dumps({"left_out": scan.left_out, "unused": scan.unused}).encode()
         content = BytesIO()
-        np.save(content, rows)
+        np.savez(content, rows=scan.rows, names=np.frombuffer(names, dtype=np.uint8))
         write_file(path, content.getvalue())
-    return rows
+    return scan
 
 
-def _scan(file: Path) -> list[tuple[int, int, int, int]]:
-    images: dict[str, tuple[int, int]] = {}
-    texts: dict[str, tuple[int, int]] = {}
-    names, contents = [], []
-    for member in _members(file):
-        name = PurePosixPath(member.name)
-        if name.name.startswith("."):
-            continue
-        names.append(name)
-        key, place = one_spelling(str(name.with_suffix(""))), (member.offset_data, member.size)
-        if is_image(name):
-            if key in images:
+def _scan(file: Path, exclude: Sequence[str]) -> Scan:
+    members = [
+        (name, (member.offset_data, member.size))
+        for member in _members(file)
+        if not (name := PurePosixPath(member.name)).name.startswith(".")
+        and not is_excluded(name, exclude)
+    ]
+    names = [name for name, _ in members]
+    images, sidecars = split_images(names)
+    places: dict[str, Place] = {}
+    texts: dict[str, tuple[PurePosixPath, Place]] = {}
+    chosen = set(images)
+    for name, place in members:
+        key = key_of(name)
+        if name in chosen:
+            if key in places:
                 raise DataError(f"{file} holds two images called {key}; give each its own name")
-            images[key] = place
-        elif name.suffix.lower() in CAPTION_SUFFIXES:
-            contents.append((f"{file}: {name}", _read(file, *place)))
-            texts[key] = place
-    check_all_read(names, file)
-    missing = [(f"{file}: {key}", None) for key in images if key not in texts]
-    collect(_captions, [*contents, *missing])
-    return [(*place, *texts[key]) for key, place in images.items()]
+            places[key] = place
+        elif is_caption(name):
+            texts[key] = name, place
+    found, left_out = attempt(partial(_captions_of, file, texts), ((key,) for key in places))
+    alone = captions_alone(names, [*images, *sidecars])
+    left_out += [without_image(f"{file}: {name}", alone[name]) for name in alone]
+    rows = [(*places[key], *texts[key][1])
+            for key, usable in zip(places, found, strict=True) if usable]  # fmt: skip
+    of_sidecars = set(map(key_of, sidecars)) - places.keys()
+    unused = [f"{file.name}: {name}" for name in names if key_of(name) in of_sidecars]
+    return Scan(np.array(rows, dtype=np.int64).reshape(-1, 4), left_out, unused)
+
+
+def _captions_of(
+    file: Path, texts: Mapping[str, tuple[PurePosixPath, Place]], key: str
+) -> tuple[str, ...]:
+    if key not in texts:
+        raise DataError(f"{file}: {key} has no caption; add {key}.txt to the shard")
+    name, place = texts[key]
+    return _captions(f"{file}: {name}", _read(file, *place))
 
 
 def _members(file: Path) -> Iterator[tarfile.TarInfo]:
@@ -201,9 +243,7 @@ def _check_safe(member: tarfile.TarInfo, file: Path) -> None:
         raise DataError(f"{file} holds {member.name!r}, {fault}")
 
 
-def _captions(name: str, content: bytes | None) -> tuple[str, ...]:
-    if content is None:
-        raise DataError(f"{name} has no caption; add {name.rpartition(': ')[2]}.txt to the shard")
+def _captions(name: str, content: bytes) -> tuple[str, ...]:
     return captions_in(name, decoded(content, f"the caption of {name}"))
 
 

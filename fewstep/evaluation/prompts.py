@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.data.folders import ImageFiles, captions_files, read_coco
+from fewstep.data.captions import SampleErrors
+from fewstep.data.coco import captions_files, read_coco
+from fewstep.data.folders import ImageFiles
 from fewstep.errors import UserError
 from fewstep.evaluation.features import EXTRACTORS
 from fewstep.evaluation.protocols import PROTOCOLS, Protocol
@@ -152,7 +154,8 @@ def find_coco(name: str, data: Path | None) -> ImageFiles | None:
     """Return the images and captions of COCO that a protocol takes from the folder `data`.
 
     Raises:
-        UserError: if the protocol lacks the folder or takes none, or its captions are not there.
+        UserError: if the protocol lacks the folder or takes none, or captions or images are not
+            there.
     """
     part = PROTOCOLS[name].captions
     if not part:
@@ -166,7 +169,10 @@ def find_coco(name: str, data: Path | None) -> ImageFiles | None:
         )
     for path in captions_files(data):
         if path.stem == f"captions_{part}":
-            return read_coco(path)
+            coco = read_coco(path)
+            if coco.left_out:
+                raise SampleErrors(coco.left_out, f"protocol {name!r} needs all images of {path}")
+            return coco
     raise UserError(
         f"{data} has no annotations/captions_{part}.json; download it from cocodataset.org"
     )

@@ -87,10 +87,13 @@ def check_disk(components: Components) -> None:
 
 def open_batches(components: Components) -> Steps[Batches]:
     """Return what training reads, after filling the cache where there is one."""
-    config, dataset = components.config, components.dataset
-    if not config.data.streaming:
-        for note in (yield from encode(dataset, components.processes)):
-            print(f"fewstep: {note}", file=sys.stderr)
+    config, dataset, processes = components.config, components.dataset, components.processes
+    if config.data.streaming:
+        notes = dataset.notes if processes.is_main else []
+    else:
+        notes = yield from encode(dataset, processes)
+    for note in notes:
+        print(f"fewstep: {note}", file=sys.stderr)
     batches = dataset.batches(config.train.seed, components.global_batch, components.skipped.add)
     components.check_batch(len(batches))
     return batches

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fewstep.config import Config, DataSettings
 from fewstep.console import Steps
-from fewstep.data.captions import CaptionErrors
+from fewstep.data.captions import SampleErrors
 from fewstep.data.check import Findings, check_source
 from fewstep.data.images import Framing
 from fewstep.data.pairs import Prompts, open_data, open_source, subset
@@ -63,7 +63,7 @@ def check_data(data: DataSettings) -> Steps[Findings]:
         if data.path == "bundled" or data.path.endswith(".txt"):
             return _check_captions(data)
         source = subset(open_source(data)[0], data.num_pairs, data.seed)
-    except CaptionErrors as error:
+    except SampleErrors as error:
         return Findings(0, error.reasons)
     framing = Framing(data.resolution, max_upscale=data.max_upscale) if data.resolution else None
     return (yield from check_source(source, framing))

@@ -11,8 +11,8 @@ import pytest
 
 from fewstep.config import DataSettings, load_config
 from fewstep.data.base import ImageError
-from fewstep.data.captions import CaptionErrors
-from fewstep.data.folders import read_coco
+from fewstep.data.captions import SampleErrors
+from fewstep.data.coco import read_coco
 from fewstep.data.hf_datasets import Rows
 from fewstep.data.images import decode
 from fewstep.data.pairs import ImagePairs, Prompts, open_data, open_source, subset
@@ -192,7 +192,7 @@ def test_a_caption_that_is_none_is_an_error(tmp_path, caption, message):
         ('{"file": "000.png"}', "has the columns file; it needs file_name and one of text"),
         ('{"file_name": "000.png", "text": ""}', "line 1 has the caption ''"),
         ('{"file_name": "000.png", "text": 5}', "line 1 has the caption 5"),
-        ('{"file_name": "9.png", "text": "a"}', "names 1 images, and 1 of them are not in"),
+        ('{"file_name": "9.png", "text": "a"}', "names 9.png, which is not in"),
         ('{"file_name": "../x.png", "text": "a"}', "leads out of"),
         ("", "has no rows"),
     ],
@@ -219,7 +219,7 @@ def test_coco_that_cannot_be_used_is_an_error(tmp_path):
     refused("annotation 1 is of image 5, which is missing",
             lambda t: t["annotations"][0].update(image_id=5))  # fmt: skip
     refused(
-        "names 3 images, and 1 of them are not in",
+        "names x.jpg, which is not in",
         lambda t: t["images"][0].update(file_name="x.jpg"),
     )
     refused("leads out", lambda t: t["images"][0].update(file_name="../../x.jpg"))
@@ -287,7 +287,7 @@ def test_a_damaged_shard_is_an_error(tmp_path):
 )  # fmt: skip
 def test_a_caption_in_a_shard_that_is_none_is_an_error(tmp_path, text, message):
     shard(tmp_path / "a.tar", {"a.png": content(noise(0)), "a.txt": text})
-    with pytest.raises(CaptionErrors, match=message):
+    with pytest.raises(SampleErrors, match=message):
         opened(tmp_path / "a.tar")
 
 
@@ -357,7 +357,7 @@ def test_every_caption_that_cannot_be_used_is_said(tmp_path):
     folder_of(tmp_path / "p", 4)
     (tmp_path / "p" / "001.txt").unlink()
     (tmp_path / "p" / "003.txt").write_bytes(b" ")
-    with pytest.raises(CaptionErrors, match="; 2 captions in all: ") as told:
+    with pytest.raises(SampleErrors, match="; 2 of 4 samples cannot be used, ") as told:
         opened(tmp_path / "p")
     assert [("001" in one, "003" in one) for one in told.value.reasons] == [
         (True, False),
@@ -424,7 +424,7 @@ def test_what_cannot_be_opened_is_an_image_error(tmp_path):
     (tmp_path / "001.png").unlink()
     (tmp_path / "001.png").mkdir()
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "001.png", "text": "a"}')
-    with pytest.raises(DataError, match="1 of them are not in"):
+    with pytest.raises(DataError, match=r"names 001\.png, which is not in"):
         opened(tmp_path)
 
 
@@ -438,13 +438,13 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
         opened(tmp_path / "p")
     (tmp_path / "p" / "more").unlink()
     (tmp_path / "p" / "000.png").rename(tmp_path / "p" / "000.heic")
-    with pytest.raises(DataError, match=r"1 captions of files that are not read.*000\.heic"):
+    with pytest.raises(DataError, match=r"000\.txt has no image .* beside it, only 000\.heic"):
         opened(tmp_path / "p")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [({"b.heic": b"", "b.txt": b"b"}, r"such as b\.heic"),
+    [({"b.heic": b"", "b.txt": b"b"}, r"b\.txt has no image .* only b\.heic"),
      ({"a.jpg": b""}, "two images called a;")],
 )  # fmt: skip
 def test_nothing_in_a_shard_is_left_out_without_a_word(tmp_path, more, message):

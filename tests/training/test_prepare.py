@@ -92,7 +92,7 @@ def test_data_check_lists_every_bad_file_and_every_bad_caption(tmp_path):
         (folder / f"{i:03d}.txt").write_text("")
     told = checked(folder)
     assert told.exit_code == 2
-    assert "2 captions cannot be used" in told.stdout
+    assert "2 without a caption or an image that can be used:" in told.stdout
     assert "003.png has the caption ''" in told.stdout
     assert "004.png has the caption ''" in told.stdout
 
