@@ -169,6 +169,9 @@ def evaluate(
     weights: Annotated[
         Path | None, option("The folder of the feature extractors' weights.")
     ] = None,
+    brief: Annotated[
+        bool, option("The teacher in its full number of steps alone: a third of the time.")
+    ] = False,
     out: Out = Path("results"),
 ) -> None:
     """Measure students beside their teacher, or folders of images, into OUT/results.json."""
@@ -184,7 +187,7 @@ def evaluate(
     else:
         path = evaluate_sources(
             sources or [], protocol or "bundled", out, num_prompts, prompt_file=prompts, data=data,
-            weights=weights,
+            weights=weights, brief=brief,
         )  # fmt: skip
     print_results(path)
     typer.echo(f"wrote {path}; {next_command('report', out, '-o', 'report.html')}")

@@ -1,6 +1,7 @@
 """`fewstep evaluate`: images into folders, features into a cache, a table with intervals."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from fewstep.distributed import Processes, is_main_process
 from fewstep.errors import UserError
 from fewstep.evaluation.compare import save_comparison, titled
 from fewstep.evaluation.consistency import self_consistency
+from fewstep.evaluation.diversity import diversity, images_of_prompts, models_of
 from fewstep.evaluation.extraction import FeatureExtraction, extract_features
-from fewstep.evaluation.measure import Measurement, rows
+from fewstep.evaluation.measure import Measurement, Table, rows
 from fewstep.evaluation.models import STUDENT_STEPS, EvaluationSet
 from fewstep.evaluation.prompts import EvaluationInputs, load_inputs, load_inputs_of_images
 from fewstep.evaluation.provenance import provenance
@@ -38,36 +40,43 @@ def evaluate_sources(
     prompt_file: Path | None = None,
     data: Path | None = None,
     weights: Path | None = None,
+    brief: bool = False,
 ) -> Path:
     """Measure students beside their teacher; write and return `out/results.json`.
 
-    An interrupted evaluation continues, and several processes share its images.
+    An interrupted evaluation continues, and several processes share its images. With `brief` the
+    teacher is measured in its full number of steps alone.
 
     Raises:
         UserError: if a source, the protocol, its data or the number of prompts cannot be used.
     """
     processes = Processes.started(default_device())
-    evaluation = EvaluationSet.open(sources, student_steps)
+    evaluation = EvaluationSet.open(sources, student_steps, brief)
     side, models = evaluation.resolution, evaluation.models
     inputs = load_inputs(protocol, side, num_prompts, prompt_file, data)
     check_models(evaluation, inputs)
     samples = SampleCache(out / "images", inputs.prompts, side, side=inputs.protocol.side)
     extraction = FeatureExtraction.open(inputs, out / "features", weights)
     measurement = Measurement.open(inputs, samples, extraction, evaluation.compared_with)
-    missing, clock = [(samples.num_missing(m), m.nfe) for m in models], time.perf_counter()
+    repeated = images_of_prompts(out, inputs, side) if "diversity" in measurement.names else None
+    work = [(samples, models), *([(repeated, models_of(evaluation))] if repeated else [])]
+    missing = [(cache.num_missing(m), m.nfe) for cache, those in work for m in those]
+    clock = time.perf_counter()
     if processes.is_main:
         check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
         measurement = measurement.with_targets()  # a broken image shows first
         samples.write_prompts()
     processes.wait()
 
-    batches = samples.batches[processes.rank :: processes.count]
-    show_progress(generate_images(models, samples, batches))
-    show_progress(extract_features(models, samples, batches, extraction))
+    for cache, those in work:
+        batches = cache.batches[processes.rank :: processes.count]
+        show_progress(generate_images(those, cache, batches))
+        if cache is samples:
+            show_progress(extract_features(those, cache, batches, extraction))
     processes.wait()
     if processes.is_main:
         extracted = time.perf_counter()
-        table = show_progress(measure_models(evaluation, samples, measurement))
+        table = show_progress(measure_models(evaluation, samples, measurement, repeated))
         cost = describe_cost(missing, extracted - clock, time.perf_counter() - extracted)
         how = f"teacher's guidance {evaluation.guidance_scale:g}"
         save_table(out, measurement, inputs.describe(how, side, extraction.caches), table, cost)
@@ -122,15 +131,22 @@ def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
 
 
 def measure_models(
-    evaluation: EvaluationSet, samples: SampleCache, measurement: Measurement
+    evaluation: EvaluationSet,
+    samples: SampleCache,
+    measurement: Measurement,
+    repeated: SampleCache | None = None,
 ) -> Steps[tuple[Row, ...]]:
     """Return a row with intervals for each model, and pooled ones."""
     costs = yield from costs_in_turns(evaluation.models, samples)
-    table = yield from measurement.measure(evaluation.models)
+    apart: Table = defaultdict(dict)
     for student in evaluation.students:
-        table[evaluation.student(student)]["self_consistency"] = self_consistency(
+        apart[evaluation.student(student)]["self_consistency"] = self_consistency(
             evaluation, student, samples.prompts, measurement.extraction.folder
         )
+    if repeated:
+        for model in models_of(evaluation):
+            apart[model]["diversity"] = diversity(model, repeated, measurement.extraction)
+    table = yield from measurement.measure(evaluation.models, apart)
     return rows(table, costs)
 
 

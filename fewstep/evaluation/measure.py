@@ -21,8 +21,8 @@ Table = dict[EvaluatedModel, dict[str, Values]]
 """For each model the numbers of each metric, one an image."""
 Costs = Mapping[EvaluatedModel, Mapping[str, Interval]]
 Compare = Callable[[EvaluatedModel, str | None], EvaluatedModel | None]
-MEASURED_APART = ("cost", "trajectory")
-"""What is measured with the network itself: see timing.py and consistency.py."""
+MEASURED_APART = ("cost", "trajectory", "images of a prompt")
+"""What is measured with the network itself: see timing.py, consistency.py and diversity.py."""
 
 
 def choose_metrics(
@@ -116,8 +116,10 @@ class Measurement:
         targets = self.extraction.targets(self.names, self.inputs.reference)
         return replace(self, targets=targets)
 
-    def measure(self, models: Sequence[EvaluatedModel]) -> Steps[Table]:
+    def measure(self, models: Sequence[EvaluatedModel], apart: Table | None = None) -> Steps[Table]:
         """Measure every model: teachers and more steps first, as others are compared with them.
+
+        `apart` are numbers that were measured apart.
 
         Raises:
             UserError: naming the model whose features are not finite or do not fit.
@@ -130,18 +132,20 @@ class Measurement:
         for done, model in enumerate(ordered, 1):
             try:
                 values, features[model] = self.of_batches(model)
-                table[model] = values | self.of_sets(model, features)
+                table[model] = values | self.of_sets(model, features) | (apart or {}).get(model, {})
             except ValueError as error:
                 raise UserError(f"{model} cannot be measured: {error}") from error
             if model not in kept:
                 del features[model]
             yield TaskProgress("measuring", done, len(models))
         for name in (name for name in self.names if METRICS[name].of in METRICS):
-            for model in models:  # differences, paired by prompt and starting noise
-                if other := self.compared_with(model, METRICS[name].against):
-                    ours, theirs = table[model], table[other]
-                    of = METRICS[name].of
-                    ours[name] = METRICS[name].per_image(ours[of], theirs[of])
+            metric = METRICS[name]
+            for model in models:  # paired by prompt and starting noise
+                other = self.compared_with(model, metric.against)
+                if other and metric.of in table[model]:
+                    values = metric.per_image(table[model][metric.of], table[other][metric.of])
+                    if np.isfinite(values).all():  # a ratio to nothing is left out
+                        table[model][name] = values
         return {model: table[model] for model in models}
 
     @property

@@ -88,14 +88,21 @@ class Student:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Students of one teacher; each is evaluated at those of `student_steps` that it knows."""
+    """Students of one teacher; each is evaluated at those of `student_steps` that it knows.
+
+    With `brief` the teacher is evaluated in its full number of steps alone.
+    """
 
     students: Sequence[Student]
     student_steps: Sequence[int] = STUDENT_STEPS
+    brief: bool = False
 
     @classmethod
     def open(
-        cls, sources: Sequence[str], student_steps: Sequence[int] = STUDENT_STEPS
+        cls,
+        sources: Sequence[str],
+        student_steps: Sequence[int] = STUDENT_STEPS,
+        brief: bool = False,
     ) -> "EvaluationSet":
         """Read every source once: a run, an artefact, or a folder of runs.
 
@@ -122,7 +129,7 @@ class EvaluationSet:
                     f"these students differ in their {entry} ({', '.join(map(str, values))}); "
                     "compare only students of one teacher"
                 )
-        return cls(students, student_steps)
+        return cls(students, student_steps, brief)
 
     def check_distinct(self) -> None:
         """Refuse the same training twice, which pooling would count as two.
@@ -171,10 +178,15 @@ class EvaluationSet:
 
         The teacher takes few steps at the students' timesteps too, if these are not uniform.
         """
-        numbers = (TEACHER_STEPS, *FEWER_TEACHER_STEPS)
+        fewer = () if self.brief else FEWER_TEACHER_STEPS
+        numbers = (TEACHER_STEPS, *fewer)
         guided = [self.teacher(steps) for steps in numbers]
-        guided += [t for steps in FEWER_TEACHER_STEPS for t in self.teachers_as_students(steps)]
+        guided += [t for steps in fewer for t in self.teachers_as_students(steps)]
         unguided = [self.teacher(steps, guided=False) for steps in numbers]
+        if self.brief and all(
+            METHODS[s.contract.method["name"]].has_teacher for s in self.students
+        ):
+            unguided = []
         students = [
             self.student(student, steps)
             for student in self.students

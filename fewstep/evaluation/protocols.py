@@ -39,7 +39,7 @@ PROTOCOLS = {
         prompts="held-out prompts",
         num_prompts=2000,
         reference="5000 reference renderings",
-        metrics=("prompt_accuracy", "frechet", *WITHOUT_WEIGHTS),
+        metrics=("prompt_accuracy", "frechet", "bundled_recall", "diversity", *WITHOUT_WEIGHTS),
     ),
     "coco2017-5k": Protocol(
         prompts="first captions of COCO val2017",

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.students import CORE_SECONDS, Training, chains, counted, run, with_core_seconds
+from fewstep.config import load_config
+from fewstep.evaluation.results import Results, Row
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num-prompts", "100"]  # the fewest for a Fréchet distance
 for setting in ("train.steps=1", "train.batch_size=2", "data.num_pairs=8"):
@@ -26,3 +30,49 @@ def test_two_seeds_of_the_given_methods_are_trained_and_evaluated(tmp_path):
     assert trained == {(m, s) for m in ("cd", "multi-boundary-cd") for s in (0, 1)}
     adapters = runs.glob("trainings/*/artefact/adapter_model.safetensors")
     assert len({path.read_bytes() for path in adapters}) == 4  # all trainings differ
+    students = [row for row in results["rows"] if row["method"] != "teacher"]
+    assert all(row["metrics"][CORE_SECONDS]["value"] > 0 for row in students)
+
+
+def test_a_matched_student_is_trained_after_the_one_that_it_starts_from(tmp_path):
+    found = chains(tmp_path, ["cd", "multi-boundary", "trajectory-matching"], [0, 1], [4, 2])
+    names = [[training.run.name for training in chain] for chain in found]
+    assert names == [
+        chain
+        for seed in (0, 1)
+        for chain in (
+            [f"cd-{seed}"],
+            [f"multi-boundary-{seed}", f"trajectory-matching-{seed}"],
+            [f"multi-boundary-2-segments-{seed}", f"trajectory-matching-2-segments-{seed}"],
+        )
+    ]
+    words = found[-1][1].words("distill")
+    config = load_config(words[4], [w for w in words if "=" in w])
+    assert config.method["num_segments"] == 2
+    assert config.train.init == str(tmp_path / "multi-boundary-2-segments-1")
+    assert config.train.seed == 1
+
+
+def test_core_seconds_are_the_processors_and_not_the_clocks():
+    busy = run(sys.executable, "-c", "t = __import__('time')\nwhile t.process_time() < 0.3: pass")
+    idle = run(sys.executable, "-c", "__import__('time').sleep(0.6)")
+    assert busy > 0.3
+    assert idle < busy
+    with pytest.raises(subprocess.CalledProcessError):
+        run(sys.executable, "-c", "raise SystemExit(3)")
+
+
+def test_a_students_core_seconds_count_from_zero(tmp_path):
+    matched = Training(tmp_path, "trajectory-matching", 0)
+    assert matched.start is not None
+    for training, seconds in ((matched.start, 300.5), (matched, 400.0)):
+        training.seconds_file.write_text(str(seconds))
+    assert counted(tmp_path / "nothing.json") == 0
+    rows = [Row("teacher", "teacher", 50, 100, None, {}),
+            Row(matched.run.name, "trajectory-matching", 4, 4, 0, {})]  # fmt: skip
+    trainings = [matched.start, matched]
+    teacher, student = with_core_seconds(
+        Results("", "", "", "", tuple(rows)), trainings, shared=50
+    ).rows
+    assert CORE_SECONDS not in teacher.metrics
+    assert student.metrics[CORE_SECONDS].value == 750.5

@@ -17,6 +17,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation import consistency, evaluate
 from fewstep.evaluation import prompts as prompts_module
 from fewstep.evaluation import samples as samples_module
+from fewstep.evaluation.diversity import images_of_prompts, models_of
 from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.inception import Inception
@@ -347,6 +348,14 @@ def test_the_bundled_protocol_measures_by_the_parser_and_by_features(tmp_path, m
             latents = samples.read(model, numbers).latents
             samples.write(model, numbers, Samples(shown[numbers.start : numbers.stop], latents))
 
+    inputs = load_inputs("bundled", 64, 100)
+    repeated = images_of_prompts(out, inputs, 64)
+    assert repeated.prompts[::8] == inputs.prompts[:4]
+    store(models_of(evaluation), repeated, np.random.default_rng(1))
+    numbers, student = repeated.batches[0], evaluation.student(evaluation.students[0])
+    stored = repeated.read(student, numbers)  # of every prompt the same image eight times
+    repeated.write(student, numbers, Samples(np.repeat(right[:4], 8, 0), stored.latents))
+
     rows = load(evaluate_sources([str(run)], "bundled", out, 100)).rows
     teacher, student = rows[0].metrics, rows[-1].metrics
     assert teacher["prompt_accuracy"].value > 0.9
@@ -358,6 +367,20 @@ def test_the_bundled_protocol_measures_by_the_parser_and_by_features(tmp_path, m
     assert rows[1].metrics["frechet"].value > 2 * teacher["frechet"].value
     assert "prompt_accuracy.shape" in student
     assert student["self_consistency"].n == 2
+    assert student["frechet_ratio"].value == pytest.approx(1, rel=1e-4)
+    assert student["bundled_recall_ratio"].value == pytest.approx(1)
+    assert student["bundled_recall"].n == 100
+    assert teacher["diversity"].value > 0
+    assert teacher["diversity"].n == 4
+    assert student["diversity"].value == student["diversity_ratio"].value == 0
+
+
+def test_a_brief_evaluation_has_the_teacher_in_its_full_steps_alone(runs):
+    of = {name: EvaluationSet.open([str(runs / name)], (4,), brief=True).models
+          for name in ("ct", "multi-boundary-cd")}  # fmt: skip
+    shown = {name: [(m.method, m.steps, m.nfe) for m in models] for name, models in of.items()}
+    assert shown["multi-boundary-cd"] == [("teacher", 50, 100), ("multi-boundary-cd", 4, 4)]
+    assert shown["ct"] == [("teacher", 50, 100), ("teacher", 50, 50), ("ct", 4, 4)]
 
 
 def test_several_trainings_of_a_method_are_pooled_into_one_row(runs):

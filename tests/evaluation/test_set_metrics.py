@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from fewstep.evaluation.intervals import mean
 from fewstep.evaluation.metrics import METRICS
+from fewstep.evaluation.metrics.base import ratio
 from fewstep.evaluation.metrics.pairs import clip_score, mean_shift, pooled, psnr, std_ratio
 from fewstep.evaluation.metrics.two_sets import (
     CMMD_SCALE,
     CMMD_SIGMA,
     cmmd,
     kid,
+    pairwise_distance,
     precision,
     recall,
 )
@@ -114,3 +117,38 @@ def test_a_tenth_of_white_is_20_decibels():
     black = np.zeros((2, 4, 4, 3), np.uint8)
     assert psnr(np.full_like(black, 51), black) == pytest.approx(20 * np.log10(5))
     assert np.isfinite(psnr(black, black)).all()
+
+
+def test_the_diversity_of_a_square_is_the_mean_of_its_sides_and_diagonals():
+    square = np.array([[0, 0], [0, 3], [3, 0], [3, 3]], float)
+    same, scaled = np.ones((4, 2)), 2 * square + 7
+    expected = 3 * (4 + 2 * np.sqrt(2)) / 6
+    assert pairwise_distance(np.stack([square, same, scaled])) == pytest.approx(
+        [expected, 0, 2 * expected]
+    )
+
+
+def test_the_diversity_of_a_gaussian_is_its_closed_form(rng):
+    """Two draws of N(0, I) in three dimensions are 4 / sqrt(pi) apart on average."""
+    found = METRICS["diversity"].measure(rng.normal(5, 1, size=(2000, 8, 3)))
+    assert found.n == 2000
+    assert found.low <= 4 / np.sqrt(np.pi) <= found.high
+    assert found.high - found.low < 0.06
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 1, 4)])
+def test_one_image_a_prompt_has_no_diversity(shape):
+    with pytest.raises(ValueError, match="two images or more"):
+        pairwise_distance(np.zeros(shape))
+
+
+def test_a_ratio_has_the_interval_of_its_bootstrap(rng):
+    theirs = rng.gamma(4, 1, size=400)
+    ours = 0.8 * theirs + rng.normal(0, 0.5, size=400)
+    found = mean(ratio(ours, theirs))
+    drawn = rng.integers(0, 400, (4000, 400))
+    resampled = ours[drawn].mean(1) / theirs[drawn].mean(1)
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    assert found.value == pytest.approx(ours.mean() / theirs.mean(), rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.004)
+    assert mean(ratio(2 * theirs, theirs)).ends == pytest.approx((2, 2))

@@ -7,7 +7,7 @@ the teacher and pooling over trainings (`fewstep.evaluation.intervals`) are the 
 import numpy as np
 
 from fewstep.evaluation.intervals import Interval, proportion
-from fewstep.evaluation.metrics.base import Metric
+from fewstep.evaluation.metrics.base import Metric, ratio
 from fewstep.evaluation.metrics.frechet import Gaussian, frechet, frechet_paired
 from fewstep.evaluation.metrics.pairs import (
     clip_score,
@@ -18,7 +18,7 @@ from fewstep.evaluation.metrics.pairs import (
     std_ratio,
 )
 from fewstep.evaluation.metrics.prompt_accuracy import all_right, by_attribute
-from fewstep.evaluation.metrics.two_sets import cmmd, kid, precision, recall
+from fewstep.evaluation.metrics.two_sets import cmmd, kid, pairwise_distance, precision, recall
 
 # fmt: off
 METRICS: dict[str, Metric] = {
@@ -50,6 +50,30 @@ METRICS: dict[str, Metric] = {
         "Fréchet distance minus the teacher's at its full number of steps, paired by prompt and "
         "starting noise",
         "lower", "+.2f", smallest_n=100, of="frechet", against="teacher"),
+    "frechet_ratio": Metric(
+        ratio, "Fréchet ÷ teacher’s",
+        "Fréchet distance as a multiple of the teacher's at its full number of steps",
+        "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="teacher"),
+    "bundled_recall": Metric(
+        recall, "Recall, small network",
+        "share of reference renderings that lie among these images, in the features of the small "
+        "network; n counts the renderings, and it rises with the number of images",
+        "higher", smallest_n=100, interval=proportion,
+        of="bundled", against="reference", whole_set=True),
+    "bundled_recall_ratio": Metric(
+        ratio, "Recall ÷ teacher’s",
+        "this recall as a multiple of the teacher's at its full number of steps",
+        "higher", ".2f", smallest_n=100, unit=" ×", of="bundled_recall", against="teacher"),
+    "diversity": Metric(
+        pairwise_distance, "Diversity",
+        "mean distance between the eight images of a prompt, in the features of the small "
+        "network; n counts the prompts",
+        "higher", ".2f", of="images of a prompt"),
+    "diversity_ratio": Metric(
+        ratio, "Diversity ÷ teacher’s",
+        "diversity as a multiple of the teacher's at its full number of steps, of the same prompts "
+        "and starting noises",
+        "higher", ".2f", unit=" ×", of="diversity", against="teacher"),
     "fid": Metric(
         frechet, "FID",
         "Fréchet distance to the real images in Inception's features; it falls with the number of "
@@ -136,6 +160,11 @@ METRICS: dict[str, Metric] = {
         np.asarray, "Peak memory",
         "the most memory of the GPU that generating used, networks included",
         "lower", ".2f", 1e-9, " GB", of="cost"),
+    "training_core_seconds": Metric(
+        np.asarray, "Core-seconds of training",
+        "processor time of one core that training took from zero: encoding the data, the student "
+        "that it starts from, all updates",
+        "lower", ".0f", unit=" s", of="cost"),
 }
 """Every metric by its name in results.json."""
 # fmt: on

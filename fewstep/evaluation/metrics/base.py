@@ -29,7 +29,8 @@ class Metric:
     of: str = "images"
     """"images" (uint8 [n, H, W, 3]), "latents" ([n, C, h, w]), "pooled latents", "verdicts" of the
     bundled world's parser, features of an extractor (a key of EXTRACTORS) or the values of another
-    metric (a key of METRICS); "cost" and "trajectory" are measured with the network itself."""
+    metric (a key of METRICS); "cost", "trajectory" and "images of a prompt" are made apart, with
+    the network itself."""
     against: Literal["prompts", "reference", "teacher", "unguided teacher", "most steps"] | None = (
         None
     )
@@ -59,3 +60,16 @@ class Metric:
                 f"{self.title} needs {self.smallest_n} images or more, not {len(values)}"
             )
         return self.interval(values)
+
+
+def ratio(ours: Values, theirs: Values) -> Values:
+    """Return one number an image, whose mean is the ratio of the two means.
+
+    An image's number is the ratio plus the image's influence on it: the interval of their mean is
+    that of the ratio to first order. They are not finite where the teacher's mean is 0.
+
+    Source: Cochran 1977 (Sampling Techniques), section 6.4.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = ours.mean() / theirs.mean()
+        return value + (ours - value * theirs) / theirs.mean()

@@ -1,4 +1,4 @@
-"""Other comparisons of two sets of features: KID and CMMD, precision and recall."""
+"""Other comparisons of sets of features: KID and CMMD, precision and recall, diversity."""
 
 from collections.abc import Callable, Iterator
 
@@ -86,6 +86,22 @@ def precision(features: ArrayLike, reference: ArrayLike) -> Values:
 def recall(features: ArrayLike, reference: ArrayLike) -> Values:
     """Return 1 for each real image that lies among the images, else 0."""
     return precision(reference, features)
+
+
+def pairwise_distance(features: ArrayLike) -> Values:
+    """Return for each prompt the mean distance between two of its images.
+
+    `features` are [prompts, images, d].
+
+    Raises:
+        ValueError: if there are fewer than two images a prompt, or features are not finite.
+    """
+    prompts = np.asarray(features)
+    if prompts.ndim != 3 or prompts.shape[1] < 2:
+        raise ValueError(f"features are [prompts, two images or more, d], not {prompts.shape}")
+    apart = np.triu_indices(prompts.shape[1], 1)
+    squared = [squared_distances(x, x)[apart] for x in map(checked, prompts)]
+    return np.sqrt(squared).mean(axis=1)
 
 
 def squared_distances(x: Array, y: Array) -> Array:
