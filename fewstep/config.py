@@ -97,6 +97,23 @@ class FakeSettings:
 
 
 @dataclass(frozen=True)
+class StopSettings:
+    """When the student's images stop a run before its last step.
+
+    Every `every` steps the averaged student makes `num_images` images of each of the first
+    `num_prompts` captions, from the noise of the teacher's. The run stops where their diversity is
+    below `min_diversity` times the teacher's, or their contrast above `max_contrast` times it; its
+    student is then that of the last check which passed.
+    """
+
+    every: Count = 50
+    num_prompts: Count = 16
+    num_images: Annotated[int, Ge(2), Lt(1000)] = 4
+    min_diversity: Fraction = 0.9
+    max_contrast: Positive = 1.1
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Captioned images, or prompts alone; what `path` is, is found by looking at it.
 
@@ -181,6 +198,7 @@ class Config:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     adapter: AdapterSettings | None = None
     fake: FakeSettings | None = None
+    stop: StopSettings | None = None
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 

@@ -21,8 +21,11 @@ LIBRARIES = ("fewstep", "torch", "diffusers", "transformers", "peft", "safetenso
 """Those that decide the numbers."""
 
 
-def write_artefact(components: Components) -> Path:
-    """Write `RUN/artefact`, whole or not at all; return its path."""
+def write_artefact(components: Components, kept: int | None = None) -> Path:
+    """Write `RUN/artefact`, whole or not at all; return its path.
+
+    Its student is that of step `kept`, by default the last one.
+    """
     adapter, network_config = components.config.adapter, None
     if adapter is not None:
         weights = folded(components.roles.averaged, lora_alpha(adapter) / adapter.rank)
@@ -31,7 +34,7 @@ def write_artefact(components: Components) -> Path:
         network_config = dict(getattr(components.family.network, "config", {}))
     artefact = Artefact(
         name=name_from(components.run),
-        contract=without_paths(contract_of(components)),
+        contract=without_paths(contract_of(components, kept)),
         weights=weights,
         network_config=network_config,
         preview=last_preview(components.run),
@@ -41,8 +44,8 @@ def write_artefact(components: Components) -> Path:
     return components.run / "artefact"
 
 
-def contract_of(components: Components) -> Contract:
-    """Return the contract of a run's student."""
+def contract_of(components: Components, steps: int | None = None) -> Contract:
+    """Return the contract of a run's student, by default of its last step."""
     config, family, dataset = components.config, components.family, components.dataset
     quantize = config.model.quantize
     extra = {} if quantize == "none" else {"quantize": quantize}
@@ -70,7 +73,7 @@ def contract_of(components: Components) -> Contract:
             "caption_dropout": config.data.caption_dropout,
         },
         train={
-            "steps": config.train.steps,
+            "steps": config.train.steps if steps is None else steps,
             "global_batch": components.global_batch,
             "seed": config.train.seed,
             "precision": config.model.precision,

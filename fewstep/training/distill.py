@@ -25,6 +25,7 @@ from fewstep.training.plan import explained_memory
 from fewstep.training.previews import Previews
 from fewstep.training.run_dir import claim_run, log_entry, truncate_log
 from fewstep.training.setup import Components, build
+from fewstep.training.stopping import ImageMonitor, Stopped, take_back
 from fewstep.training.trackers import Trackers
 
 
@@ -64,12 +65,16 @@ def train_run(components: Components) -> Steps[int]:
         batches = yield from open_batches(components)
         components.offload()
         components.checkpoints.load_last()
-        with stop_signals() as received, explained_memory(components.config):
-            yield from train_to_end(components, batches, received)
+        if Stopped.read(run) is None:
+            with stop_signals() as received, explained_memory(components.config):
+                yield from train_to_end(components, batches, received)
+        stopped = take_back(components)
         if processes.is_main:
-            write_artefact(components)
+            write_artefact(components, stopped.kept if stopped else None)
+            if stopped:
+                print(f"fewstep: {run} {stopped}", file=sys.stderr)
         processes.wait()
-    return components.config.train.steps
+    return stopped.kept if stopped else components.config.train.steps
 
 
 def check_disk(components: Components) -> None:
@@ -124,11 +129,14 @@ def train_to_end(components: Components, batches: Batches, received: list[int]) 
             if record:
                 yield record.log(result)
             signum = processes.all_reduce_max(received[0] if received else 0)
+            stopped = processes.all_reduce_max(bool(record and Stopped.read(components.run)))
             if record:
                 if signum or result.step == train.steps or result.step % train.save_every == 0:
                     components.checkpoints.save()
                 record.preview_if_due()
                 record.start_clock()
+            if stopped:
+                return
             if signum:
                 processes.wait()
                 raise Interrupted(signum, f"saved {components.run} after step {result.step}")
@@ -141,6 +149,7 @@ class Record:
         log, step = components.run / "metrics.jsonl", components.state.step
         truncate_log(log, step)
         self.components, self.previews = components, Previews(components)
+        self.monitor = ImageMonitor(components)
         self.trackers = Trackers(components.config, components.run, step)
         self.file = open(log, "a", encoding="utf-8")  # noqa: SIM115
         self.task, self.clock = f"training {components.run.name}", time.perf_counter()
@@ -157,8 +166,10 @@ class Record:
         self.clock = time.perf_counter()
 
     def log(self, result: StepResult) -> TrainingStep:
-        """Log a step, which ends now."""
-        entry = log_entry(result, self.components.global_batch, time.perf_counter() - self.clock)
+        """Log a step, which ends now, with what its images say if they are looked at."""
+        seconds = time.perf_counter() - self.clock
+        measured = self.monitor.check_if_due()
+        entry = log_entry(result, self.components.global_batch, seconds, measured)
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
         self.trackers.log(entry)

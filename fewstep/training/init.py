@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fewstep.errors import SettingError
+from fewstep.errors import SettingError, UserError
 from fewstep.models.adapters import merge_lora
 from fewstep.models.base import prediction_type
 from fewstep.student.contract import Contract
@@ -23,7 +23,10 @@ def start_from(source: str, networks: Networks) -> None:
         UserError: if it is no artefact, or its student is of another base, noise schedule or
             prediction type, jumps from other timesteps, or does not fit into the run's adapter.
     """
-    contract, weights = read_artefact(source)
+    try:
+        contract, weights = read_artefact(source)
+    except UserError as error:
+        raise SettingError(f"train.init is {source!r}, no finished student: {error}") from error
     check_base(source, contract, networks)
     check_timesteps(source, contract, networks)
     roles, adapter = networks.roles, networks.config.adapter

@@ -1,11 +1,13 @@
 """Images during training: the student's beside the teacher's 50 steps, from the same noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewstep.files import write_file
 from fewstep.images import grid, png
@@ -34,14 +36,11 @@ class Previews:
 
     def draw(self, step: int) -> Path:
         """Generate the preview prompts by the averaged student as it is now."""
-        parts, contract = self.components, contract_of(self.components)
-        timesteps = contract.timesteps()
-        student = ImageSampler(
-            parts.family, parts.roles.ema, timesteps, parts.method.sampler, len(timesteps)
-        )
+        parts, student = self.components, averaged_student(self.components)
+        name = parts.config.method["name"]
         columns = {
             f"teacher, {TEACHER_STEPS} steps": self._teacher_images,
-            f"{contract.method['name']}, {len(timesteps)} steps": self._generate(student),
+            f"{name}, {len(student.timesteps)} steps": self._generate(student),
         }
         path = parts.run / "previews" / f"{step:08d}.png"
         write_file(path, png(grid(columns, self._prompts)))
@@ -55,15 +54,37 @@ class Previews:
 
     @cached_property
     def _teacher_images(self) -> NDArray[np.uint8]:
-        parts = self.components
-        return self._generate(
-            teacher_sampler(parts.family, TEACHER_STEPS, parts.guidance_scale, parts.roles.teacher)
-        )
+        return self._generate(guided_teacher(self.components))
 
     def _generate(self, sampler: ImageSampler) -> NDArray[np.uint8]:
-        network = self.components.roles.network.eval()
-        generators = image_generators(0, len(self._prompts))
-        latents = sampler.latents(self._prompts, generators, self.components.resolution)
-        images = sampler.decode(latents)
+        return sampler.decode(latents_of(self.components, sampler, self._prompts)).numpy()
+
+
+def averaged_student(components: Components) -> ImageSampler:
+    """Return the sampler of the averaged student as it is at the time of each call."""
+    timesteps = contract_of(components).timesteps()
+    return ImageSampler(
+        components.family,
+        components.roles.ema,
+        timesteps,
+        components.method.sampler,
+        len(timesteps),
+    )
+
+
+def guided_teacher(components: Components) -> ImageSampler:
+    """Return the sampler of the teacher in its full number of steps."""
+    return teacher_sampler(
+        components.family, TEACHER_STEPS, components.guidance_scale, components.roles.teacher
+    )
+
+
+def latents_of(components: Components, sampler: ImageSampler, prompts: Sequence[str]) -> Tensor:
+    """Return the latents of the prompts' images, in evaluation mode; image i has seed i."""
+    network = components.roles.network.eval()
+    try:
+        return sampler.latents(
+            prompts, image_generators(0, len(prompts)), components.resolution, batch_size=16
+        )
+    finally:
         network.train()
-        return images.numpy()

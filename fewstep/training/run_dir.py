@@ -5,6 +5,7 @@ import hashlib
 import json
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,12 @@ def truncate_log(path: Path, last_step: int) -> None:
             write_file(path, "".join(kept))
 
 
-def log_entry(result: StepResult, global_batch: int, seconds: float) -> dict[str, Any]:
-    """Return a line of metrics.jsonl."""
+def log_entry(
+    result: StepResult, global_batch: int, seconds: float, measured: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return a line of metrics.jsonl; `measured` is what images say, where they are looked at."""
     values = dataclasses.asdict(result)
-    values |= values.pop("fake")
+    values |= values.pop("fake") | dict(measured)
     entry = {k: float(f"{v:.6g}") if isinstance(v, float) else v
              for k, v in values.items()}  # fmt: skip
     return entry | {"images_per_second": round(global_batch / seconds, 3), "memory": peak_memory()}

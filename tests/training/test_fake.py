@@ -233,6 +233,15 @@ def test_an_init_of_another_base_is_refused(student, tmp_path):
     refused(settings, tmp_path, "whose base model .* is not that of model.base")
 
 
+def test_an_init_that_is_no_finished_student_is_refused_by_its_setting(tmp_path):
+    nowhere = str(tmp_path / "nowhere")
+    words = r"train.init is '.*nowhere', no finished student: there is no file or folder"
+    refused(config(init=nowhere), tmp_path, words)
+    (tmp_path / "unfinished").mkdir()
+    words = "no finished student: .* is incomplete: fewstep.json is missing"
+    refused(config(init=str(tmp_path / "unfinished")), tmp_path, words)
+
+
 def test_an_init_that_does_not_fit_into_the_adapter_is_refused(student, tmp_path):
     narrow = replace(config(init=str(student)), adapter=AdapterSettings(rank=1))
     refused(narrow, tmp_path, "a LoRA of rank 2 .* which cannot hold it: use its preset, and 2")
@@ -303,3 +312,18 @@ def test_an_update_with_its_fake_updates_costs_at_most_two_and_a_half_steps_of_c
     matching, cd = plans
     assert matching.flops < 2.5 * cd.flops
     assert matching.bytes < 1.35 * cd.bytes
+
+
+def test_in_bf16_both_adapters_stay_fp32_and_a_stopped_run_continues_to_the_bit(finished, tmp_path):
+    half = replace(config(), model=replace(config().model, precision="bf16"))
+    distill_run(half, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="after step 3"):
+        stop_after(3, signal.SIGINT, half, tmp_path / "stopped")
+    distill_run(half, tmp_path / "stopped")
+    last = "checkpoints/00000004/fake_trained.safetensors"
+    fakes = [load_file(tmp_path / name / last) for name in ("whole", "stopped")]
+    assert same(*fakes)
+    assert {weight.dtype for weight in fakes[0].values()} == {torch.float32}
+    first, full = lines(tmp_path / "whole")[0], lines(finished)[0]
+    for name in ("loss", "fake_loss", "teacher_fake_gap"):
+        assert first[name] == pytest.approx(full[name], rel=0.03), name

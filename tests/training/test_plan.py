@@ -78,6 +78,15 @@ def test_each_recipe_fits_its_card_with_each_method(tmp_path, recipe, name):
     assert plan_run(config).fits(next(c for c in GPUS if c.name == card))
 
 
+@pytest.mark.slow
+def test_the_recipe_of_trajectory_matching_fits_its_card_and_has_a_reason_for_every_value():
+    path = RECIPES[0].with_name("trajectory-matching-sd15-24gb.toml")
+    lines = [line for line in path.read_text().splitlines() if " = " in line and line[0] != "#"]
+    assert len(lines) > 30
+    assert all("# " in line for line in lines)
+    assert plan_run(load_config(path)).fits(next(c for c in GPUS if c.name == "RTX 4090"))
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_value_of_a_recipe_has_its_reason(recipe):
     lines = [line for line in recipe.read_text().splitlines() if " = " in line]

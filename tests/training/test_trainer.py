@@ -1,6 +1,7 @@
 """The loop: its steps are what the same steps by hand would be."""
 
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from fewstep.config import TrainSettings
 from fewstep.diffusion.prediction import from_epsilon
 from fewstep.diffusion.random import generator
 from fewstep.methods import Batch, ConsistencyTraining, Denoisers
+from fewstep.methods.trajectory_matching import TrajectoryMatching
 from fewstep.training.average import update_average
 from fewstep.training.checkpoint import TrainState
 from fewstep.training.divergence import (
@@ -21,6 +23,7 @@ from fewstep.training.divergence import (
     TrainingDivergedError,
 )
 from fewstep.training.loop import (
+    FakeTraining,
     by_quarter,
     learning_rate,
     train,
@@ -149,6 +152,26 @@ def test_a_gradient_that_overflows_at_every_scale_stops(toy):
     toy.state.scaler = GradScaler("cpu", init_scale=2.0)
     with pytest.raises(TrainingDivergedError, match="overflows fp16 at every scale"):
         list(toy.steps(SETTINGS))
+
+
+def test_a_fakes_overflow_leaves_out_its_own_update_alone(schedule, toy):
+    fake, factors = Toy(schedule), iter((float("inf"), 1.0))
+    fake.network.weight.register_hook(lambda grad: grad * next(factors))
+    for one, scale in ((toy, 2.0**10), (fake, 2.0**8)):
+        one.state.scaler = GradScaler("cpu", init_scale=scale)
+    method, teacher = TrajectoryMatching(), Toy(schedule)
+    nets = Denoisers(toy.denoise, toy.denoise, torch.no_grad()(teacher.denoise), fake.denoise)
+    training = FakeTraining(method, fake.state, SETTINGS, updates=1, warmup=0, learns=nullcontext)
+    before = [one.network.weight.detach().clone() for one in (toy, fake)]
+    steps = train(toy.state, method, nets, schedule, toy.batch_at, settings=SETTINGS, fake=training)
+    result = next(steps)
+    assert result.fake["fake_grad_norm"] is None
+    assert result.grad_norm is not None
+    assert (toy.state.scaler.get_scale(), fake.state.scaler.get_scale()) == (2.0**10, 2.0**7)
+    assert not torch.equal(toy.network.weight, before[0])
+    assert torch.equal(fake.network.weight, before[1])
+    assert next(steps).fake["fake_grad_norm"] > 0
+    assert not torch.equal(fake.network.weight, before[1])
 
 
 def test_a_gradient_that_is_not_finite_stops_and_names_the_weights(toy):

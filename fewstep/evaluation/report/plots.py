@@ -142,6 +142,28 @@ def losses_by_noise(run: TrainingRun) -> str:
     return svg(axes, f"Training loss of {run.name} by noise level")
 
 
+@rc_context(STYLE)
+def images_over_training(runs: Sequence[TrainingRun]) -> str:
+    """Draw diversity (whole lines) and contrast (dashed) of each run's images against its step.
+
+    The teacher's are 1. Returns an empty string where no run looked at its images.
+    """
+    runs = [run for run in runs if any(run.images.values())]
+    if not runs:
+        return ""
+    axes, named = new_axes(), set()
+    axes.axhline(1, color=INK, linewidth=0.8)
+    for run in runs:
+        colour, marker = LOOKS.get(run.method, OTHER)
+        for (name, points), style in zip(run.images.items(), ("-", "--"), strict=True):
+            label = "_" if (run.method, name) in named else f"{run.title}, {name}"
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, linestyle=style,
+                      linewidth=1.4, marker=marker, markersize=4)  # fmt: skip
+            named.add((run.method, name))
+    axes.set_xlabel("optimiser step")
+    return svg(axes, "Diversity and contrast of the student's images, the teacher's being 1")
+
+
 def log_losses(axes: Axes) -> None:
     """Set up the axes of losses: logarithmic, by optimiser step."""
     axes.set_yscale("log")

@@ -13,7 +13,12 @@ from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.headline import facts, headline, lead, match
-from fewstep.evaluation.report.plots import against_cost, losses, losses_by_noise
+from fewstep.evaluation.report.plots import (
+    against_cost,
+    images_over_training,
+    losses,
+    losses_by_noise,
+)
 from fewstep.evaluation.report.runs import TrainingRun
 from fewstep.evaluation.results import Results, Row, joined, load, metric_names, overview
 from fewstep.files import write_file
@@ -61,6 +66,7 @@ def report(
     environment.globals |= {
         "labels": labels, "smallest_n": SMALLEST_N, "image_counts": image_counts,
         "png_base64": png_base64, "losses": losses, "losses_by_noise": losses_by_noise,
+        "images_over_training": images_over_training,
     }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         title=headline(found) if found else "Results",
