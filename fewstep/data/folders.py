@@ -23,6 +23,7 @@ from fewstep.data.members import (
     captions_alone,
     is_caption,
     is_excluded,
+    key_of,
     split_images,
     without_image,
 )
@@ -98,10 +99,23 @@ def read_folder(folder: Path, exclude: Sequence[str] = ()) -> ImageFiles:
     return ImageFiles(folder, *_columns(pairs), tuple(unused), tuple(left_out))
 
 
+def has_captions(folder: Path) -> bool:
+    """Return whether a caption file of the same name lies beside any image below a folder."""
+    files = files_below(folder)
+    images, _ = split_images(files)
+    return bool(set(map(key_of, images)) & set(map(key_of, filter(is_caption, files))))
+
+
 def _no_pair(folder: Path, files: Sequence[Path], num_images: int) -> str:
     """Return why a folder in which no image has a caption file cannot be used."""
     if not num_images:
         others = f", but {len(files)} other files such as {files[0]}" if files else ""
+        if tables := [file for file in files if file.suffix in (".parquet", ".tar")]:
+            return (
+                f"{folder} holds no images, but {tables[0]}: if its like hold them, set data.path "
+                f"to {folder / tables[0].parent}; if they have a column of images, set "
+                "data.image_column to it"
+            )
         return (
             f"{folder} holds no images{others}; put {', '.join(IMAGE_SUFFIXES)} files there, each "
             "with a .txt file of the same name that holds its caption"

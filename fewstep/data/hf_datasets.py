@@ -4,28 +4,23 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import attempt
 from fewstep.data.files import read_image
+from fewstep.data.parquet import image_columns, parquet_files, read_schema
+from fewstep.data.splits import by_split, chosen
 from fewstep.data.tables import CAPTION_COLUMNS
 from fewstep.errors import DataError
 from fewstep.text import checked
 
-# what `datasets` takes for a split in a file's name
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "dev": "validation", "val": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
-SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}")  # holdout-00000-of-00002.parquet
-T = TypeVar("T")
+FILES = "image files as bytes, or structs with `bytes`"
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,7 @@ class Rows(Source):
     image: str
     caption: str
     where: str
+    unused: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
@@ -59,9 +55,10 @@ class Rows(Source):
 
     def read(self, number: int) -> bytes:
         try:
-            image: dict[str, Any] = self.table[number][self.image] or {}
+            value = self.table[number][self.image]
         except (OSError, ValueError) as error:
             raise ImageError(f"the row cannot be read: {error}") from error
+        image = value if isinstance(value, dict) else {"bytes": value}
         if image.get("bytes") is not None:
             return image["bytes"]
         if not image.get("path"):
@@ -77,41 +74,87 @@ class Rows(Source):
         return replace(self, table=self.table.select(list(numbers)))
 
 
-def is_hf_dataset(folder: Path) -> bool:
-    """Return whether a folder was written by `save_to_disk`, or holds parquet files."""
-    saved = ("state.json", "dataset_dict.json")
-    return any((folder / name).is_file() for name in saved) or bool(_parquet_files(folder))
+def is_hf_dataset(path: Path, image_column: str | None = None) -> bool:
+    """Return whether a folder was written by `save_to_disk`, or parquet files hold images.
+
+    Where an image column is named they do; where they cannot be opened, that is to be said.
+    """
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return True
+    files = parquet_files(path) if path.is_dir() or path.suffix == ".parquet" else []
+    if not files or image_column:
+        return bool(files)
+    with suppress(DataError):
+        return path.is_file() or bool(image_columns(read_schema(files[0])))
+    return True
 
 
 def read_hf_dataset(
     path: str, split: str, image_column: str | None = None, caption_column: str | None = None
 ) -> Rows:
-    """Open a folder or a Hub id, or raise a DataError.
+    """Open a folder, a parquet file or a Hub id, or raise a DataError.
 
     Columns that are not named are found by their type and name.
     """
     table = _loaded(path, split)
-    from datasets import Image
+    image = _image_column(table, path, image_column)
+    named = (name for name in (*CAPTION_COLUMNS, "captions") if name in table.features)
+    caption = caption_column or next(named, "")
+    if caption not in table.features:
+        columns = ", ".join(table.features)
+        raise DataError(f"{path} has the columns {columns}; set data.caption_column to one of them")
+    rows = Rows(_undecoded(table, image), image, caption, path)
+    failed = _failed_downloads(rows)
+    numbers = [number for number in range(len(rows)) if number not in failed]
+    found, left_out = attempt(rows.captions, ((n,) for n in numbers))  # now, not after hours
+    if not failed and not left_out:
+        return rows
+    kept = [number for number, texts in zip(numbers, found, strict=True) if texts]
+    unused = tuple(f"{rows.name(number)}: {status}" for number, status in failed.items())
+    return replace(rows.pick(kept), unused=unused, left_out=tuple(left_out))
+
+
+def _image_column(table: Any, path: str, named: str | None) -> str:
+    """Return the column of images: the one of that type, or else the one that holds files."""
+    from datasets import Image, Value
 
     features = table.features
-    images = [name for name, kind in features.items() if isinstance(kind, Image)]
-    image = image_column or (images[0] if len(images) == 1 else "")
-    named = (name for name in (*CAPTION_COLUMNS, "captions") if name in features)
-    caption = caption_column or next(named, "")
-    for setting, column in (("image_column", image), ("caption_column", caption)):
-        if column not in features:
+    typed = [name for name, kind in features.items() if isinstance(kind, Image)]
+    plain = [name for name in image_columns(features.arrow_schema)
+             if isinstance(features[name], Value | dict)]  # fmt: skip
+    found, columns = typed or plain, ", ".join(features)
+    if named:
+        if named not in features:
             raise DataError(
-                f"{path} has the columns {', '.join(features)}; set data.{setting} to one of them"
+                f"{path} has the columns {columns}; set data.image_column to one of them"
             )
-    if image not in images:
-        raise DataError(f"data.image_column is {image!r}, which holds no images")
-    rows = Rows(table.cast_column(image, Image(decode=False)), image, caption, path)
-    found, left_out = attempt(rows.captions, ((n,) for n in range(len(rows))))  # not after hours
-    if not left_out:
-        return rows
-    return replace(
-        rows.pick([n for n, texts in enumerate(found) if texts]), left_out=tuple(left_out)
-    )
+        if named not in typed + plain:
+            raise DataError(f"data.image_column is {named!r}, which holds no images: {FILES}")
+        return named
+    if not found:
+        raise DataError(f"{path} has the columns {columns}, and none of them holds images: {FILES}")
+    if len(found) > 1:
+        choices = ", ".join(found)
+        raise DataError(f"{path} has images in {choices}; set data.image_column to one of them")
+    return found[0]
+
+
+def _undecoded(table: Any, image: str) -> Any:
+    """Return a table whose images are given as files; without their type they are so already."""
+    from datasets import Image
+
+    is_typed = isinstance(table.features[image], Image)
+    return table.cast_column(image, Image(decode=False)) if is_typed else table
+
+
+def _failed_downloads(rows: Rows) -> dict[int, str]:
+    """Return the rows that img2dataset keeps of images it could not get, with its `status`."""
+    if "status" not in rows.table.features:
+        return {}
+    statuses = rows.table.select_columns(["status"])["status"]
+    failed = {n: text for n, text in enumerate(statuses) if str(text).startswith("failed_to_")}
+    images = rows.table.select_columns([rows.image])
+    return {n: text for n, text in failed.items() if images[n][rows.image] is None}
 
 
 def _loaded(path: str, split: str) -> Any:
@@ -124,43 +167,27 @@ def _loaded(path: str, split: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     folder = Path(path)
-    found = _parquet_files(folder)
-    files = _chosen(_splits(found), split, path) if found else []
+    files = _files_of_split(folder, split)
     try:
-        if not folder.is_dir():
+        if not folder.exists():
             return datasets.load_dataset(path, split=split)
         if files:
             return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
-        what = "this folder" if folder.is_dir() else "it is no folder or file here, and"
+        what = "this folder" if folder.exists() else "it is no folder or file here, and"
         raise DataError(
             f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
         ) from error
     if not isinstance(loaded, datasets.DatasetDict):  # "train[:10%]" is of train
         loaded = {str(loaded.split or "train").partition("[")[0]: loaded}
-    return _chosen(loaded, split, path)
+    return chosen(loaded, split, path)
 
 
-def _chosen(splits: Mapping[str, T], split: str, path: str) -> T:
-    for name in (split, SPLIT_NAMES.get(split, split)):
-        if name in splits:
-            return splits[name]
-    raise DataError(f"data.split is {split!r}; {path} has {', '.join(splits)}")
-
-
-def _splits(files: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files of each split; those whose names tell none are of "train"."""
-    splits: dict[str, list[str]] = {}
-    for file in files:
-        name = Path(file).stem
-        shard = SHARD.match(name)
-        told = [shard["split"]] if shard else re.split(r"[-._ 0-9]+", name.lower())
-        known = (SPLIT_NAMES[word] for word in told if word in SPLIT_NAMES)
-        splits.setdefault(next(known, told[0] if shard else "train"), []).append(file)
-    return splits
-
-
-def _parquet_files(folder: Path) -> list[str]:
-    return sorted(str(file) for file in [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+def _files_of_split(path: Path, split: str) -> list[str]:
+    files = parquet_files(path)
+    if not files or path.is_file():
+        return files
+    splits = by_split([Path(file).relative_to(path) for file in files])
+    return [str(path / file) for file in chosen(splits, split, str(path))]

@@ -14,11 +14,11 @@ from fewstep.config import DataSettings
 from fewstep.data.base import Captioned, ImageError, Source, digest_of_lines
 from fewstep.data.captions import check_left_out, collect, lines_of
 from fewstep.data.coco import captions_files, read_coco
-from fewstep.data.folders import read_folder
+from fewstep.data.folders import has_captions, read_folder
 from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
 from fewstep.data.images import Framing, as_tensor, buckets_of, decode
 from fewstep.data.shards import find_shards, read_shards
-from fewstep.data.tables import TABLES, read_metadata
+from fewstep.data.tables import TABLES, find_tables, is_table, read_table, read_tables
 from fewstep.diffusion.random import generator
 from fewstep.errors import DataError
 from fewstep.models.hub import on_the_hub
@@ -165,30 +165,33 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
 
     Raises DataError if there is nothing that can be read.
     """
-    path = Path(data.path)
+    path, exclude = Path(data.path), data.exclude
     images = Path(data.images) if data.images else None
-    tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
         _check_unused(data, *HF_SETTINGS)
-        return read_coco(path, images, data.exclude), COCO_PAIRS
-    if path.suffix in (".jsonl", ".csv") or tables:
+        return read_coco(path, images, exclude), COCO_PAIRS
+    if is_table(path):
         _check_unused(data, *HF_SETTINGS)
-        return read_metadata(tables[0] if tables else path, images, data.exclude), None
-    _check_unused(data, "images")
+        return read_table(path, images, exclude), None
+    has_table = any((path / name).is_file() for name in TABLES)
     is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
-    if shards := find_shards(data.path) if is_shards or path.is_dir() else ():
-        _check_unused(data, *HF_SETTINGS)
-        return read_shards(shards, index, data.exclude), None
-    if on_the_hub(data.path) or (path.is_dir() and is_hf_dataset(path)):
-        _check_unused(data, "exclude")
+    shards = find_shards(data.path) if is_shards or (path.is_dir() and not has_table) else ()
+    if shards:
+        _check_unused(data, "images", *HF_SETTINGS)
+        return read_shards(shards, index, exclude), None
+    if on_the_hub(data.path) or (not has_table and is_hf_dataset(path, data.image_column)):
+        _check_unused(data, "images", "exclude", *(("split",) if path.is_file() else ()))
         return read_hf_dataset(data.path, data.split, data.image_column, data.caption_column), None
+    if has_table or (path.is_dir() and find_tables(path) and not has_captions(path)):
+        _check_unused(data, "image_column", "caption_column")
+        return read_tables(path, data.split, images, exclude), None
     if path.is_dir():
-        _check_unused(data, *HF_SETTINGS)
-        return read_folder(path, data.exclude), None
+        _check_unused(data, "images", *HF_SETTINGS)
+        return read_folder(path, exclude), None
     raise DataError(
         f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
-        ".csv, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no folder "
-        "'owner' is here); give one of these, or 'bundled'"
+        ".csv, no .parquet, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no "
+        "folder 'owner' is here); give one of these, or 'bundled'"
     )
 
 
