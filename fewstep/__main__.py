@@ -1,24 +1,40 @@
 """The program `fewstep`, also as `python -m fewstep`: signals, errors and exit codes."""
 
 import os
+import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import typer
 
 from fewstep.cli import app
-from fewstep.errors import Interrupted, UserError
+from fewstep.errors import Interrupted, PromptWarning, UserError
 
 
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     run_command(app)
+
+
+def with_home(argument: str) -> str:
+    """Put the user's folder in place of a ~ that a shell leaves alone.
+
+    It does so in quotes and after an equals sign, as in `--run=~/mine`.
+    """
+    start = argument.find("=") + 1 if argument.startswith("--") else 0
+    path = argument[start:]
+    return argument[:start] + os.path.expanduser(path) if re.match("~(/|$)", path) else argument
 
 
 def run_command(command: Callable[[], None]) -> None:
     """Run a command; errors that the user can fix are one sentence, with exit code 2."""
+    warnings.showwarning = partial(show_warning, warnings.showwarning)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
     try:
@@ -29,6 +45,16 @@ def run_command(command: Callable[[], None]) -> None:
     except Interrupted as stop:
         typer.echo(f"fewstep: {stop}; run the same command again to continue", err=True)
         sys.exit(stop.exit_code)
+
+
+def show_warning(
+    show: Callable[..., None], message: Warning | str, category: type[Warning], *more: Any
+) -> None:
+    """Print this package's warnings as a sentence, and others as Python does."""
+    if issubclass(category, PromptWarning):
+        typer.echo(f"fewstep: {message}", err=True)
+    else:
+        show(message, category, *more)
 
 
 def interrupt(signum: int, frame: object) -> None:

@@ -104,14 +104,15 @@ def check(
     split: Annotated[str, option("What data.split would be.")] = "train",
     image_column: Annotated[str | None, option("What data.image_column would be.")] = None,
     caption_column: Annotated[str | None, option("What data.caption_column would be.")] = None,
+    model: Annotated[str | None, option("What model.base would be, to count tokens.")] = None,
 ) -> None:
     """Count images, sizes and captions in PATH, and list each file that cannot be used."""
-    options = locals() | {"exclude": exclude or []}  # are settings
-    settings = from_tables(DataSettings, options, "data.")
+    given = {name: value for name, value in locals().items() if name != "model"}
+    settings = from_tables(DataSettings, given | {"exclude": exclude or []}, "data.")
     from fewstep.console import show_progress
     from fewstep.training.prepare import check_data
 
-    found = show_progress(check_data(settings))
+    found = show_progress(check_data(settings, model))
     typer.echo("\n".join(found.lines()))
     if not found.is_usable:
         raise typer.Exit(2)
@@ -132,9 +133,7 @@ def sample(
     ] = None,
     negative_prompt: Annotated[str, option("With --guidance-scale above 1.")] = "",
     image: Annotated[Path | None, option("An image to start from.")] = None,
-    strength: Annotated[
-        float | None, option("With --image: the fraction of steps taken; default: 0.5.")
-    ] = None,
+    strength: Annotated[float | None, option("With --image: part of the steps; 0.5.")] = None,
     lora: Annotated[
         list[str] | None, option("Another LoRA; may be repeated.", metavar="PATH[=WEIGHT]")
     ] = None,

@@ -18,7 +18,7 @@ from fewstep.strict import from_tables
 from fewstep.text import decoded
 
 PATHS = (("model", "base"), ("model", "config"), ("data", "path"), ("data", "images"),
-         ("data", "cache"))  # fmt: skip
+         ("data", "cache"), ("train", "init"))  # fmt: skip
 """The settings that may be paths."""
 
 BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a special character; "
@@ -27,6 +27,7 @@ BACKSLASHES = (": in double quotes TOML reads a backslash as the beginning of a 
 Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = typing.Literal["adamw", "adamw8bit"]
 Quantize = typing.Literal["none", "int8", "nf4"]
+LongPrompts = typing.Literal["cut", "chunks"]
 Tracker = typing.Literal["wandb", "trackio"]
 Count = Annotated[int, Ge(1), Lt(10**9)]
 Natural = Annotated[int, Ge(0)]
@@ -40,9 +41,9 @@ class ModelSettings:
     """Which model is distilled: a Hub id, a diffusers folder, a checkpoint file, or "bundled".
 
     `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
-    folder. `hub_id` is where others find the model of a `base` on this machine. `precision` "auto"
-    is fp32 on a CPU, bf16 on GPUs that have it and fp16 on others. While training the frozen
-    weights are kept in 8 or 4 bits with `quantize`; the student is exported on the model as it is.
+    folder. `hub_id` is where others find a `base` of this machine. "auto" is fp32 on a CPU, bf16 on
+    GPUs that have it, else fp16. `quantize` keeps the frozen weights in few bits while training, not
+    in exports. Prompts that are longer than the text encoder reads are cut, or read in chunks.
     """
 
     base: str = "bundled"
@@ -53,6 +54,7 @@ class ModelSettings:
     allow_pickle: bool = False
     precision: Precision = "auto"
     quantize: Quantize = "none"
+    long_prompts: LongPrompts = "cut"
 
     def __post_init__(self) -> None:
         need(bool(self.base), "model.base", self.base, "a folder, a Hub id or 'bundled'")
@@ -250,8 +252,7 @@ def with_paths(tables: dict[str, Any]) -> dict[str, Any]:
     """
     for table, key in PATHS:
         values = tables.get(table)
-        path = values.get(key) if isinstance(values, dict) else None
-        if not (isinstance(values, dict) and isinstance(path, str)):
+        if not isinstance(values, dict) or not isinstance(path := values.get(key), str):
             continue
         if re.search(r"[\x00-\x1f\x7f]", path):
             what = "with control characters in it"

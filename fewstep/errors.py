@@ -13,6 +13,10 @@ class DataError(UserError):
     """Data that cannot be used; the message names the file and a fix."""
 
 
+class PromptWarning(UserWarning):
+    """A prompt that is longer than the text encoder reads: the message quotes what is cut."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop, and its state has been saved.
 

@@ -1,14 +1,20 @@
 """Paths as people write them, and what is a path and what a name on the Hub."""
 
 import re
+import shutil
 import socket
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, file_download
+from PIL import Image
 
-from fewstep.config import load_config
-from fewstep.errors import SettingError, UserError
+from fewstep.__main__ import main, with_home
+from fewstep.config import DataSettings, load_config
+from fewstep.data.pairs import open_source
+from fewstep.errors import DataError, SettingError, UserError
 from fewstep.models import hub
 from fewstep.models.base import ModelError
 from fewstep.models.hub import on_the_hub
@@ -133,3 +139,80 @@ def test_a_folder_that_is_no_model_is_told_what_it_lacks(tmp_path):
     (tmp_path / "mine" / "b").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"neither a diffusers folder .* nor a checkpoint file"):
         load_model("mine/b")
+
+
+def test_a_tilde_in_train_init_is_the_users_folder_and_backslashes_are_explained(monkeypatch):
+    monkeypatch.setenv("HOME", "/someone")
+    path_of("'x'")
+    assert load_config("c.toml", ["train.init=~/runs/a"]).train.init == "/someone/runs/a"
+    with pytest.raises(SettingError, match=r"train.init is 'a\\tb', .*in single quotes, or with /"):
+        load_config("c.toml", [r'train.init="a\tb"'])
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--run=~/mine", "--run=/someone/mine"),
+        ("~/mine", "/someone/mine"),
+        ("--lora=~/ink.safetensors=0.5", "--lora=/someone/ink.safetensors=0.5"),
+        ("~", "/someone"),
+        ("~ a sketch", "~ a sketch"),
+        ("a house\n~/b", "a house\n~/b"),
+        ("--set=data.path=~/coco", "--set=data.path=~/coco"),
+    ],
+)
+def test_a_tilde_on_the_command_line_is_what_a_shell_makes_of_it(monkeypatch, argument, expected):
+    monkeypatch.setenv("HOME", "/someone")
+    assert with_home(argument) == expected
+
+
+def test_commands_read_and_write_below_the_users_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "p.txt").write_text("a star\n")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["fewstep", "data", "check", "~/p.txt"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert (left.value.code, "1 caption" in capsys.readouterr().out) == (0, True)
+
+
+@pytest.mark.parametrize("use", ["mistyped", "unreachable"])
+def test_a_data_set_is_not_looked_for_where_it_cannot_be(out_of_reach, monkeypatch, tmp_path, use):
+    """Not for a minute: the Hub's server is tried once, and its library not at all."""
+    pytest.importorskip("datasets")  # not timed
+    tried, connect = [], socket.create_connection
+    monkeypatch.setattr(
+        hub.socket, "create_connection", lambda *a: (tried.append(a), connect(*a))[1]
+    )
+    hub._unreachable.cache_clear()
+    (tmp_path / "mine").mkdir()
+    started = time.monotonic()
+    with pytest.raises(DataError) as refused:
+        open_source(DataSettings(path="mine/coco" if use == "mistyped" else "me/coco"))
+    assert time.monotonic() - started < 3
+    assert len(tried) <= (use == "unreachable")
+    expected = "which is no folder" if use == "mistyped" else out_of_reach
+    assert expected in str(refused.value)
+    if use == "unreachable":
+        assert "me/coco was not downloaded before" in str(refused.value)
+
+
+def test_a_data_set_that_was_downloaded_before_is_read_without_the_hub(
+    out_of_reach, monkeypatch, tmp_path
+):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "data")
+    image = Image.new("RGB", (8, 8), "red")
+    table = datasets.Dataset.from_dict({"image": [image], "text": ["a red square"]}).cast_column(
+        "image", datasets.Image()
+    )
+    table.to_parquet(tmp_path / "train.parquet")
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "made")
+    )
+    (arrow,) = {Path(file["filename"]) for file in loaded["train"].cache_files}
+    there = tmp_path / "data" / "me___tiny" / "default" / "0.0.0" / COMMIT
+    shutil.copytree(arrow.parent, there)
+    (there / arrow.name).rename(there / "tiny-train.arrow")
+    (source, _) = open_source(DataSettings(path="me/tiny"))
+    assert source.captions(0) == ("a red square",)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewstep.data.loader import Reader
 from fewstep.data.order import Order, choose, draw_x_0, ordered
+from fewstep.diffusion.conditioning import joined, without_padding
 from fewstep.errors import DataError
 from fewstep.methods.base import Batch
 from fewstep.types import Conditioning
@@ -27,7 +28,8 @@ FINGERPRINT, INDEX = "cache.json", "index.safetensors"
 SHARD = 1024
 """Pairs, or prompts, in a file."""
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+DTYPES = {"BOOL": torch.bool, "I64": torch.int64,
+          "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # fmt: skip
 
 
 def shard_file(folder: Path, what: str, number: int) -> Path:
@@ -62,7 +64,7 @@ class LatentCache:
 
     @cached_property
     def uncond(self) -> Conditioning:
-        return {name: row[None] for name, row in self._text(0).items()}
+        return self._text(0)
 
     @property
     def reader(self) -> Reader:
@@ -83,7 +85,7 @@ class LatentCache:
             mean, std = self._latents(pair)
             x_0.append(draw_x_0(mean[view], std[view], noise))
             texts.append(self._text(caption or 0))
-        cond = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+        cond = joined(texts)
         if self.latent_shape is not None:
             shape = torch.zeros(self.latent_shape).expand(len(texts), *self.latent_shape)
             return Batch(shape, cond, has_latents=False)
@@ -95,9 +97,10 @@ class LatentCache:
         return file.row(f"mean.{size}", row), file.row(f"std.{size}", row)
 
     def _text(self, number: int) -> Conditioning:
+        """Return one row of text, without what pads it to the longest in its file."""
         shard, row = divmod(number, SHARD)
         file = tensor_file(shard_file(self.folder, "text", shard))
-        return {name: file.row(name, row) for name in file.tensors}
+        return without_padding({name: file.row(name, row)[None] for name in file.tensors})
 
 
 def open_cache(

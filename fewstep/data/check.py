@@ -1,7 +1,7 @@
 """`fewstep data check`: look at every pair, and list what is there and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
@@ -11,8 +11,14 @@ from PIL import Image
 from fewstep.console import Steps, TaskProgress, counted
 from fewstep.data.base import ImageError, Source
 from fewstep.data.images import BROKEN, Framing, decode, open_image
+from fewstep.models.base import PromptLength
+from fewstep.models.prompts import quoted
 
 EXIF_ORIENTATION = 0x0112
+SHOWN = 5
+"""How many of the longest captions are listed."""
+
+LengthsOf = Callable[[Sequence[str]], Sequence[PromptLength]]
 
 
 @dataclass
@@ -28,6 +34,9 @@ class Findings:
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     captions: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    too_long: list[tuple[str, PromptLength]] = field(default_factory=list)
+    tokens_by: str = ""
     broken: list[str] = field(default_factory=list)
     too_small: list[str] = field(default_factory=list)
     unused: Sequence[str] = ()
@@ -50,7 +59,12 @@ class Findings:
         if self.kinds:
             lines += [f"among them  {_counted(self.kinds)}"]
         if self.captions:
-            lines += [f"captions    {_spread(self.captions)} characters"]
+            lines += [
+                f"captions    {_spread(self.captions)} characters",
+                f"tokens      {_spread(self.tokens)}, by {self.tokens_by}",
+            ]
+        if self.too_long:
+            lines += self._too_long()
         for what, files in (
             ("without a caption or an image that can be used", self.left_out),
             ("broken", self.broken),
@@ -61,12 +75,35 @@ class Findings:
                 lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files)]
         return lines
 
+    def add_captions(
+        self, name: str, captions: Sequence[str], lengths: Sequence[PromptLength]
+    ) -> None:
+        """Note the captions of an image, and which are longer than a text encoder reads."""
+        self.captions += map(len, captions)
+        self.tokens += [length.tokens for length in lengths]
+        self.too_long += [(name, length) for length in lengths if length.beyond]
 
-def check_source(source: Source, framing: Framing | None = None) -> Steps[Findings]:
-    """Decode every image to its end; with a framing also find which are too small for it."""
-    findings = Findings(len(source), source.left_out, unused=source.unused)
+    def _too_long(self) -> list[str]:
+        longest = sorted(self.too_long, key=lambda one: -one[1].tokens)[:SHOWN]
+        number, limit = counted(len(self.too_long), "caption"), longest[0][1].limit
+        return [
+            f"{number} longer than the {limit} tokens that are read at once: cut there, unless "
+            "model.long_prompts is 'chunks'; the longest:",
+            *(f"  {name}: {it.tokens} tokens, beyond: {quoted(it.beyond)}" for name, it in longest),
+        ]
+
+
+def check_source(
+    source: Source, lengths_of: LengthsOf, tokens_by: str, framing: Framing | None = None
+) -> Steps[Findings]:
+    """Decode every image to its end; with a framing also find which are too small for it.
+
+    `lengths_of` counts the captions' tokens by `tokens_by`, a tokenizer's name.
+    """
+    findings = Findings(len(source), source.left_out, tokens_by=tokens_by, unused=source.unused)
     for number in range(len(source)):
-        findings.captions += [len(caption) for caption in source.captions(number)]
+        captions = source.captions(number)
+        findings.add_captions(source.name(number), captions, lengths_of(captions))
         try:
             content = source.read(number)
             header, image = open_image(content), decode(content)

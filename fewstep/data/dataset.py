@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.config import DataSettings
 from fewstep.console import Steps, counted
 from fewstep.data.base import ImageError
-from fewstep.data.cache import LatentCache, open_cache
+from fewstep.data.cache import INDEX, LatentCache, open_cache, read_about
 from fewstep.data.encode import Encoded, encode_views, fill_cache
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.loader import Batches, read_ahead
@@ -25,6 +25,7 @@ from fewstep.distributed import ALONE, Processes
 from fewstep.errors import SettingError
 from fewstep.files import check_writable
 from fewstep.models.base import ModelFamily, earlier_fingerprint, fingerprint, prediction_type
+from fewstep.models.prompts import cut_notice
 from fewstep.models.quantised import quantisation
 from fewstep.student.generate import teacher_sampler
 from fewstep.student.seeds import numbered_generators
@@ -34,6 +35,9 @@ FORMAT = 2
 
 GENERATED_BATCH, GENERATED_SHARD = 8, 64
 """Pairs that the teacher generates at a time, and those in a file: each costs 100 evaluations."""
+
+LOOKED_AT = 1000
+"""Captions of a stream that are looked at for their length before training."""
 
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow")
 """Whose versions may change the last bits of a latent."""
@@ -97,12 +101,17 @@ class Dataset:
     @property
     def cache_bytes(self) -> int:
         """The size of the cache on the disk, less what is there already."""
+        if (self.cache_folder / INDEX).is_file():
+            return 0
         shape = self.family.latent_shape(self.resolution)
         latents = 2 * self.num_views * torch.Size(shape).numel() * 4
         rows = self.family.encode_prompts([""]).values()
         texts = len(self.pairs)
-        if self.settings.captions == "all":
-            texts = sum(len(self.pairs.captions(number)) for number in range(len(self.pairs)))
+        if self.settings.captions == "all" or self.family.long_prompts == "chunks":
+            captions = [c for number in range(len(self.pairs)) for c in self.pairs.captions(number)]
+            texts = len(captions)
+            if self.family.long_prompts == "chunks":
+                texts = sum(length.chunks for length in self.family.prompt_lengths(captions))
         latents *= self.needs_latents
         needed = len(self.pairs) * latents + texts * sum(row.nbytes for row in rows)
         there = sum(file.stat().st_size for file in self.cache_folder.glob("*.safetensors"))
@@ -129,7 +138,23 @@ class Dataset:
             self.settings.max_skipped,
             processes=processes,
             shard_size=shard_size,
+            look_at=self._cut_notice,
+            by_length=self.family.long_prompts == "chunks",
         )
+
+    def notice(self) -> str | None:
+        """Return a sentence about captions that lose their end, if there are any.
+
+        It was found while they were encoded; of a stream the first captions are looked at.
+        """
+        if not self.settings.streaming:
+            return read_about(self.cache_folder / INDEX).get("notice")
+        numbers = range(min(len(self.pairs), LOOKED_AT))
+        return self._cut_notice([c for number in numbers for c in self.pairs.captions(number)])
+
+    def _cut_notice(self, captions: Sequence[str]) -> str | None:
+        fix = "shorten them, or set model.long_prompts = 'chunks' to have them read whole"
+        return cut_notice(self.family, captions, "caption", fix)
 
     def cache(self, seed: int, group: int) -> LatentCache:
         """Open the cache for a run with this seed, whose steps see `group` samples each."""
@@ -176,6 +201,8 @@ class Dataset:
             "seed": data.seed,
             **self.encoders,
         }
+        if family.long_prompts != "cut":
+            common["long_prompts"] = family.long_prompts
         if not self.needs_latents:
             return common | {"latents": "none", "captions": data.captions}
         if isinstance(self.pairs, Prompts):

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewstep.console import Steps, TaskProgress
 from fewstep.data.base import Captioned, ImageError
 from fewstep.data.cache import INDEX, SHARD, open_tensors, read_about, shard_file
+from fewstep.diffusion.conditioning import joined
 from fewstep.distributed import ALONE, Processes
 from fewstep.errors import DataError
 from fewstep.files import write_file
@@ -50,11 +51,14 @@ def fill_cache(
     *,
     processes: Processes = ALONE,
     shard_size: int | None = None,
+    look_at: Callable[[Sequence[str]], str | None] = lambda texts: None,
+    by_length: bool = False,
 ) -> Steps[None]:
     """Encode every pair and every distinct caption that the folder lacks.
 
     Each process writes every `count`-th file of `shard_size` pairs; what is interrupted is at most
-    one file.
+    one file. The index keeps what `look_at` says about all captions. Rows of texts in a file are
+    padded to its longest: with `by_length` captions of about one length share a file.
 
     Raises:
         DataError: if more than the fraction `max_skipped` of the images cannot be used, or latents
@@ -80,13 +84,13 @@ def fill_cache(
     shards = [read_about(path) for path, _ in files]
     check_skipped([reason for shard in shards for reason in shard["skipped"]], limit)
     captions = {caption for shard in shards for row in shard["captions"] for caption in row}
-    texts = ["", *sorted(captions - {""})]
+    texts = ["", *sorted(captions - {""}, key=lambda c: (len(c) if by_length else 0, c))]
     for path, numbers in _files(folder, "text", len(texts), SHARD)[own]:
         if not path.exists():
             _write_texts(path, [texts[number] for number in numbers], encode_prompts)
     processes.wait()
     if processes.is_main:
-        _write_index(folder, shards, texts)
+        _write_index(folder, shards, texts, look_at(texts))
     processes.wait()
 
 
@@ -159,11 +163,13 @@ def check_skipped(reasons: Sequence[str], limit: float) -> None:
 def _write_texts(path: Path, texts: Sequence[str], encode_prompts: EncodePrompts) -> None:
     starts = range(0, len(texts), PROMPTS_AT_ONCE)
     parts = [encode_prompts(texts[i : i + PROMPTS_AT_ONCE]) for i in starts]
-    tensors = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-    write_file(path, save({name: value.contiguous() for name, value in tensors.items()}))
+    tensors = {name: value.cpu().contiguous() for name, value in joined(parts).items()}
+    write_file(path, save(tensors))
 
 
-def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> None:
+def _write_index(
+    folder: Path, shards: Sequence[Mapping[str, Any]], texts: Sequence[str], notice: str | None
+) -> None:
     """Write which row of which file each pair is, after the list of skipped images."""
     number_of = {text: number for number, text in enumerate(texts)}
     kept = [(n, size, row) for n, shard in enumerate(shards) for size, row in shard["kept"]]
@@ -182,6 +188,7 @@ def _write_index(folder: Path, shards: Sequence[Mapping[str, Any]], texts: Seque
     write_file(folder / "skipped.txt", "".join(f"{reason}\n" for reason in skipped))
     first = open_tensors(shard_file(folder, "latents", kept[0][0]))
     num_views = next(iter(first.tensors.values()))["shape"][1]
-    about = {"sizes": sizes, "num_views": num_views, "skipped": len(skipped), "texts": len(texts)}
+    about = {"sizes": sizes, "num_views": num_views, "skipped": len(skipped), "texts": len(texts),
+             "notice": notice}  # fmt: skip
     tensors = {name: torch.tensor(rows) for name, rows in columns.items()}
     write_file(folder / INDEX, save(tensors, {"about": json.dumps(about)}))

@@ -4,8 +4,8 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from fewstep.data.parquet import image_columns, parquet_files, read_schema
 from fewstep.data.splits import by_split, chosen
 from fewstep.data.tables import CAPTION_COLUMNS
 from fewstep.errors import DataError
+from fewstep.models.hub import out_of_reach
 from fewstep.text import checked
 
 FILES = "image files as bytes, or structs with `bytes`"
@@ -167,15 +168,18 @@ def _loaded(path: str, split: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     folder = Path(path)
-    files = _files_of_split(folder, split)
+    files, offline = _files_of_split(folder, split), None
     try:
         if not folder.exists():
-            return datasets.load_dataset(path, split=split)
+            with without_asking(datasets.config) if (offline := out_of_reach()) else nullcontext():
+                return datasets.load_dataset(path, split=split)
         if files:
             return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
+        if offline:
+            reason = f"{offline}, and {path} was not downloaded before"
         what = "this folder" if folder.exists() else "it is no folder or file here, and"
         raise DataError(
             f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
@@ -191,3 +195,14 @@ def _files_of_split(path: Path, split: str) -> list[str]:
         return files
     splits = by_split([Path(file).relative_to(path) for file in files])
     return [str(path / file) for file in chosen(splits, split, str(path))]
+
+
+@contextmanager
+def without_asking(config: Any) -> Iterator[None]:
+    """Have `datasets` look into its cache alone: it would try to reach the Hub for a minute."""
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

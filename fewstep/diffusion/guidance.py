@@ -2,6 +2,7 @@
 
 import torch
 
+from fewstep.diffusion.conditioning import padded
 from fewstep.diffusion.prediction import Prediction
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
@@ -12,7 +13,8 @@ def guided(
     """Return the denoiser pushed away from its unconditional prediction.
 
     `guidance_scale` is in diffusers' form: 1 means none, and the papers' w is `guidance_scale` - 1.
-    `uncond` holds one row; both predictions come from one call on a doubled batch.
+    `uncond` holds one row; both predictions come from one call on a doubled batch. Where they have
+    masks, the shorter prompts are padded.
 
     Source: Ho & Salimans 2022, eq. 6.
 
@@ -25,9 +27,10 @@ def guided(
         return denoiser
 
     def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
-        check_alike(uncond, cond)
+        empty, cond = padded(uncond, cond)
+        check_alike(empty, cond)
         both = {
-            name: torch.cat([uncond[name].expand_as(value), value]) for name, value in cond.items()
+            name: torch.cat([empty[name].expand_as(value), value]) for name, value in cond.items()
         }
         pair = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
         (x_0, cond_x_0), (eps, cond_eps) = pair.x_0.chunk(2), pair.eps.chunk(2)

@@ -121,6 +121,7 @@ class EvaluationSet:
             "base model": {s.contract.base["fingerprint"] for s in students},
             "noise schedule": {s.contract.schedule.digest[:12] for s in students},
             "prediction_type": {s.contract.prediction_type for s in students},
+            "long prompts": {s.contract.long_prompts for s in students},
             "resolution": {s.contract.data["resolution"] for s in students},
             "guidance scale": {s.contract.guidance_scale for s in students} - {1.0},
         }.items():
@@ -167,10 +168,11 @@ class EvaluationSet:
 
     @cached_property
     def model(self) -> tuple[str, ...]:
-        """The digests of network, VAE and text encoder, and schedule."""
+        """The digests of network, VAE and text encoder, and schedule; chunks of long prompts."""
         family = self.family
         config = json.dumps(dict(family.scheduler_config), sort_keys=True)
-        return family.fingerprint, fingerprint(*family.vae_and_text_encoder), config
+        how = () if family.long_prompts == "cut" else (family.long_prompts,)
+        return family.fingerprint, fingerprint(*family.vae_and_text_encoder), config, *how
 
     @cached_property
     def models(self) -> list[EvaluatedModel]:

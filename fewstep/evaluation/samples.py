@@ -20,6 +20,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.files import write_file
 from fewstep.images import Images
+from fewstep.models.prompts import warn_of_cut
 from fewstep.student.generate import ImageSampler
 from fewstep.student.seeds import image_generators, numbered_generators
 
@@ -147,7 +148,9 @@ def generate_images(
         for numbers in batches:
             if not samples.is_stored(model, numbers):
                 try:
-                    sampler = sampler or model.sampler()
+                    if sampler is None:
+                        sampler = model.sampler()
+                        warn_of_cut(sampler.family, samples.prompts)
                     samples.write(model, numbers, samples.generate(sampler, numbers))
                 except UserError as error:
                     raise UserError(f"{model} cannot be generated: {error}") from error

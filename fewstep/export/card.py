@@ -6,7 +6,7 @@ from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import capital, metric_title, shown, shown_range
 from fewstep.evaluation.results import Results, metric_names
 from fewstep.export.artefact import Artefact, is_whole_network
-from fewstep.export.sampling_guides import PROMPT_NOTE, TEMPLATES, guidance, guide_table
+from fewstep.export.sampling_guides import TEMPLATES, guidance, guide_table, prompt_note
 from fewstep.methods import METHODS, method_title
 from fewstep.models.hub import on_the_hub
 from fewstep.student.load import public_name
@@ -32,7 +32,7 @@ def write_card(artefact: Artefact) -> str:
         guidance=guidance(contract),
         guidance_scale=f"{contract.guidance_scale:g}",
         guide_table=guide_table(contract, artefact.name),
-        prompt_note=PROMPT_NOTE,
+        prompt_note=prompt_note(contract),
         smallest_n=SMALLEST_N,
         results_table=_results_table(artefact.results) if artefact.results else "",
     )

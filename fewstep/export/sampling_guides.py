@@ -23,9 +23,17 @@ A1111_COSTS = (
 
 PROMPT_NOTE = (
     "Prompts: in ComfyUI, A1111 and Forge parentheses are weights; write `\\(` and `\\)` for the "
-    "characters. A prompt beyond 77 tokens is encoded in chunks there, and cut off in diffusers."
+    "characters. A prompt of more than 75 tokens is encoded in chunks there, and cut off in "
+    "diffusers."
 )
 """How programs read the same prompt differently."""
+
+
+def prompt_note(contract: Contract) -> str:
+    """Return how programs read the same prompt differently, and that a student reads chunks."""
+    chunks = " This student was trained on long prompts in chunks, as they are read there."
+    return PROMPT_NOTE + (chunks if contract.long_prompts == "chunks" else "")
+
 
 TEMPLATES = Environment(
     loader=PackageLoader("fewstep", "export"),

@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.config import LongPrompts
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.errors import UserError
@@ -22,6 +25,20 @@ without it, and raise nothing.
 
 class ModelError(UserError):
     """A model that cannot be used; the message says what is missing and how to fix it."""
+
+
+@dataclass(frozen=True)
+class PromptLength:
+    """A prompt's tokens, how many of them the text encoder reads at once, and what is beyond."""
+
+    tokens: int
+    limit: int
+    beyond: str
+
+    @property
+    def chunks(self) -> int:
+        """How many texts of the encoder's length the prompt fills; the empty one is one too."""
+        return max(1, ceil(self.tokens / self.limit))
 
 
 def prediction_type(family: "ModelFamily") -> str:
@@ -76,6 +93,8 @@ class ModelFamily(Protocol):
     """The network's fingerprint as it was stored, whatever its precision is now."""
     dtype: torch.dtype
     """The precision that denoisers compute in."""
+    long_prompts: LongPrompts
+    """Whether prompts that are longer than the text encoder reads are cut, or read in chunks."""
     revision: str | None
     """The commit on the Hub that the weights are of."""
     vae_and_text_encoder: Sequence[nn.Module]
@@ -105,8 +124,15 @@ class ModelFamily(Protocol):
         """Turn a network of this family, adapted or not, into a denoiser in fp32."""
         ...
 
+    def prompt_lengths(self, prompts: Sequence[str]) -> Sequence[PromptLength]:
+        """Return how long each prompt is beside what the text encoder reads."""
+        ...
+
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the conditioning of each prompt, one row a prompt."""
+        """Return the conditioning of each prompt, one row a prompt.
+
+        Where rows can be of different lengths it has a mask, see `fewstep.diffusion.conditioning`.
+        """
         ...
 
     def encode_images(self, images: Tensor) -> tuple[Latents, Latents]:

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from fewstep.config import Quantize
+from fewstep.config import LongPrompts, Quantize
 from fewstep.models.architectures import ARCHITECTURES, architecture_folder, known_architecture
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.components import read_json
@@ -45,6 +45,7 @@ def load_model(
     variant: str | None = None,
     config: str | None = None,
     allow_pickle: bool = False,
+    long_prompts: LongPrompts = "cut",
 ) -> ModelFamily:
     """Load the model that `base` names: "bundled", a folder, a Hub id or a checkpoint file.
 
@@ -88,6 +89,7 @@ def load_model(
             revision=revision,
             variant=variant,
             allow_pickle=allow_pickle,
+            long_prompts=long_prompts,
         )
 
 

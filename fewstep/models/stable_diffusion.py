@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fewstep.config import Quantize
+from fewstep.config import LongPrompts, Quantize
+from fewstep.diffusion.conditioning import MASK, joined
 from fewstep.diffusion.prediction import OutputReader, Prediction, output_reader
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.models.adapters import PRESETS
-from fewstep.models.base import ModelError, fingerprint
+from fewstep.models.base import ModelError, PromptLength, fingerprint
 from fewstep.models.components import (
     empty_network,
     explained,
@@ -27,6 +27,7 @@ from fewstep.models.components import (
     read_tokenizer,
 )
 from fewstep.models.ldm import check_all_read, ldm_weights, load_ldm_weights
+from fewstep.models.prompts import chunks_of, prompt_lengths
 from fewstep.models.quantised import stored
 from fewstep.models.supported import check_configs
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
@@ -49,6 +50,7 @@ def load_stable_diffusion(
     quantize: Quantize = "none",
     device: torch.device | str = "cpu",
     revision: str | None = None,
+    long_prompts: LongPrompts = "cut",
     **options: Any,
 ) -> "StableDiffusion":
     """Load a diffusers folder or Hub id; with a `checkpoint` only its configs, and those weights.
@@ -91,6 +93,7 @@ def load_stable_diffusion(
         read=read,
         dtype=dtype,
         revision=revision,
+        long_prompts=long_prompts,
     )
 
 
@@ -108,6 +111,7 @@ class StableDiffusion:
     read: OutputReader
     dtype: torch.dtype = torch.float32
     revision: str | None = None
+    long_prompts: LongPrompts = "cut"
     lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
 
     def pipeline(
@@ -162,28 +166,38 @@ class StableDiffusion:
 
         def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
             t = t.clamp(min=0)  # no network knows CLEAN; the step of length zero ignores this
-            text = cond["text"].to(weights)
+            text, mask = cond["text"].to(weights), cond.get(MASK)
             is_open = torch.is_autocast_enabled(device)
             dtype = torch.get_autocast_dtype(device) if is_open else self.dtype
             with torch.autocast(device, dtype, casts or is_open, cache_enabled=False):
-                output = network(x_t.to(weights), t, encoder_hidden_states=text, return_dict=False)
+                output = network(
+                    x_t.to(weights), t, encoder_hidden_states=text, encoder_attention_mask=mask,
+                    return_dict=False,
+                )  # fmt: skip
             return self.read(output[0].to(x_t.dtype), x_t, t, self.schedule)
 
         return denoise
 
+    def prompt_lengths(self, prompts: Sequence[str]) -> Sequence[PromptLength]:
+        return prompt_lengths(self.tokenizer, prompts)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return {"text": [prompts, tokens, dim]}; a prompt that is too long loses its end."""
-        expand = TextualInversionLoaderMixin().maybe_convert_prompt  # to all vectors of a token
-        tokens = self.tokenizer(
-            expand(list(prompts), self.tokenizer),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        text = self.text_encoder(tokens.input_ids.to(self.device), return_dict=False)[0]
-        return {"text": text.float()}
+        """Return {"text": [prompts, tokens, dim]}; of a long prompt only the first chunk, if cut.
+
+        With `long_prompts` "chunks" each chunk is encoded by itself, those of a prompt follow one
+        another, and there is a mask.
+        """
+        chunks = chunks_of(self.tokenizer, prompts)
+        if self.long_prompts == "cut":
+            chunks = [own[:1] for own in chunks]
+        tokens = torch.tensor([chunk for own in chunks for chunk in own], device=self.device)
+        text = self.text_encoder(tokens, return_dict=False)[0].float()
+        if self.long_prompts == "cut":
+            return {"text": text}
+        rows = [part.flatten(0, 1)[None] for part in text.split([len(own) for own in chunks])]
+        ones = (torch.ones(row.shape[:2], dtype=torch.bool, device=self.device) for row in rows)
+        return joined([{"text": r, MASK: m} for r, m in zip(rows, ones, strict=True)])
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> tuple[Latents, Latents]:

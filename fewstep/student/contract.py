@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from fewstep.config import LongPrompts
 from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.guidance import check_guidance
 from fewstep.diffusion.prediction import output_reader
@@ -66,6 +67,9 @@ class Contract:
     def __post_init__(self) -> None:
         check_guidance(self.guidance_scale)
         output_reader(self.prediction_type, self.schedule)
+        known, how = get_args(LongPrompts), self.base.get("long_prompts", "cut")
+        if how not in known:
+            raise ValueError(f"base.long_prompts is {how!r}; known: {', '.join(known)}")
         self.grid  # noqa: B018  the settings fit the schedule
 
     @cached_property
@@ -83,6 +87,11 @@ class Contract:
     @property
     def prediction_type(self) -> str:
         return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def long_prompts(self) -> LongPrompts:
+        """How prompts were read in training, and are in sampling; older contracts do not say it."""
+        return self.base.get("long_prompts", "cut")
 
     @property
     def sampler(self) -> str:

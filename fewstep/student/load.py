@@ -240,7 +240,9 @@ def load_base(
     source, options = base or contract.base["id"], _base_options(contract.base, base)
     hint = f"give base= (--base) the model that it was made from ({contract.base['id']})"
     try:
-        family = load_model(source, dtype=dtype, device=device, **options)
+        family = load_model(
+            source, dtype=dtype, device=device, long_prompts=contract.long_prompts, **options
+        )
     except (ModelError, OSError) as error:
         raise ArtefactError(
             f"cannot load the base model of {artefact}: {error}; {hint}, or a copy of it that is "

@@ -14,6 +14,7 @@ from fewstep.diffusion.guidance import guided
 from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.models.extra_loras import add_loras
+from fewstep.models.prompts import warn_of_cut
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
 from fewstep.student.load import load_base, student_network
@@ -85,7 +86,7 @@ class FewStepPipeline:
         `seed` (0) means what `generator=torch.Generator().manual_seed(seed)` means, here and in
         diffusers. Height and width are in pixels, by default those of training. With `image` the
         images start from it, and `strength` in (0, 1], by default 0.5, is the fraction of the
-        student's steps that are taken.
+        student's steps that are taken. A prompt that loses its end gives a PromptWarning.
 
         Raises:
             UserError: if there is no prompt, a size, strength or number of steps cannot be used, or
@@ -99,6 +100,7 @@ class FewStepPipeline:
             raise UserError("strength goes with image, the image to start from")
         generators = generators_of(len(prompts), seed, generator)
         seeds = seeds_of(generators)
+        warn_of_cut(self.base, filter(None, (*prompts, negative_prompt)))
         sampler, x_0 = self.sampler(num_inference_steps, guidance_scale, negative_prompt), None
         settings = self._settings(sampler, guidance_scale)
         if image is not None:

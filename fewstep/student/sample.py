@@ -13,6 +13,7 @@ from fewstep.errors import UserError
 from fewstep.files import check_writable
 from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
+from fewstep.models.prompts import warn_of_cut
 from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import TRAINED, FewStepPipeline
@@ -144,6 +145,7 @@ def _sample_teacher(
         sampler = teacher_sampler(family, steps, scale)
     except ValueError as error:
         raise UserError(str(error)) from error
+    warn_of_cut(family, prompts)
     settings = {
         "Steps": steps,
         "Sampler": "DDIM trailing",

@@ -63,6 +63,7 @@ def contract_of(components: Components, steps: int | None = None) -> Contract:
             "variant": config.model.variant,
             "config": config.model.config,
             "fingerprint": family.fingerprint,
+            "long_prompts": family.long_prompts,
             **hub_id,
         },
         data={

@@ -97,6 +97,8 @@ def open_batches(components: Components) -> Steps[Batches]:
         notes = dataset.notes if processes.is_main else []
     else:
         notes = yield from encode(dataset, processes)
+    if processes.is_main and (notice := dataset.notice()):
+        notes = [*notes, notice]
     for note in notes:
         print(f"fewstep: {note}", file=sys.stderr)
     batches = dataset.batches(config.train.seed, components.global_batch, components.skipped.add)

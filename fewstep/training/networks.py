@@ -115,6 +115,7 @@ def load_family(model: ModelSettings, device: torch.device | str) -> ModelFamily
         "revision": model.revision,
         "config": model.config,
         "allow_pickle": model.allow_pickle,
+        "long_prompts": model.long_prompts,
     }
     if str(device) == "meta":
         return load_skeleton(model.base, **options)

@@ -18,6 +18,7 @@ from fewstep.methods import LearnsFake
 from fewstep.methods.base import needs_latents
 from fewstep.models.base import ModelFamily
 from fewstep.models.precision import precision_for
+from fewstep.models.prompts import warn_of_cut
 from fewstep.student.generate import TEACHER_GUIDANCE, check_decoder
 from fewstep.student.sample import check_words
 from fewstep.training.adamw8bit import AdamW8bit
@@ -105,6 +106,8 @@ def build(config: Config, run: Path, device: torch.device | str) -> Components:
     family = load_family(config.model, device)
     networks = build_networks(config, family, processes.count)
     check_decoder(family)
+    if processes.is_main:
+        warn_of_cut(family, config.train.preview_prompts)
     if config.train.init is not None:
         start_from(config.train.init, networks)
     dataset = open_dataset(config, run, family, processes)

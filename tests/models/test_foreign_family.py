@@ -18,7 +18,7 @@ from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.adapters import lora_roles
-from fewstep.models.base import ModelError, fingerprint
+from fewstep.models.base import ModelError, PromptLength, fingerprint
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import MODELS, load_model
 from fewstep.student.pipeline import FewStepPipeline
@@ -53,6 +53,7 @@ class PixelFamily:
     schedule: NoiseSchedule
     dtype: torch.dtype
     revision: str | None = None
+    long_prompts = "cut"
     default_resolution = 16
     image_divisor = 4
     scheduler_config = SCHEDULER
@@ -72,6 +73,9 @@ class PixelFamily:
             return from_epsilon(network(x_t, t, cond["words"]), x_t, t, self.schedule)
 
         return denoise
+
+    def prompt_lengths(self, prompts):
+        return [PromptLength(len(prompt.split()), 1000, "") for prompt in prompts]
 
     @torch.no_grad()
     def encode_prompts(self, prompts):

@@ -1,6 +1,7 @@
 """Real data all the way: looked at, encoded, trained on, from a cache or on the fly."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -312,3 +313,30 @@ def test_a_killed_prepare_continues_to_the_same_cache(tmp_path):
     for path in whole.folder.glob("*.safetensors"):
         one, other = load_file(path), load_file(tmp_path / "killed" / whole.folder.name / path.name)
         assert same(one, other)
+
+
+def test_data_check_counts_tokens_and_lists_captions_that_are_too_long(tmp_path):
+    folder = folder_of(tmp_path / "images", 8)
+    for number, words in enumerate((75, 76, 90, 80, 81, 82, 300)):
+        (folder / f"{number:03d}.txt").write_text("cat " * words + ("dog" if words == 90 else ""))
+    told = checked(folder)
+    assert told.exit_code == 0, "a caption that is cut can be trained on"
+    assert (
+        "tokens      2 to 300, median 80.5, by the tokenizer of Stable Diffusion 1" in told.stdout
+    )
+    assert "--model MODEL counts by another's" in told.stdout
+    assert "6 captions longer than the 75 tokens that are read at once: cut there" in told.stdout
+    listed = re.findall(r"(\d+)\.png: (\d+) tokens, beyond: ", told.stdout)
+    assert listed == [("006", "300"), ("002", "91"), ("005", "82"), ("004", "81"), ("003", "80")]
+    assert "002.png: 91 tokens, beyond: 'cat cat cat cat" in told.stdout
+    assert "cat dog'" in told.stdout
+
+
+def test_data_check_counts_by_the_tokenizer_of_a_model_that_is_named(tmp_path):
+    (tmp_path / "p.txt").write_text("a red heart\n" + "a red heart " * 8)
+    told = checked(tmp_path / "p.txt", "--model", tiny_pipeline())
+    assert f"tokens      3 to 24, median 13.5, by the tokenizer of {tiny_pipeline()}" in told.stdout
+    assert "1 caption longer than the 22 tokens" in told.stdout
+    assert "prompt 2: 24 tokens, beyond: 'red heart'" in told.stdout
+    refused = checked(tmp_path / "p.txt", "--model", tmp_path)
+    assert "neither a diffusers folder" in str(refused.exception)

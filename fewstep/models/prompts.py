@@ -1,0 +1,109 @@
+"""Prompts as tokens: how many a text encoder reads, and what becomes of a longer prompt."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from diffusers.loaders import TextualInversionLoaderMixin
+from transformers import CLIPTokenizer
+
+from fewstep.console import counted
+from fewstep.errors import PromptWarning
+from fewstep.models.base import ModelFamily, PromptLength
+from fewstep.models.tokenizer import write_clip_tokenizer
+
+START_AND_END = 2
+"""The tokens that the text encoder reads beside those of a prompt."""
+
+QUOTED = 60
+"""The most characters of a text that a message quotes."""
+
+
+def prompt_limit(tokenizer: CLIPTokenizer) -> int:
+    """Return how many tokens of a prompt are read at once: 75 of CLIP's 77."""
+    return tokenizer.model_max_length - START_AND_END
+
+
+def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Return each prompt's tokens without start and end; one of several vectors is all of them."""
+    prompts = list(prompts)
+    if tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens):
+        prompts = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, tokenizer)
+    return tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def prompt_lengths(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[PromptLength]:
+    """Return how long each prompt is; what is beyond the limit is given as the tokens spell it."""
+    limit = prompt_limit(tokenizer)
+    return [
+        PromptLength(len(own), limit, tokenizer.decode(own[limit:]) if len(own) > limit else "")
+        for own in tokens_of(tokenizer, prompts)
+    ]
+
+
+def clip_lengths(prompts: Sequence[str]) -> list[PromptLength]:
+    """Return how long each prompt is for CLIP, the text encoder of Stable Diffusion 1 and 2."""
+    return prompt_lengths(_clip_tokenizer(), prompts)
+
+
+@cache
+def _clip_tokenizer() -> CLIPTokenizer:
+    with TemporaryDirectory(prefix="fewstep-") as folder:
+        return write_clip_tokenizer(Path(folder))
+
+
+def chunks_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[list[list[int]]]:
+    """Return each prompt's chunks, one at least, each a full input of the text encoder.
+
+    A chunk is the start, up to 75 tokens of the prompt, the end, and padding as the model pads.
+    """
+    limit = prompt_limit(tokenizer)
+    special: Any = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    start, end, fill = special
+    return [
+        [
+            [start, *part, end, *[fill] * (limit - len(part))]
+            for part in (own[at : at + limit] for at in range(0, max(1, len(own)), limit))
+        ]
+        for own in tokens_of(tokenizer, prompts)
+    ]
+
+
+def cut_notice(
+    family: ModelFamily, prompts: Iterable[str], noun: str = "prompt", fix: str = "shorten it"
+) -> str | None:
+    """Return a sentence about the prompts that lose their end, and what is lost; None for none."""
+    prompts = list(dict.fromkeys(prompts))
+    if family.long_prompts == "chunks" or not prompts:
+        return None
+    lengths = dict(zip(prompts, family.prompt_lengths(prompts), strict=True))
+    cut = sorted((p for p in prompts if lengths[p].beyond), key=lambda p: -lengths[p].tokens)
+    if not cut:
+        return None
+    longest, number = lengths[cut[0]], len(cut)
+    of_all = f"{number} of {counted(len(prompts), noun)} {'is' if number == 1 else 'are'} cut: "
+    return (
+        f"{of_all if len(prompts) > 1 else ''}{quoted(cut[0])} has {longest.tokens} tokens, more "
+        f"than the {longest.limit} that the text encoder reads, and loses "
+        f"{quoted(longest.beyond)}; {fix}"
+    )
+
+
+def warn_of_cut(family: ModelFamily, prompts: Iterable[str]) -> None:
+    """Give a PromptWarning where prompts lose their end."""
+    fix = "shorten it, or train a student with model.long_prompts = 'chunks', which reads all"
+    if notice := cut_notice(family, prompts, fix=fix):
+        warnings.warn(notice, PromptWarning, stacklevel=3)
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, without the middle of a long one.
+
+    >>> quoted(" a star "), len(quoted("a" * 100))
+    ("'a star'", 63)
+    """
+    text, half = text.strip(), QUOTED // 2
+    return repr(text if len(text) <= QUOTED else f"{text[:half]}…{text[-half:]}")
