@@ -13,6 +13,7 @@ import typer
 
 from fewstep.cli import app
 from fewstep.errors import Interrupted, PromptWarning, UserError
+from fewstep.versions import KNOWN_BAD, known_trouble
 
 
 def main() -> None:
@@ -42,6 +43,11 @@ def run_command(command: Callable[[], None]) -> None:
     except (UserError, OSError) as error:
         typer.secho(f"fewstep: {explain(error)}", fg="red", err=True)
         sys.exit(2)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        if (trouble := known_trouble(KNOWN_BAD)) is None:
+            raise
+        typer.secho(f"fewstep: {trouble} ({explain(error)})", fg="red", err=True)
+        sys.exit(2)
     except Interrupted as stop:
         typer.echo(f"fewstep: {stop}; run the same command again to continue", err=True)
         sys.exit(stop.exit_code)
@@ -62,7 +68,7 @@ def interrupt(signum: int, frame: object) -> None:
     raise Interrupted(signum, "stopped")
 
 
-def explain(error: UserError | OSError) -> str:
+def explain(error: Exception) -> str:
     """Return an error as one sentence; errors of the system name the file."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'while writing'}"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
-from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewstep import versions
 from fewstep.config import Precision
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
@@ -25,25 +25,6 @@ NEEDED_DISK = 10e9
 MINIMUM_DISK = 1e9
 """Bytes below which not even a checkpoint of such a model can be written."""
 
-KNOWN_BAD = (
-    ("diffusers<0.31", "transformers>=5", "diffusers cannot be imported"),
-    ("torch<2.5", "diffusers>=0.42", "diffusers cannot be imported"),
-    ("transformers<5", "huggingface_hub>=1", "transformers cannot be imported"),
-)
-"""Pairs that their own metadata allows or that pip leaves installed, and what happens."""
-
-SLOW = (("peft<0.14", "adapters on a half-precision base run in fp32, which is slow"),)
-
-LIMITED = (
-    (
-        "diffusers<0.41",
-        "transformers>=5.6",
-        "diffusers itself cannot load a LoRA that changes the text encoder; fewstep --lora can",
-    ),
-)
-"""Pairs of which only a part does not work together."""
-
-VERSIONS = "use the tested versions in constraints/"
 BUILDS = "install the torch build for your GPU, see https://pytorch.org/get-started"
 
 Status = Literal["ok", "slow", "bad"]
@@ -69,7 +50,7 @@ def check_versions() -> Iterator[Finding]:
     """Yield the version of every dependency, and what does not fit."""
     yield Finding("Python", platform.python_version())
     for library in ("fewstep", *LIBRARIES):
-        texts = (importlib.metadata.requires(library) or []) if installed(library) else []
+        texts = (importlib.metadata.requires(library) or []) if versions.installed(library) else []
         for requirement in map(Requirement, texts):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 finding = check_requirement(requirement, library)
@@ -78,43 +59,26 @@ def check_versions() -> Iterator[Finding]:
     yield from known_problems()
 
 
-def installed(name: str) -> Version | None:
-    """Return the version of an installed library, or None."""
-    try:
-        return Version(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def check_requirement(requirement: Requirement, library: str) -> Finding:
     """Compare the installed version with the one that `library` requires."""
-    name, specifier, version = requirement.name, requirement.specifier, installed(requirement.name)
+    name, specifier = requirement.name, requirement.specifier
+    version = versions.installed(name)
     if version is None:
-        return Finding(name, f"missing; {library} needs {name}{specifier}", "bad", VERSIONS)
+        return Finding(name, f"missing; {library} needs {name}{specifier}", "bad", versions.FIX)
     if not specifier.contains(version, prereleases=True):
-        return Finding(name, f"{version}; {library} needs {specifier}", "bad", VERSIONS)
+        return Finding(name, f"{version}; {library} needs {specifier}", "bad", versions.FIX)
     return Finding(name, str(version))
 
 
 def known_problems() -> Iterator[Finding]:
     """Yield the installed versions that are known not to work together, or to be slow."""
-    for one, other, effect in KNOWN_BAD:
-        if (first := matching(one)) and (second := matching(other)):
-            yield Finding(first.split()[0], f"{first} with {second}: {effect}", "bad", VERSIONS)
-    for one, other, effect in LIMITED:
-        if (first := matching(one)) and (second := matching(other)):
-            yield Finding(first.split()[0], f"{first} with {second}: {effect}", "slow")
-    for text, effect in SLOW:
-        if found := matching(text):
+    for name, text in versions.found(versions.KNOWN_BAD):
+        yield Finding(name, text, "bad", versions.FIX)
+    for name, text in versions.found(versions.LIMITED):
+        yield Finding(name, text, "slow")
+    for text, effect in versions.SLOW:
+        if found := versions.matching(text):
             yield Finding(found.split()[0], f"{found}: {effect}", "slow")
-
-
-def matching(text: str) -> str:
-    """Return the name and the installed version if it satisfies a requirement, else nothing."""
-    requirement = Requirement(text)
-    version = installed(requirement.name)
-    fits = version is not None and requirement.specifier.contains(version)
-    return f"{requirement.name} {version}" if fits else ""
 
 
 def imports() -> Iterator[Finding]:
@@ -123,7 +87,7 @@ def imports() -> Iterator[Finding]:
         try:
             importlib.import_module(library)
         except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-            yield Finding(f"import {library}", shortened(error), "bad", VERSIONS)
+            yield Finding(f"import {library}", shortened(error), "bad", versions.FIX)
 
 
 def shortened(error: Exception) -> str:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from packaging.version import Version
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextModel
 
-from fewstep import doctor
+from fewstep import doctor, versions
+from fewstep.__main__ import run_command
 from fewstep.doctor import (
     Finding,
     check_attention,
@@ -19,6 +21,8 @@ from fewstep.doctor import (
     known_problems,
     verdict,
 )
+from fewstep.models.base import ModelError
+from fewstep.models.loading import load_model
 from fewstep.models.precision import precision_for
 
 
@@ -28,9 +32,9 @@ def installed(monkeypatch):
 
     def pretend(**others):
         real = importlib.metadata.version
-        versions = {name.replace("_", "-"): version for name, version in others.items()} | others
+        pretended = {name.replace("_", "-"): version for name, version in others.items()} | others
         monkeypatch.setattr(
-            doctor, "installed", lambda name: Version(versions.get(name) or real(name))
+            versions, "installed", lambda name: Version(pretended.get(name) or real(name))
         )
 
     return pretend
@@ -73,6 +77,42 @@ def test_the_tested_bundles_are_no_bad_pairs(installed):
     installed(torch="2.4.1", diffusers="0.30.3", transformers="4.44.2", peft="0.8.2",
               huggingface_hub="0.24.6")  # fmt: skip
     assert [finding.status for finding in known_problems()] == ["slow"], "PEFT before 0.14"
+
+
+def test_a_model_that_loads_badly_for_its_libraries_is_not_blamed(installed, monkeypatch):
+    """As transformers 5.6 and diffusers 0.37 fail, which are not on this machine."""
+
+    def fails(*_, **__):
+        raise AttributeError("'CLIPTextModel' object has no attribute 'text_model'")
+
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", fails)
+    with pytest.raises(ModelError, match=r"has to be a diffusers folder") as refused:
+        load_model("bundled")
+    installed(diffusers="0.37.0", transformers="5.6.0")
+    with pytest.raises(ModelError) as refused:
+        load_model("bundled")
+    message = str(refused.value)
+    assert "no attribute 'text_model'), most likely for the libraries' versions: " in message
+    assert "diffusers 0.37.0 with transformers 5.6.0: diffusers itself cannot load" in message
+    assert "has to be a diffusers folder" not in message
+
+
+def test_a_command_that_cannot_import_its_libraries_names_the_pair(installed, monkeypatch, capsys):
+    def fails():
+        raise RuntimeError("Failed to import diffusers.pipelines: no FLAX_WEIGHTS_NAME")
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(RuntimeError):  # which is no known one's fault
+        run_command(fails)
+    installed(diffusers="0.30.3", transformers="5.1.0")
+    with pytest.raises(SystemExit) as left:
+        run_command(fails)
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith(
+        "fewstep: diffusers 0.30.3 with transformers 5.1.0: diffusers cannot be"
+    )
+    assert "use the tested versions in constraints/ (Failed to import diffusers.pipelines" in error
 
 
 def test_a_version_below_the_floor_is_named(installed):

@@ -13,7 +13,7 @@ import fewstep
 ROOT = Path(fewstep.__file__).parent
 
 FLOORS = (
-    ("types", "errors", "files", "text"),
+    ("types", "errors", "files", "text", "versions"),
     ("diffusion",),
     ("methods",),
     ("strict", "config", "images", "distributed", "console"),

@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from fewstep.models.base import ModelError
 from fewstep.models.hub import hub_file
+from fewstep.versions import known_trouble
 
 NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer "
                     "does: convert it to .safetensors, or get it again")  # fmt: skip
@@ -117,6 +118,11 @@ def explained(source: object, component: str) -> Iterator[None]:
         while cause is not None and not isinstance(cause, pickle.UnpicklingError):
             cause = cause.__context__
         reason = NOT_ONLY_WEIGHTS if cause else " ".join(str(error).split())[:400]
+        if isinstance(error, AttributeError | TypeError) and (trouble := known_trouble()):
+            raise ModelError(
+                f"cannot load the {component} of {source} ({reason}), most likely for the "
+                f"libraries' versions: {trouble}"
+            ) from error
         raise ModelError(
             f"cannot load the {component} of {source}: it has to be a diffusers folder, a Hub id "
             f"or a checkpoint file, with a whole '{component}' in safetensors ({reason})"
