@@ -42,8 +42,8 @@ class ModelSettings:
 
     `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
     folder. `hub_id` is where others find a `base` of this machine. "auto" is fp32 on a CPU, bf16 on
-    GPUs that have it, else fp16. `quantize` keeps the frozen weights in few bits while training, not
-    in exports. Prompts that are longer than the text encoder reads are cut, or read in chunks.
+    GPUs that have it, else fp16. `quantize` keeps frozen weights in few bits in training, not in
+    exports. Prompts that are longer than the text encoder reads are cut, or read in chunks.
     """
 
     base: str = "bundled"

@@ -12,11 +12,13 @@ from fewstep.console import Steps, TaskProgress, counted
 from fewstep.data.base import ImageError, Source
 from fewstep.data.images import BROKEN, Framing, decode, open_image
 from fewstep.models.base import PromptLength
-from fewstep.models.prompts import quoted
+from fewstep.models.prompts import clip_lengths, quoted
 
 EXIF_ORIENTATION = 0x0112
 SHOWN = 5
 """How many of the longest captions are listed."""
+
+BY_CLIP = "the tokenizer of Stable Diffusion 1 and 2 (--model MODEL counts by another's)"
 
 LengthsOf = Callable[[Sequence[str]], Sequence[PromptLength]]
 
@@ -94,7 +96,10 @@ class Findings:
 
 
 def check_source(
-    source: Source, lengths_of: LengthsOf, tokens_by: str, framing: Framing | None = None
+    source: Source,
+    framing: Framing | None = None,
+    lengths_of: LengthsOf = clip_lengths,
+    tokens_by: str = BY_CLIP,
 ) -> Steps[Findings]:
     """Decode every image to its end; with a framing also find which are too small for it.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from fewstep.config import Config, DataSettings
 from fewstep.console import Steps
 from fewstep.data.captions import SampleErrors
-from fewstep.data.check import Findings, LengthsOf, check_source
+from fewstep.data.check import BY_CLIP, Findings, LengthsOf, check_source
 from fewstep.data.images import Framing
 from fewstep.data.pairs import Prompts, open_data, open_source, subset
 from fewstep.errors import UserError
@@ -15,8 +15,6 @@ from fewstep.models.prompts import clip_lengths
 from fewstep.training.distill import encode
 from fewstep.training.networks import load_family
 from fewstep.training.setup import join_processes, open_dataset, with_precision
-
-BY_CLIP = "the tokenizer of Stable Diffusion 1 and 2 (--model MODEL counts by another's)"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def check_data(data: DataSettings, model: str | None = None) -> Steps[Findings]:
     except SampleErrors as error:
         return Findings(0, error.reasons)
     framing = Framing(data.resolution, max_upscale=data.max_upscale) if data.resolution else None
-    return (yield from check_source(source, lengths_of, tokens_by, framing))
+    return (yield from check_source(source, framing, lengths_of, tokens_by))
 
 
 def _check_captions(data: DataSettings, lengths_of: LengthsOf, tokens_by: str) -> Findings:
