@@ -23,9 +23,10 @@ MARK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def bundled(name: str) -> str:
-    """The teacher in 50, 8 and 4 steps, and every student in 8 and in 4."""
+    """The teacher in 50, 8 and 4 steps, every student in 8 and in 4, and matched ones in fewer."""
     results = load(RESULTS / name)
-    rows = [row for row in overview(results.rows) if row.steps in (4, 8, 50)]
+    rows = [row for row in overview(results.rows)
+            if row.steps in (4, 8, 50) or row.method == "trajectory-matching"]  # fmt: skip
     names = ["prompt_accuracy", "frechet", "seconds_per_image"]
     n = rows[0].metrics["prompt_accuracy"].n
     note = (
@@ -33,6 +34,49 @@ def bundled(name: str) -> str:
         f"Protocol: {results.protocol}."
     )
     return f"{_table(rows, names)}\n{note}\n"
+
+
+def matching() -> str:
+    """Trajectory matching beside its start student and the teacher: pooled, and each training."""
+    results = load(RESULTS / "matching.json")
+    students = [row for row in results.rows if row.method != "teacher"]
+    names = ["prompt_accuracy", "prompt_accuracy_difference", "frechet_ratio",
+             "bundled_recall_ratio", "diversity_ratio", "training_core_seconds"]  # fmt: skip
+    teachers = [row for row in results.rows if row.method == "teacher" and row.steps == 50][:1]
+    seeds = [row for row in students if row not in overview(students)]
+    table = _table([*teachers, *overview(students), *seeds], names)
+    n, of = students[0].metrics["prompt_accuracy"].n, students[0].metrics["diversity"].n
+    note = (
+        f"Mean and 95 % interval; n = {n:,} held-out prompts, {of} for diversity"
+        f"{_trainings(results)}, each of which has a row of its own below the pooled ones.\n"
+        f"Protocol: {results.protocol}."
+    )
+    return f"{table}\n{note}\n"
+
+
+def public_script() -> str:
+    """The public LCM script in 4 steps on the same teacher, scenes and number of samples."""
+    results = load(RESULTS / "public_script.json")
+    names = ["prompt_accuracy", "frechet", "bundled_recall", "training_core_seconds"]
+    n = results.rows[0].metrics["prompt_accuracy"].n
+    note = f"Mean and 95 % interval; n = {n:,} held-out prompts. By `{results.command}`."
+    return f"{_table(results.rows, names)}\n{note}\n"
+
+
+def time_to_quality() -> str:
+    """When our student passes what the public script reaches at its end."""
+    results = json.loads((RESULTS / "time_to_quality.json").read_text(encoding="utf-8"))
+    script, passed = results["script"], results["passed"]
+    goal = f"the script's {script['accuracy']['value']:.1%} after {script['core_seconds']:,.0f}"
+    if passed is None:
+        return f"No checkpoint reaches {goal} core-seconds.\n"
+    accuracy, share = passed["accuracy"], results["share_of_the_scripts_seconds"]
+    return (
+        f"{passed['run']} passes {goal} core-seconds at step {passed['step']}, with "
+        f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%}, n = "
+        f"{accuracy['n']:,}) after {passed['seconds']:,.0f}: {share:.2f} of the script's. By "
+        f"`{results['command']}`, {results['machine']}.\n"
+    )
 
 
 def teacher() -> str:
@@ -218,6 +262,10 @@ def programs() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": partial(bundled, "bundled.json"),
     "bundled-long": partial(bundled, "bundled_long.json"),
+    "matching": matching,
+    "matching-step": partial(speed, "matching_step.json"),
+    "public-script": public_script,
+    "time-to-quality": time_to_quality,
     "teacher": teacher,
     "teacher-line": teacher_line,
     "teacher-attributes": teacher_attributes,
@@ -248,17 +296,23 @@ def _trainings(results: Results) -> str:
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
     head = ["", "NFE", *map(metric_title, names)]
-    lines = []
+    single, lines = [row for row in rows if row not in overview(rows)], []
     for row in rows:
         how = "quadratic " if "quadratic" in row.source else ""
         title = f"{title_of(row.method)}, {row.steps} {how}steps"
         title += " (unguided)" if "unguided" in row.source else ""
-        cells = [
-            f"{shown(name, row.metrics[name].value)} ({shown_range(name, row.metrics[name])})"
-            for name in names
-        ]
+        title += f", seed {row.seed}" if row in single else ""
+        cells = [_cell(row, name) for name in names]
         lines.append([title, str(row.calls), *cells])
     return _markdown(head, lines)
+
+
+def _cell(row: Row, name: str) -> str:
+    """Return a value with its interval, if it has one; a dash where it was not measured."""
+    if (metric := row.metrics.get(name)) is None:
+        return "–"
+    ends = shown_range(name, metric)
+    return f"{shown(name, metric.value)} ({ends})" if ends else shown(name, metric.value)
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

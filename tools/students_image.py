@@ -2,7 +2,8 @@
 
 python tools/students_image.py
 
-The students are the first one per method that `python benchmarks/students.py` trains.
+The students are the first one per method that `python benchmarks/students.py` trains; those of
+trajectory matching in 2 and 1 steps are shown where they were trained.
 """
 
 from pathlib import Path
@@ -27,11 +28,12 @@ SEED = 7
 
 
 def main() -> None:
-    names = ("multi-boundary-0", "cd-0", "ct-0")
+    names = ["ct-0", "cd-0", "multi-boundary-0", "trajectory-matching-0"]
+    fewer = [f"trajectory-matching-{num}-segments-0" for num in (2, 1)]
+    names += [name for name in fewer if (TRAININGS / name / "artefact").is_dir()]
     runs = EvaluationSet.open([str(TRAININGS / name) for name in names])
-    multi_boundary, cd, ct = runs.students
     models = [runs.teacher(), runs.teacher(4), *runs.teachers_as_students(4)]
-    models += [runs.student(cd, 8), *map(runs.student, (cd, multi_boundary, ct))]
+    models += map(runs.student, runs.students)
     samples = SampleCache(TRAININGS.parent / "shown", PROMPTS, runs.resolution, SEED)
     show_progress(generate_images(models, samples, samples.batches))
     images = {model: samples.all_images(model) for model in models}

@@ -39,10 +39,11 @@ def read_student(
     )
 
 
-def read_checkpoint(run: Path) -> tuple[Contract, dict[str, Tensor]]:
+def read_checkpoint(run: Path, step: int | None = None) -> tuple[Contract, dict[str, Tensor]]:
     """Read the student's weights of a run's last checkpoint, a LoRA folded, and the contract.
 
-    The contract's `train` has the `steps` that were done, and those planned as `planned_steps`.
+    Of an older one with `step`. The contract's `train` has the `steps` that were done, and those
+    planned as `planned_steps`.
 
     Raises:
         ArtefactError: if there is no checkpoint, or a file is missing or damaged.
@@ -53,7 +54,7 @@ def read_checkpoint(run: Path) -> tuple[Contract, dict[str, Tensor]]:
         raise ArtefactError(
             f"{run} is not trained to its end and has no {lacks} yet; run its fewstep distill again"
         )
-    last = checkpoints[-1]
+    last = checkpoints[-1] if step is None else run / "checkpoints" / f"{step:08d}"
     contract = read_contract(run, RUN_CONTRACT)
     try:
         group = "trained" if contract.train.get("ema") == 0 else "averaged"
