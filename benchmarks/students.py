@@ -6,7 +6,8 @@
 
 Each training is `fewstep distill` with a bundled config, on its own core, followed by
 `fewstep evaluate` on all of them. Trajectory matching starts from the multi-boundary student of the
-same seed and number of segments, which is trained first. After an interruption it continues: runs
+same seed and number of segments, which is trained first; with `--label` other settings of it
+(`--set-matched`) share the start students. After an interruption it continues: runs
 and images are kept in runs/students.
 
 A student's core-seconds count from zero: reading and encoding the data, its start student, the
@@ -68,16 +69,23 @@ class Training:
     seed: int
     num_segments: int = 4
     overrides: tuple[str, ...] = ()
+    """Settings that its start student has too."""
+    own_overrides: tuple[str, ...] = ()
+    label: str = ""
+    """Stands in the folder's name, for other settings of one method."""
 
     @property
     def run(self) -> Path:
         segments = f"-{self.num_segments}-segments" if self.num_segments != 4 else ""
-        return self.folder / f"{self.method}{segments}-{self.seed}"
+        label = f"-{self.label}" if self.label else ""
+        return self.folder / f"{self.method}{segments}{label}-{self.seed}"
 
     @property
     def start(self) -> "Training | None":
         """The training of the student that it starts from, if it starts from one."""
-        return replace(self, method=START) if self.method == MATCHING else None
+        if self.method != MATCHING:
+            return None
+        return replace(self, method=START, own_overrides=(), label="")
 
     def words(self, command: str) -> list[str]:
         """Return the command line that prepares its data, or that trains it."""
@@ -86,7 +94,8 @@ class Training:
             settings.append(f"method.num_segments={self.num_segments}")
         if self.start:
             settings.append(f"train.init={self.start.run}")
-        options = [part for one in (*settings, *self.overrides) for part in ("--set", one)]
+        settings += [*self.overrides, *self.own_overrides]
+        options = [part for one in settings for part in ("--set", one)]
         config = str(CONFIGS / f"{self.method}.toml")
         return [sys.executable, "-m", "fewstep", command, config, "--run", str(self.run), *options]
 
@@ -113,12 +122,19 @@ def chains(
     seeds: Sequence[int],
     segments: Sequence[int] = (4,),
     overrides: Sequence[str] = (),
+    own_overrides: tuple[str, ...] = (),
+    label: str = "",
 ) -> list[list[Training]]:
-    """Return what is trained one after another: a start student, and what starts from it."""
+    """Return what is trained one after another: a start student, and what starts from it.
+
+    `own_overrides` and `label` are trajectory matching's.
+    """
     found = []
     for seed, method in product(seeds, methods):
         for num in segments if method in (START, MATCHING) else [4]:
             training = Training(folder, method, seed, num, tuple(overrides))
+            if method == MATCHING:
+                training = replace(training, own_overrides=own_overrides, label=label)
             found.append([training.start, training] if training.start else [training])
     starts = [chain[0] for chain in found if len(chain) > 1]
     return [chain for chain in found if len(chain) > 1 or chain[0] not in starts]
@@ -156,11 +172,15 @@ def main() -> None:
     parser.add_argument("--brief", action="store_true", help="the teacher in 50 steps alone")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="a setting for all trainings")
+    parser.add_argument("--set-matched", action="append", default=[],
+                        help="a setting for trajectory matching alone")  # fmt: skip
+    parser.add_argument("--label", default="", help="a name for these settings of it")
     parser.add_argument("--runs", type=Path, default=Path("runs/students"))
     args = parser.parse_args()
 
     folder = args.runs / "trainings"
-    todo = chains(folder, args.methods, args.seeds, args.segments, args.set)
+    todo = chains(folder, args.methods, args.seeds, args.segments, args.set,
+                  tuple(args.set_matched), args.label)  # fmt: skip
     trainings = [training for chain in todo for training in chain]
     prepared = folder / "prepare.core-seconds.json"  # of what all students read
     data = next(training for training in trainings if training.start is None)

@@ -20,14 +20,16 @@ for setting in ("train.steps=1", "train.batch_size=2", "data.num_pairs=8"):
 @pytest.mark.slow
 def test_two_seeds_of_the_given_methods_are_trained_and_evaluated(tmp_path):
     out, runs = tmp_path / "bundled.json", tmp_path / "runs"
-    command = ["benchmarks/students.py", "-o", str(out), "--runs", str(runs)]
-    command += ["--methods", "cd", "multi-boundary", "--seeds", "0", "1", *SMALL]
+    command = ["benchmarks/students.py", "-o", str(out), "--runs", str(runs), "--brief"]
+    command += ["--methods", "multi-boundary", "trajectory-matching", "--seeds", "0", "1", *SMALL]
+    for setting in ("fake.warmup=1", "stop.num_prompts=2"):
+        command += ["--set-matched", setting]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
     results = json.loads(out.read_text(encoding="utf-8"))
     assert results["command"] == " ".join(["python", *command])
     trained = {(row["method"], row["seed"]) for row in results["rows"] if row["seed"] is not None}
-    assert trained == {(m, s) for m in ("cd", "multi-boundary-cd") for s in (0, 1)}
+    assert trained == {(m, s) for m in ("multi-boundary-cd", "trajectory-matching") for s in (0, 1)}
     adapters = runs.glob("trainings/*/artefact/adapter_model.safetensors")
     assert len({path.read_bytes() for path in adapters}) == 4  # all trainings differ
     students = [row for row in results["rows"] if row["method"] != "teacher"]
@@ -51,6 +53,17 @@ def test_a_matched_student_is_trained_after_the_one_that_it_starts_from(tmp_path
     assert config.method["num_segments"] == 2
     assert config.train.init == str(tmp_path / "multi-boundary-2-segments-1")
     assert config.train.seed == 1
+
+
+def test_other_settings_of_trajectory_matching_share_their_start_student(tmp_path):
+    ((start, matched),) = chains(
+        tmp_path, ["trajectory-matching"], [3], [4], ["train.seed=9"], ("fake.updates=3",), "three"
+    )
+    assert start.run.name == "multi-boundary-3"
+    assert matched.run.name == "trajectory-matching-three-3"
+    assert "fake.updates=3" in matched.words("distill")
+    assert "fake.updates=3" not in start.words("distill")
+    assert all("train.seed=9" in training.words("distill") for training in (start, matched))
 
 
 def test_core_seconds_are_the_processors_and_not_the_clocks():
