@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from fewstep import __version__
-from fewstep.config import DataSettings, load_config
+from fewstep.config import DataSettings
 from fewstep.errors import UserError
 from fewstep.strict import from_tables
+from fewstep.training.settings import read_settings
 
 app = typer.Typer(
     name="fewstep",
@@ -58,10 +59,7 @@ def quickstart(
 @app.command()
 def distill(config: ConfigFile, run: RunFolder, set_: Override = None) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
-    settings = load_config(config, set_ or [])
-    from fewstep.training.settings import check_settings  # torch alone: mistakes show at once
-
-    check_settings(settings)
+    settings = read_settings(config, set_ or [])
     from fewstep.console import print_once, show_progress
     from fewstep.student.sample import sample_next
     from fewstep.training import distill as training
@@ -79,7 +77,7 @@ def prepare(
     set_: Override = None,
 ) -> None:
     """Encode the data of CONFIG once, for all runs. Run the same command again to resume."""
-    settings = load_config(config, set_ or [])
+    settings = read_settings(config, set_ or [])
     from fewstep.console import print_once, show_progress
     from fewstep.training.prepare import prepare_data
 
@@ -275,7 +273,7 @@ def plan(
     json: Annotated[bool, option("Print JSON.")] = False,
 ) -> None:
     """Estimate a run's memory by term, its time, and whether it fits a 15 GB card."""
-    settings = load_config(config, set_ or [])
+    settings = read_settings(config, set_ or [])
     from fewstep.training.plan import as_json, plan_run, print_plan
 
     planned = plan_run(settings, on_cpu=cpu)

@@ -33,6 +33,8 @@ Count = Annotated[int, Ge(1), Lt(10**9)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+TEACHER_GUIDANCE = 4.0
+"""The teacher's guidance scale where none is set."""
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 

@@ -45,6 +45,24 @@ def test_help_answers_before_torch_could_be_imported():
     assert helped < min(seconds("-c", "import torch") for _ in range(2))
 
 
+REFUSED_WITHOUT_TORCH = """
+import sys
+from fewstep.errors import SettingError
+from fewstep.training.settings import read_settings
+try:
+    read_settings("configs/bundled-cd.toml", ["method.name=lcm"])
+except SettingError as error:
+    print(error, *sys.modules.keys() & {"torch", "numpy", "diffusers"})
+"""
+
+
+def test_a_wrong_name_of_a_method_is_refused_before_torch_is_loaded():
+    command = [sys.executable, "-c", REFUSED_WITHOUT_TORCH]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.startswith("method.name is 'lcm'; known: ct, cd, multi-boundary-cd, ")
+    assert printed.endswith(", trajectory-matching\n"), "no heavy library follows"
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

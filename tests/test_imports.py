@@ -50,7 +50,7 @@ FOREIGN = {"diffusers", "peft", "transformers"}
 BORDER = ("models", "evaluation.features", "student.scheduler", "export.programs")
 """Who knows them: the models, the feature extractors, diffusers' scheduler, what checks exports."""
 
-AT_ONCE = ("config", "cli")
+AT_ONCE = ("config", "training.settings", "cli")
 """The modules that `fewstep --help` loads, so without torch."""
 
 HEAVY = FOREIGN | {"torch", "torchvision", "accelerate", "numpy", "matplotlib", "PIL", "jaxtyping"}

@@ -19,8 +19,8 @@ from fewstep.student.samplers import SAMPLERS, last
 from fewstep.student.seeds import image_generators
 from fewstep.types import Denoiser, Latents, PredictedTrajectory
 
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
-"""The defaults for sampling a teacher."""
+TEACHER_STEPS = 50
+"""In how many steps a teacher is sampled by default."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fewstep.config import TEACHER_GUIDANCE
 from fewstep.console import next_command
 from fewstep.errors import UserError
 from fewstep.files import check_writable
 from fewstep.images import grid
 from fewstep.models.loading import default_device, load_model
 from fewstep.models.prompts import warn_of_cut
-from fewstep.student.generate import TEACHER_GUIDANCE, TEACHER_STEPS, teacher_sampler
+from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
 from fewstep.student.load import is_artefact
 from fewstep.student.pipeline import TRAINED, FewStepPipeline
 from fewstep.student.png_info import SampledImage, parameters_of, without_text, write_png

@@ -1,15 +1,32 @@
-"""The checks of settings that come before any model library is imported: they need torch alone."""
+"""The checks of settings that come before any model library is imported.
+
+The method's name is checked before torch is imported as well, which takes two seconds.
+"""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fewstep.config import Config, FakeSettings
+from fewstep.config import TEACHER_GUIDANCE, Config, FakeSettings, load_config
 from fewstep.errors import SettingError
-from fewstep.methods import METHODS, LearnsFake, Method
+from fewstep.methods import METHODS
 from fewstep.strict import from_tables
-from fewstep.student.generate import TEACHER_GUIDANCE
+
+if TYPE_CHECKING:
+    from fewstep.methods import Method
+
+
+def read_settings(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a TOML file's settings, with overrides of the form "table.key=value".
+
+    Raises:
+        SettingError: see `load_config` and `check_settings`.
+    """
+    config = load_config(path, overrides)
+    check_settings(config)
+    return config
 
 
 def check_settings(config: Config) -> None:
@@ -39,7 +56,7 @@ def check_settings(config: Config) -> None:
             )
 
 
-def build_method(settings: Mapping[str, Any]) -> tuple[str, Method]:
+def build_method(settings: Mapping[str, Any]) -> tuple[str, "Method"]:
     """Return the name and the method that the table [method] asks for.
 
     Raises:
@@ -77,6 +94,8 @@ def fake_settings(config: Config) -> FakeSettings | None:
             the method has a fake score and there is no [adapter].
     """
     (name, method), fake, adapter = build_method(config.method), config.fake, config.adapter
+    from fewstep.methods import LearnsFake  # torch loads here at the latest
+
     if not isinstance(method, LearnsFake):
         if fake is not None:
             raise SettingError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from fewstep.config import Config, SettingError, TrainSettings
+from fewstep.config import TEACHER_GUIDANCE, Config, SettingError, TrainSettings
 from fewstep.data.dataset import Dataset
 from fewstep.data.stream import Skipped
 from fewstep.distributed import Processes
@@ -19,7 +19,7 @@ from fewstep.methods.base import needs_latents
 from fewstep.models.base import ModelFamily
 from fewstep.models.precision import precision_for
 from fewstep.models.prompts import warn_of_cut
-from fewstep.student.generate import TEACHER_GUIDANCE, check_decoder
+from fewstep.student.generate import check_decoder
 from fewstep.student.sample import check_words
 from fewstep.training.adamw8bit import AdamW8bit
 from fewstep.training.checkpoint import Checkpoints, TrainState
@@ -51,6 +51,7 @@ class Components(Networks):
 
     @property
     def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, of this state."""
         return Checkpoints(self.run / "checkpoints", self.state, self.config.train.keep_last)
 
     @property
