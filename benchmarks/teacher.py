@@ -73,8 +73,8 @@ def generate(job: Job, folder: Path) -> NDArray[np.uint8]:
         identity=(family.fingerprint, fingerprint(*family.vae_and_text_encoder), steps, scale),
         sampler=lambda: teacher_sampler(family, steps, scale),
     )
-    samples = SampleCache(folder, PROMPTS[kind](num), family.default_resolution)
-    finish(generate_images([model], samples, samples.batches))
+    samples = SampleCache([model], folder, PROMPTS[kind](num), family.default_resolution)
+    finish(generate_images(samples, samples.batches))
     return samples.all_images(model)
 
 

@@ -32,10 +32,9 @@ def main() -> None:
     fewer = [f"trajectory-matching-{num}-segments-0" for num in (2, 1)]
     names += [name for name in fewer if (TRAININGS / name / "artefact").is_dir()]
     runs = EvaluationSet.open([str(TRAININGS / name) for name in names])
-    models = [runs.teacher(), runs.teacher(4), *runs.teachers_as_students(4)]
-    models += map(runs.student, runs.students)
-    samples = SampleCache(TRAININGS.parent / "shown", PROMPTS, runs.resolution, SEED)
-    show_progress(generate_images(models, samples, samples.batches))
+    models, folder = runs.side_by_side(), TRAININGS.parent / "shown"
+    samples = SampleCache(models, folder, PROMPTS, runs.resolution, SEED)
+    show_progress(generate_images(samples, samples.batches))
     images = {model: samples.all_images(model) for model in models}
     write_file(OUT, png(grid(titled(images), PROMPTS)))
 

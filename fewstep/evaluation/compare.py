@@ -61,15 +61,14 @@ def compare_sources(
     check_writable(out)
     evaluation = EvaluationSet.open(sources)
     check_words(evaluation.base, prompts)
-    samples = SampleCache(out / "images", prompts, evaluation.resolution, seed, counts_up=True)
-    students = [evaluation.student(student) for student in evaluation.students]
-    few = min(student.steps for student in students)
-    teacher = evaluation.teacher()
-    models = [teacher, evaluation.teacher(few), *evaluation.teachers_as_students(few), *students]
-    show_progress(generate_images(models, samples, samples.batches))
-    costs = show_progress(costs_in_turns(models, samples))
+    few = min(evaluation.student(student).steps for student in evaluation.students)
+    models = evaluation.side_by_side(few)
+    folder, resolution = out / "images", evaluation.resolution
+    samples = SampleCache(models, folder, prompts, resolution, seed, counts_up=True)
+    show_progress(generate_images(samples, samples.batches))
+    costs = show_progress(costs_in_turns(samples))
     images = {model: samples.all_images(model) for model in models}
-    table = {model: distances(model, images, teacher) for model in models}
+    table = {model: distances(model, images, models[0]) for model in models}
     protocol = f"{COMPARISON}, {counted(len(prompts), 'prompt')}, seed {seed}"
     rows = tuple(row([model], table, costs) for model in models)
     save_results(

@@ -17,46 +17,48 @@ from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN
 from fewstep.diffusion.solvers import ddim
 from fewstep.evaluation.intervals import Values
-from fewstep.evaluation.models import EvaluatedModel, EvaluationSet, Student
+from fewstep.evaluation.models import EvaluatedModel
 from fewstep.files import kept
+from fewstep.student.generate import ImageSampler
 from fewstep.student.seeds import numbered_generators
 from fewstep.types import Conditioning, Denoiser, Latents, PerSample, PredictedTrajectory
 
-NUM_PROMPTS, NUM_STEPS = 32, 20
+NUM_PROMPTS, NUM_STEPS, SEED = 32, 20, 0
 
 
 def self_consistency(
-    evaluation: EvaluationSet, student: Student, prompts: Sequence[str], folder: Path, seed: int = 0
+    model: EvaluatedModel, grid: Grid, prompts: Sequence[str], resolution: int, folder: Path
 ) -> Values:
-    """Return the residual of each of the first prompts, from the noise that images start from.
+    """Return the residual of each of the first prompts for a student with this grid.
 
-    For a student that learns from data alone the trajectory is the unguided teacher's.
+    It is kept in `folder`. For a student that learns from data alone the trajectory is the unguided
+    teacher's.
     """
-    model = evaluation.student(student)
-    teacher = evaluation.teacher(guided=model.has_teacher)
+    teacher = model.compared_with("unguided teacher") or model.references["teacher"]
     chosen = list(prompts[:NUM_PROMPTS])
-    key = repr([model.identity, teacher.identity, chosen, seed, evaluation.resolution, NUM_STEPS])
+    key = repr([model.identity, teacher.identity, chosen, SEED, resolution, NUM_STEPS])
     path = folder / f"consistency-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    return np.array(
-        kept(path, lambda: measured(evaluation, student, teacher, chosen, seed).tolist())
-    )
+
+    def measure() -> list[float]:
+        return measured(model.sampler(), teacher.sampler(), grid, chosen, resolution).tolist()
+
+    return np.array(kept(path, measure))
 
 
 def measured(
-    evaluation: EvaluationSet, student: Student, teacher: EvaluatedModel, prompts: Sequence[str],
-    seed: int,
-) -> torch.Tensor:  # fmt: skip
-    """Return the residual of each prompt, [prompts]."""
-    family, contract = evaluation.family, student.contract
-    boundaries = contract.grid.boundaries
-    whole = Grid(1, 1, contract.grid.spacing, family.schedule.num_train_timesteps)
+    student: ImageSampler, teacher: ImageSampler, grid: Grid, prompts: Sequence[str],
+    resolution: int,
+) -> PerSample:  # fmt: skip
+    """Return the residual of each prompt, [prompts], for images of `resolution` pixels."""
+    family, boundaries = student.family, grid.boundaries
+    whole = Grid(1, 1, grid.spacing, family.schedule.num_train_timesteps)
     num_steps = min(max(NUM_STEPS, 2 * len(boundaries)), whole.most_steps)  # two in each segment
-    device = family.schedule.alphas.device
-    like = torch.empty(len(prompts), *family.latent_shape(evaluation.resolution))
+    generators = numbered_generators(SEED, range(len(prompts)))
+    like = torch.empty(len(prompts), *family.latent_shape(resolution))
     return residuals(
-        evaluation.student(student).sampler().denoiser,
-        teacher.sampler().denoiser,
-        Draw(numbered_generators(seed, range(len(prompts))), device).noise_like(like),
+        student.denoiser,
+        teacher.denoiser,
+        Draw(generators, family.schedule.alphas.device).noise_like(like),
         whole.cut(num_steps),
         boundaries,
         family.encode_prompts(prompts),

@@ -3,6 +3,7 @@
 These images are made beside those that all other metrics share, which are one a prompt.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.metrics.two_sets import pairwise_distance
-from fewstep.evaluation.models import EvaluatedModel, EvaluationSet
+from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.prompts import EvaluationInputs
 from fewstep.evaluation.samples import SampleCache
 
@@ -21,16 +22,14 @@ SEED = 1
 """Other noise than that of the one image a prompt."""
 
 
-def images_of_prompts(out: Path, inputs: EvaluationInputs, side: int) -> SampleCache:
+def images_of_prompts(
+    models: Sequence[EvaluatedModel], out: Path, inputs: EvaluationInputs, resolution: int
+) -> SampleCache:
     """Return where `NUM_IMAGES` images of each of the first prompts are kept, in order."""
     chosen = inputs.prompts[: max(2, len(inputs.prompts) // SHARE)]
     prompts = [prompt for prompt in chosen for _ in range(NUM_IMAGES)]
-    return SampleCache(out / "images-of-prompts", prompts, side, SEED, inputs.protocol.side)
-
-
-def models_of(evaluation: EvaluationSet) -> list[EvaluatedModel]:
-    """Return the models whose diversity is measured: the teacher and every student in its steps."""
-    return [evaluation.teacher(), *map(evaluation.student, evaluation.students)]
+    folder = out / "images-of-prompts"
+    return SampleCache(models, folder, prompts, resolution, SEED, inputs.protocol.side)
 
 
 def diversity(

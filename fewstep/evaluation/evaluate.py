@@ -13,10 +13,10 @@ from fewstep.distributed import Processes, is_main_process
 from fewstep.errors import UserError
 from fewstep.evaluation.compare import save_comparison, titled
 from fewstep.evaluation.consistency import self_consistency
-from fewstep.evaluation.diversity import diversity, images_of_prompts, models_of
-from fewstep.evaluation.extraction import FeatureExtraction, extract_features
-from fewstep.evaluation.measure import Measurement, Table, rows
-from fewstep.evaluation.models import STUDENT_STEPS, EvaluationSet
+from fewstep.evaluation.diversity import diversity, images_of_prompts
+from fewstep.evaluation.extraction import extract_features
+from fewstep.evaluation.measure import Measurement, rows
+from fewstep.evaluation.models import STUDENT_STEPS, EvaluatedModel, EvaluationSet
 from fewstep.evaluation.prompts import EvaluationInputs, load_inputs, load_inputs_of_images
 from fewstep.evaluation.provenance import provenance
 from fewstep.evaluation.report.headline import lead, match
@@ -52,35 +52,34 @@ def evaluate_sources(
     """
     processes = Processes.started(default_device())
     evaluation = EvaluationSet.open(sources, student_steps, brief)
-    side, models = evaluation.resolution, evaluation.models
-    inputs = load_inputs(protocol, side, num_prompts, prompt_file, data)
+    resolution = evaluation.resolution
+    inputs = load_inputs(protocol, resolution, num_prompts, prompt_file, data)
     check_models(evaluation, inputs)
-    samples = SampleCache(out / "images", inputs.prompts, side, side=inputs.protocol.side)
-    extraction = FeatureExtraction.open(inputs, out / "features", weights)
-    measurement = Measurement.open(inputs, samples, extraction, evaluation.compared_with)
-    repeated = images_of_prompts(out, inputs, side) if "diversity" in measurement.names else None
-    work = [(samples, models), *([(repeated, models_of(evaluation))] if repeated else [])]
-    missing = [(cache.num_missing(m), m.nfe) for cache, those in work for m in those]
-    clock = time.perf_counter()
+    models, own, side = evaluation.models, evaluation.in_own_steps, inputs.protocol.side
+    samples = SampleCache(models, out / "images", inputs.prompts, resolution, side=side)
+    measurement = Measurement.open(inputs, samples, out / "features", weights)
+    caches = [samples]
+    if "diversity" in measurement.names:
+        caches.append(images_of_prompts(own, out, inputs, resolution))
+    num_images, nfe = map(sum, zip(*(cache.missing() for cache in caches), strict=True))
     if processes.is_main:
-        check_writable(out, samples.bytes_of(sum(num for num, _ in missing)))
+        check_writable(out, samples.bytes_of(num_images))
         measurement = measurement.with_targets()  # a broken image shows first
         samples.write_prompts()
     processes.wait()
 
-    for cache, those in work:
-        batches = cache.batches[processes.rank :: processes.count]
-        show_progress(generate_images(those, cache, batches))
-        if cache is samples:
-            show_progress(extract_features(those, cache, batches, extraction))
+    started, share = time.perf_counter(), slice(processes.rank, None, processes.count)
+    for cache in caches:
+        show_progress(generate_images(cache, cache.batches[share]))
+    show_progress(extract_features(samples, samples.batches[share], measurement.extraction))
     processes.wait()
     if processes.is_main:
         extracted = time.perf_counter()
-        table = show_progress(measure_models(evaluation, samples, measurement, repeated))
-        cost = describe_cost(missing, extracted - clock, time.perf_counter() - extracted)
+        table = show_progress(measure_models(measurement, own, *caches))
+        seconds = extracted - started, time.perf_counter() - extracted
         how = f"teacher's guidance {evaluation.guidance_scale:g}"
-        save_table(out, measurement, inputs.describe(how, side, extraction.caches), table, cost)
-        save_grid(out, evaluation, samples)
+        save_table(out, measurement, how, table, describe_cost(num_images, nfe, *seconds))
+        save_grid(out, samples, evaluation.side_by_side())
     processes.wait()
     return out / "results.json"
 
@@ -104,15 +103,13 @@ def evaluate_images(
     """
     check_writable(out)
     samples = ImageFolders.open(folders)
-    side = samples.resolution
-    inputs = load_inputs_of_images(protocol, side, samples.num_images, prompt_file, data)
+    num = samples.num_images
+    inputs = load_inputs_of_images(protocol, samples.resolution, num, prompt_file, data)
     samples = replace(samples, side=inputs.protocol.side)
-    extraction = FeatureExtraction.open(inputs, out / "features", weights)
-    measurement = Measurement.open(inputs, samples, extraction).with_targets()
-    show_progress(extract_features(samples.models, samples, samples.batches, extraction))
-    table = rows(show_progress(measurement.measure(samples.models)), {})
-    how = f"{samples.num_images} images of each folder"
-    return save_table(out, measurement, inputs.describe(how, side, extraction.caches), table)
+    measurement = Measurement.open(inputs, samples, out / "features", weights).with_targets()
+    show_progress(extract_features(samples, samples.batches, measurement.extraction))
+    table = rows(show_progress(measurement.measure()), {})
+    return save_table(out, measurement, f"{num} images of each folder", table)
 
 
 def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
@@ -131,41 +128,44 @@ def check_models(evaluation: EvaluationSet, inputs: EvaluationInputs) -> None:
 
 
 def measure_models(
-    evaluation: EvaluationSet,
-    samples: SampleCache,
     measurement: Measurement,
+    own: Sequence[EvaluatedModel],
+    samples: SampleCache,
     repeated: SampleCache | None = None,
 ) -> Steps[tuple[Row, ...]]:
-    """Return a row with intervals for each model, and pooled ones."""
-    costs = yield from costs_in_turns(evaluation.models, samples)
-    apart: Table = defaultdict(dict)
-    for student in evaluation.students:
-        apart[evaluation.student(student)]["self_consistency"] = self_consistency(
-            evaluation, student, samples.prompts, measurement.extraction.folder
-        )
-    if repeated:
-        for model in models_of(evaluation):
-            apart[model]["diversity"] = diversity(model, repeated, measurement.extraction)
-    table = yield from measurement.measure(evaluation.models, apart)
+    """Return a row with intervals for each model, and pooled ones.
+
+    Of `own`, the models in their own number of steps, self-consistency and diversity are measured:
+    the latter of several images of each prompt, `repeated`.
+    """
+    costs = yield from costs_in_turns(samples)
+    extraction, apart = measurement.extraction, defaultdict(dict)
+    for model in own:
+        if model.grid:
+            apart[model]["self_consistency"] = self_consistency(
+                model, model.grid, samples.prompts, samples.resolution, extraction.folder
+            )
+        if repeated:
+            apart[model]["diversity"] = diversity(model, repeated, extraction)
+    table = yield from measurement.measure(apart)
     return rows(table, costs)
 
 
-def describe_cost(missing: Sequence[tuple[int, int]], extracted: float, measured: float) -> str:
-    """Return what an evaluation took; `missing` are images that were not stored, and NFE of each.
+def describe_cost(num_images: int, nfe: int, extracted: float, measured: float) -> str:
+    """Return what an evaluation took: images and NFE that were not stored, and seconds.
 
-    >>> describe_cost([(100, 4), (0, 100)], 60.4, 2.0)
+    >>> describe_cost(100, 400, 60.4, 2.0)
     '100 images generated, 400 NFE: 60 s; measuring: 2 s'
     """
-    images, nfe = sum(num for num, _ in missing), sum(num * each for num, each in missing)
-    done = f"{images:,} images generated, {nfe:,} NFE"
+    done = f"{num_images:,} images generated, {nfe:,} NFE"
     return f"{done}: {extracted:,.0f} s; measuring: {measured:,.0f} s"
 
 
 def save_table(
-    out: Path, measurement: Measurement, protocol: str, table: tuple[Row, ...], cost: str = ""
+    out: Path, measurement: Measurement, how: str, table: tuple[Row, ...], cost: str = ""
 ) -> Path:
-    """Write `out/results.json` and return its path."""
-    unavailable = measurement.unavailable
+    """Write `out/results.json` and return its path; `how` says how images were generated."""
+    unavailable, protocol = measurement.unavailable, measurement.describe(how)
     results = Results(
         protocol=protocol, rows=table, unavailable=unavailable, cost=cost, **provenance()
     )
@@ -173,11 +173,12 @@ def save_table(
     return out / "results.json"
 
 
-def save_grid(out: Path, evaluation: EvaluationSet, samples: SampleCache) -> None:
-    """Write the first images of teacher and students side by side."""
-    shown = [model for model in evaluation.models if evaluation.is_shown(model)]
-    first = {m: samples.read(m, samples.batches[0]).images[:NUM_SHOWN] for m in shown}
-    save_comparison(out, samples.prompts[: len(first[shown[0]])], titled(first))
+def save_grid(out: Path, samples: SampleCache, shown: Sequence[EvaluatedModel]) -> None:
+    """Write the first images of those of these models that were sampled, side by side."""
+    numbers = samples.batches[0][:NUM_SHOWN]
+    models = [model for model in shown if model in samples.models]
+    first = {m: samples.read(m, samples.batches[0]).images[:NUM_SHOWN] for m in models}
+    save_comparison(out, samples.prompts[: len(numbers)], titled(first))
 
 
 def print_results(path: Path) -> None:

@@ -20,7 +20,6 @@ from fewstep.evaluation.features import (
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.metrics.pairs import pooled
 from fewstep.evaluation.metrics.prompt_accuracy import verdicts
-from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.prompts import EvaluationInputs, Reference
 from fewstep.evaluation.samples import ImageFolders, SampleCache, Samples
 from fewstep.evaluation.weights import WeightsMissing
@@ -30,13 +29,12 @@ from fewstep.models.loading import default_device
 
 
 def extract_features(
-    models: Sequence[EvaluatedModel],
     samples: SampleCache | ImageFolders,
     batches: Sequence[range],
     extraction: "FeatureExtraction",
 ) -> Steps[None]:
     """Store the features of these batches of every model."""
-    work = [(model, numbers) for model in models for numbers in batches]
+    work = [(model, numbers) for model in samples.models for numbers in batches]
     for done, (model, numbers) in enumerate(work, 1):
         batch = samples.read(model, numbers)
         for what in extraction.stored:

@@ -1,8 +1,9 @@
 """Step 3: from features to the numbers of every metric and model, one an image, and to rows."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,6 @@ from fewstep.evaluation.samples import ImageFolders, SampleCache
 Table = dict[EvaluatedModel, dict[str, Values]]
 """For each model the numbers of each metric, one an image."""
 Costs = Mapping[EvaluatedModel, Mapping[str, Interval]]
-Compare = Callable[[EvaluatedModel, str | None], EvaluatedModel | None]
 MEASURED_APART = ("cost", "trajectory", "images of a prompt")
 """What is measured with the network itself: see timing.py, consistency.py and diversity.py."""
 
@@ -78,14 +78,12 @@ def _unmet(
 class Measurement:
     """The metrics `names` of samples and their features, and why others are `unavailable`.
 
-    `compared_with` is `EvaluationSet.compared_with`, for metrics that compare models; `targets`
-    are the prompts or real images that a metric compares all models with.
+    `targets` are the prompts or real images that a metric compares all models with.
     """
 
     inputs: EvaluationInputs
     samples: SampleCache | ImageFolders
     extraction: FeatureExtraction
-    compared_with: Compare
     names: Sequence[str]
     unavailable: Mapping[str, str]
     targets: Mapping[str, Any] = field(default_factory=dict)
@@ -95,17 +93,26 @@ class Measurement:
         cls,
         inputs: EvaluationInputs,
         samples: SampleCache | ImageFolders,
-        extraction: FeatureExtraction,
-        compared_with: Compare | None = None,
+        features: Path,
+        weights: Path | None = None,
     ) -> Self:
-        """Choose the metrics of a protocol; those that compare models need `compared_with`.
+        """Choose those metrics of a protocol that can be measured of these samples.
+
+        `features` is the folder of stored features, `weights` that of the extractors' weights.
 
         Raises:
-            UserError: if --num-prompts is smaller than a metric needs, or there is no metric.
+            UserError: if --num-prompts is smaller than a metric needs, there is no metric, or
+                weights are damaged.
         """
+        extraction = FeatureExtraction.open(inputs, features, weights)
+        only_images = isinstance(samples, ImageFolders)
         num = sum(map(len, samples.batches))
-        chosen = choose_metrics(inputs, num, extraction.missing, compared_with is None)
-        return cls(inputs, samples, extraction, compared_with or (lambda *_: None), *chosen)
+        chosen = choose_metrics(inputs, num, extraction.missing, only_images)
+        return cls(inputs, samples, extraction, *chosen)
+
+    def describe(self, how: str) -> str:
+        """Return all that the numbers depend on; `how` says how images were generated."""
+        return self.inputs.describe(how, self.samples.resolution, self.extraction.caches)
 
     def with_targets(self) -> Self:
         """Read what all models are compared with: prompts and real images.
@@ -116,7 +123,7 @@ class Measurement:
         targets = self.extraction.targets(self.names, self.inputs.reference)
         return replace(self, targets=targets)
 
-    def measure(self, models: Sequence[EvaluatedModel], apart: Table | None = None) -> Steps[Table]:
+    def measure(self, apart: Table | None = None) -> Steps[Table]:
         """Measure every model: teachers and more steps first, as others are compared with them.
 
         `apart` are numbers that were measured apart.
@@ -124,10 +131,11 @@ class Measurement:
         Raises:
             UserError: naming the model whose features are not finite or do not fit.
         """
+        models = self.samples.models
         table: Table = {}
         features: dict[EvaluatedModel, Mapping[str, Any]] = {}
         against = {METRICS[name].against for name in self._whole_set}
-        kept = {self.compared_with(model, what) for model in models for what in against}
+        kept = {model.compared_with(what) for model in models for what in against}
         ordered = sorted(models, key=lambda model: (model.method != "teacher", -model.steps))
         for done, model in enumerate(ordered, 1):
             try:
@@ -141,7 +149,7 @@ class Measurement:
         for name in (name for name in self.names if METRICS[name].of in METRICS):
             metric = METRICS[name]
             for model in models:  # paired by prompt and starting noise
-                other = self.compared_with(model, metric.against)
+                other = model.compared_with(metric.against)
                 if other and metric.of in table[model]:
                     values = metric.per_image(table[model][metric.of], table[other][metric.of])
                     if np.isfinite(values).all():  # a ratio to nothing is left out
@@ -192,7 +200,7 @@ class Measurement:
             if metric.against in (None, "prompts"):
                 found[name] = None
             elif model.is_deterministic or metric.against == "most steps":
-                other = self.compared_with(model, metric.against)
+                other = model.compared_with(metric.against)
                 found |= {name: other} if other else {}
         return found
 
@@ -207,7 +215,7 @@ class Measurement:
             if name in self.targets:
                 data.append(self.targets[name])
             elif metric.against:
-                if (other := self.compared_with(model, metric.against)) is None:
+                if (other := model.compared_with(metric.against)) is None:
                     continue
                 data.append(metric.prepare(features[other][metric.of]))
             values[name] = metric.per_image(*data)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fewstep.config import TEACHER_GUIDANCE
+from fewstep.diffusion.grid import Grid
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.models.base import ModelFamily, digest, fingerprint
 from fewstep.models.loading import default_device
 from fewstep.student.contract import Contract
 from fewstep.student.generate import (
-    TEACHER_GUIDANCE,
     TEACHER_STEPS,
     ImageSampler,
     student_sampler,
@@ -49,12 +50,20 @@ class EvaluatedModel:
     identity: tuple[object, ...] = ()
     is_deterministic: bool = True
     """Whether its images are a function of the starting noise alone."""
-    has_teacher: bool = True
-    """False for a student that learns from data alone, and so imitates the unguided teacher."""
+    grid: Grid | None = None
+    """A student's solver timesteps and segments."""
+    references: Mapping[str, "EvaluatedModel"] = dataclasses.field(
+        default_factory=dict, compare=False
+    )
+    """The other models that it is compared with, by what `against` of a metric calls them."""
     sampler: Callable[[], ImageSampler] = dataclasses.field(default=_no_network, compare=False)
     """Loads the network."""
     spacing: str = "uniform"
     """The teacher's timesteps; a student's are in its contract."""
+
+    def compared_with(self, against: str | None) -> "EvaluatedModel | None":
+        """Return the model that `against` of a metric means for this one; None for itself."""
+        return self.references.get(against) if against else None
 
     def __str__(self) -> str:
         return f"{self.source} in {self.steps} steps" if self.steps else self.source
@@ -75,6 +84,7 @@ class Student:
 
     @property
     def seed(self) -> int | None:
+        """The training seed, if the contract has one."""
         return self.contract.train.get("seed")
 
     @property
@@ -149,10 +159,12 @@ class EvaluationSet:
 
     @property
     def base(self) -> str:
+        """The base model's id, as in the contracts."""
         return self.students[0].contract.base["id"]
 
     @property
     def resolution(self) -> int:
+        """The side in pixels of the images that the students were trained on."""
         return self.students[0].contract.data["resolution"]
 
     @property
@@ -163,6 +175,7 @@ class EvaluationSet:
 
     @cached_property
     def family(self) -> ModelFamily:
+        """The base model, loaded when it is first used; see `load_base`."""
         first = self.students[0]
         return load_base(first.contract, first.source, device=default_device())
 
@@ -192,12 +205,24 @@ class EvaluationSet:
         students = [
             self.student(student, steps)
             for student in self.students
-            for steps in sorted(
-                {*self.student_steps, student.contract.default_num_steps}
-                & student.contract.sampling_timesteps.keys()
-            )
+            for steps in self.steps_of(student)
         ]
         return [*guided, *unguided, *students]
+
+    @property
+    def in_own_steps(self) -> list[EvaluatedModel]:
+        """The teacher in its full number of steps, and each student in its contract's."""
+        return [self.teacher(), *map(self.student, self.students)]
+
+    def side_by_side(self, few: int = 4) -> list[EvaluatedModel]:
+        """Return what a grid of images shows: the models in their own steps, the teacher in few."""
+        teacher, *students = self.in_own_steps
+        return [teacher, self.teacher(few), *self.teachers_as_students(few), *students]
+
+    def steps_of(self, student: Student) -> list[int]:
+        """Return a student's numbers of steps, its contract's own among them."""
+        known = student.contract.sampling_timesteps.keys()
+        return sorted({*self.student_steps, student.contract.default_num_steps} & known)
 
     def teachers_as_students(self, steps: int) -> list[EvaluatedModel]:
         """Return the teacher at the students' own timesteps, where they are not uniform."""
@@ -207,7 +232,9 @@ class EvaluationSet:
     def teacher(
         self, steps: int = TEACHER_STEPS, guided: bool = True, spacing: str = "uniform"
     ) -> EvaluatedModel:
+        """Return the teacher at a number of steps, compared with the guided one in 50."""
         scale = self.guidance_scale if guided else 1.0
+        is_full = (steps, guided, spacing) == (TEACHER_STEPS, True, "uniform")
         how = f"guidance {scale:g}" if guided else "unguided"
         how += "" if spacing == "uniform" else f", {spacing} steps"
         return EvaluatedModel(
@@ -217,14 +244,24 @@ class EvaluationSet:
             nfe=teacher_nfe(steps, scale),
             settings=how,
             identity=(*self.model, steps, scale) + ((spacing,) if spacing != "uniform" else ()),
+            references={} if is_full else {"teacher": self.teacher()},
             sampler=lambda: teacher_sampler(self.family, steps, scale, spacing=spacing),
             spacing=spacing,
         )
 
     def student(self, student: Student, steps: int | None = None) -> EvaluatedModel:
-        """Return a student at a number of steps, by default its contract's."""
-        contract = student.contract
+        """Return a student at a number of steps, by default its contract's.
+
+        It is compared with the teacher, with the unguided one if it learnt from data alone, and
+        with itself at its most steps.
+        """
+        contract, most = student.contract, self.steps_of(student)[-1]
         steps = contract.default_num_steps if steps is None else steps
+        references = {"teacher": self.teacher()}
+        if not METHODS[contract.method["name"]].has_teacher:
+            references["unguided teacher"] = self.teacher(guided=False)
+        if steps < most:
+            references["most steps"] = self.student(student, most)
 
         def sampler() -> ImageSampler:
             network = student_network(self.family, contract, student.weights)
@@ -239,29 +276,10 @@ class EvaluationSet:
             settings=student.settings,
             identity=(*self.model, student.settings, student.digest, steps),
             is_deterministic=contract.sampler == "deterministic" or steps == 1,
-            has_teacher=METHODS[contract.method["name"]].has_teacher,
+            grid=contract.grid,
+            references=references,
             sampler=sampler,
         )
-
-    def compared_with(self, model: EvaluatedModel, against: str | None) -> EvaluatedModel | None:
-        """Return the model that `against` of a metric means for a model; None for itself."""
-        if against == "teacher":
-            other = self.teacher()
-        elif against == "unguided teacher" and not model.has_teacher:
-            other = self.teacher(guided=False)
-        elif against == "most steps" and model.method != "teacher":
-            training = model.source, model.settings, model.seed
-            runs = [m for m in self.models if (m.source, m.settings, m.seed) == training]
-            other = max(runs, key=lambda one: one.steps)
-        else:
-            return None
-        return None if other == model else other
-
-    def is_shown(self, model: EvaluatedModel) -> bool:
-        """Whether the grid has its column: the teacher in 50 and 4 steps, students in their own."""
-        if model.method == "teacher":
-            return model in (self.teacher(), self.teacher(4), *self.teachers_as_students(4))
-        return model in map(self.student, self.students)
 
 
 def _expand(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def batches(num: int) -> list[range]:
 
 @dataclass(frozen=True)
 class SampleCache:
-    """The images of some prompts, generated once a model; image i starts from noise (seed, i).
+    """Every model's images of some prompts, generated once; image i starts from noise (seed, i).
 
     With `counts_up` it is that of seed + i alone, which `fewstep sample` makes again.
 
@@ -50,6 +50,7 @@ class SampleCache:
     evaluation continues. With `side` the images are stored resized.
     """
 
+    models: Sequence[EvaluatedModel]
     folder: Path
     prompts: Sequence[str]
     resolution: int
@@ -59,6 +60,7 @@ class SampleCache:
 
     @property
     def batches(self) -> list[range]:
+        """The numbers of the images, in batches."""
         return batches(len(self.prompts))
 
     def generators(self, numbers: range) -> Sequence[torch.Generator]:
@@ -82,9 +84,13 @@ class SampleCache:
         with safe_open(path, "pt") as file:
             return file.metadata()["prompts"] == self._prompts_digest(numbers)
 
-    def num_missing(self, model: EvaluatedModel) -> int:
-        """Return how many images of a model are not stored yet."""
-        return sum(len(n) for n in self.batches if not self.is_stored(model, n))
+    def missing(self) -> tuple[int, int]:
+        """Return how many images are not stored yet, and the NFE that they take."""
+        num, nfe = 0, 0
+        for model in self.models:
+            of_model = sum(len(n) for n in self.batches if not self.is_stored(model, n))
+            num, nfe = num + of_model, nfe + of_model * model.nfe
+        return num, nfe
 
     def bytes_of(self, num_images: int) -> int:
         """Return an upper bound of the space that images and latents take."""
@@ -134,16 +140,14 @@ class SampleCache:
         return hashlib.sha256(repr(prompts).encode()).hexdigest()
 
 
-def generate_images(
-    models: Sequence[EvaluatedModel], samples: SampleCache, batches: Sequence[range]
-) -> Steps[None]:
-    """Generate and store those of these batches that are missing; progress counts NFE.
+def generate_images(samples: SampleCache, batches: Sequence[range]) -> Steps[None]:
+    """Generate and store what is missing of these batches; progress counts NFE.
 
     Raises:
         UserError: naming a model whose latents are not finite.
     """
-    done, total = 0, sum(model.nfe for model in models) * sum(map(len, batches))
-    for model in models:
+    done, total = 0, sum(model.nfe for model in samples.models) * sum(map(len, batches))
+    for model in samples.models:
         sampler = None
         for numbers in batches:
             if not samples.is_stored(model, numbers):
@@ -191,14 +195,17 @@ class ImageFolders:
 
     @property
     def models(self) -> list[EvaluatedModel]:
+        """One entry a folder, in the order in which they were named."""
         return list(self.files)
 
     @property
     def num_images(self) -> int:
+        """How many images each folder holds."""
         return len(self.files[self.models[0]])
 
     @property
     def batches(self) -> list[range]:
+        """The numbers of a folder's images, in batches."""
         return batches(self.num_images)
 
     def read(self, model: EvaluatedModel, numbers: range) -> Samples:

@@ -14,7 +14,6 @@ import torch
 from fewstep.console import Steps, TaskProgress
 from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.evaluation.measure import Costs
-from fewstep.evaluation.models import EvaluatedModel
 from fewstep.evaluation.provenance import machine
 from fewstep.evaluation.samples import SampleCache
 from fewstep.files import write_file
@@ -24,26 +23,25 @@ from fewstep.student.seeds import image_generators
 ROUNDS = 5
 
 
-def costs_in_turns(models: Sequence[EvaluatedModel], samples: SampleCache) -> Steps[Costs]:
-    """Return `seconds_per_image`, and on a GPU `peak_memory`, of every model.
+def costs_in_turns(samples: SampleCache) -> Steps[Costs]:
+    """Return `seconds_per_image`, and on a GPU `peak_memory` in bytes, of every model.
 
     They are kept on disk for these models together, on this machine: only costs measured in turns
     can be compared.
     """
-    prompts = list(samples.prompts[:ROUNDS])
+    models, prompts = samples.models, list(samples.prompts[:ROUNDS])
     key = repr([machine(), [model.identity for model in models], prompts, samples.resolution])
     path = samples.folder / f"costs-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if not path.exists():
-        costs = yield from _measured(models, samples, prompts)
+        costs = yield from _measured(samples, prompts)
         write_file(path, json.dumps(costs))
     stored = zip(models, json.loads(path.read_text()), strict=True)
     return {m: {name: Interval(**cost) for name, cost in costs.items()} for m, costs in stored}
 
 
-def _measured(
-    models: Sequence[EvaluatedModel], samples: SampleCache, prompts: Sequence[str]
-) -> Steps[list[dict[str, dict]]]:
+def _measured(samples: SampleCache, prompts: Sequence[str]) -> Steps[list[dict[str, dict]]]:
     """Generate each prompt by every model before the next prompt."""
+    models = samples.models
     seconds: list[list[float]] = [[] for _ in models]
     memory = [0] * len(models)
     turns = [(number, place) for number in range(len(prompts)) for place in range(len(models))]

@@ -38,8 +38,9 @@ def test_a_folder_of_runs_stands_for_its_runs(runs):
     ]
 
 
-def generated(model, samples):
-    finish(generate_images([model], samples, samples.batches))
+def generated(model, folder, prompts=PROMPTS, seed=0):
+    samples = SampleCache([model], folder, prompts, 64, seed)
+    finish(generate_images(samples, samples.batches))
     return Samples(
         samples.all_images(model),
         np.concatenate([samples.read(model, numbers).latents for numbers in samples.batches]),
@@ -49,15 +50,15 @@ def generated(model, samples):
 def test_images_are_generated_once_and_do_not_depend_on_how_many_are_asked(runs, tmp_path):
     evaluation = EvaluationSet.open([str(runs)])
     model = evaluation.student(evaluation.students[1])
-    made = generated(model, SampleCache(tmp_path, PROMPTS, 64))
+    made = generated(model, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert len(files) == len(PROMPTS) + 1
-    again = generated(replace(model, sampler=None), SampleCache(tmp_path, PROMPTS, 64))
+    again = generated(replace(model, sampler=None), tmp_path)
     assert np.array_equal(made.images, again.images)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == files
-    fewer = generated(model, SampleCache(tmp_path / "fewer", PROMPTS[:2], 64))
+    fewer = generated(model, tmp_path / "fewer", PROMPTS[:2])
     assert np.abs(fewer.latents - made.latents[:2]).max() < 1e-4
-    other = generated(model, SampleCache(tmp_path / "other", PROMPTS, 64, seed=1))
+    other = generated(model, tmp_path / "other", seed=1)
     assert not np.array_equal(made.images, other.images)
 
 
@@ -70,7 +71,7 @@ def test_a_comparisons_second_image_is_made_again_by_the_next_seed(runs, tmp_pat
 
 def test_the_noise_of_an_evaluation_is_that_of_the_committed_results(tmp_path):
     """A function of (seed, the prompt's number), whatever the batch."""
-    (third,) = SampleCache(tmp_path, PROMPTS, 64).generators(range(2, 3))
+    (third,) = SampleCache([], tmp_path, PROMPTS, 64).generators(range(2, 3))
     expected = torch.tensor(NOISE_OF_THE_THIRD_PROMPT)
     torch.testing.assert_close(torch.randn(3, generator=third), expected, rtol=0, atol=1e-6)
 
@@ -78,11 +79,12 @@ def test_the_noise_of_an_evaluation_is_that_of_the_committed_results(tmp_path):
 def test_images_of_other_prompts_take_the_place_of_those_before(runs, tmp_path):
     evaluation = EvaluationSet.open([str(runs)])
     model = evaluation.student(evaluation.students[1])
-    before = generated(model, SampleCache(tmp_path, PROMPTS, 64))
-    samples = SampleCache(tmp_path, PROMPTS[::-1], 64)
-    assert samples.num_missing(model) == len(PROMPTS)
-    assert not np.array_equal(generated(model, samples).images, before.images)
-    again = generated(model, SampleCache(tmp_path, PROMPTS, 64))
+    before = generated(model, tmp_path)
+    reverse = PROMPTS[::-1]
+    missing = SampleCache([model], tmp_path, reverse, 64).missing()
+    assert missing == (len(PROMPTS), model.nfe * len(PROMPTS))
+    assert not np.array_equal(generated(model, tmp_path, reverse).images, before.images)
+    again = generated(model, tmp_path)
     assert np.array_equal(again.images, before.images)
 
 
@@ -175,8 +177,8 @@ def test_costs_are_taken_in_turns_and_kept_for_those_who_took_them(runs, tmp_pat
         return replace(model, sampler=lambda: Told(**vars(sampler)))
 
     def costs(models, prompts):
-        samples = SampleCache(tmp_path, prompts, 64)
-        return finish(costs_in_turns([told(model) for model in models], samples))
+        samples = SampleCache([told(model) for model in models], tmp_path, prompts, 64)
+        return finish(costs_in_turns(samples))
 
     few = costs(models, PROMPTS[:2])
     assert [who for who in asked if who[1]] == [

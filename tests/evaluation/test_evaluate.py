@@ -17,7 +17,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation import consistency, evaluate
 from fewstep.evaluation import prompts as prompts_module
 from fewstep.evaluation import samples as samples_module
-from fewstep.evaluation.diversity import images_of_prompts, models_of
+from fewstep.evaluation.diversity import images_of_prompts
 from fewstep.evaluation.evaluate import evaluate_sources
 from fewstep.evaluation.extraction import FeatureExtraction
 from fewstep.evaluation.inception import Inception
@@ -115,7 +115,7 @@ def test_any_model_is_measured_without_weights_and_says_what_is_missing(
     monkeypatch.setattr("fewstep.evaluation.consistency.measured", None)
     again = load(run())
     assert again.rows == results.rows
-    assert again.cost.startswith("0 images generated, 0 NFE: 0 s; ")
+    assert again.cost.startswith("0 images generated, 0 NFE: ")
 
     monkeypatch.setattr(Measurement, "of_sets", lambda *args: checked(np.full((3, 2), np.nan)))
     with pytest.raises(UserError, match=r"guidance 4 in 50 steps cannot be measured: 3 of 3 image"):
@@ -127,9 +127,9 @@ def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(
     student = evaluation.students[0]
     weights = {name: torch.full_like(w, torch.nan) for name, w in student.weights.items()}
     model = evaluation.student(replace(student, weights=weights))
-    samples = SampleCache(tmp_path, PROMPTS, 64)
+    samples = SampleCache([model], tmp_path, PROMPTS, 64)
     with pytest.raises(UserError, match=r"^ct in 4 steps cannot be generated: .*not finite"):
-        finish(generate_images([model], samples, samples.batches))
+        finish(generate_images(samples, samples.batches))
     assert not list(tmp_path.iterdir())
 
 
@@ -139,9 +139,9 @@ def test_processes_share_the_batches_and_the_images_are_those_of_one(runs, tmp_p
     model = evaluation.student(evaluation.students[0])
 
     def generated(folder, shares):
-        samples = SampleCache(folder, PROMPTS, 64)
+        samples = SampleCache([model], folder, PROMPTS, 64)
         for share in shares:
-            finish(generate_images([model], samples, samples.batches[share]))
+            finish(generate_images(samples, samples.batches[share]))
         return {path.name: path.read_bytes() for path in samples.model_folder(model).glob("*.png")}
 
     one = generated(tmp_path / "one", [slice(None)])
@@ -274,10 +274,10 @@ def test_coco_is_evaluated_with_every_extractor_available(
     assert again.rows == results.rows
 
 
-def store(models, samples, rng):
+def store(samples, rng):
     """Write images and latents as if they had been generated."""
     side = samples.resolution
-    for model in models:
+    for model in samples.models:
         for numbers in samples.batches:
             images = rng.integers(0, 256, (len(numbers), side, side, 3), np.uint8)
             latents = rng.normal(size=(len(numbers), 4, 16, 16)).astype(np.float32)
@@ -299,8 +299,9 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
 ):
     rng = np.random.default_rng(0)
     evaluation = EvaluationSet.open([str(runs)], (1,))
-    samples = SampleCache(tmp_path / "images", [f"a star {i}" for i in range(120)], 8)
-    store(evaluation.models, samples, rng)
+    prompts = [f"a star {i}" for i in range(120)]
+    samples = SampleCache(evaluation.models, tmp_path / "images", prompts, 8)
+    store(samples, rng)
     real = Reference("r", "", lambda: iter([rng.integers(0, 256, (200, 8, 8, 3), np.uint8)]))
     inputs = EvaluationInputs("bundled", PROTOCOLS["bundled"], samples.prompts, real)
     extraction = FeatureExtraction(
@@ -310,10 +311,10 @@ def test_numbers_are_paired_with_the_teachers_and_those_of_data_with_the_unguide
         "fewstep.evaluation.extraction.verdicts",
         lambda images, prompts: [{"shape": bool(p.max() % 2)} for p in images],
     )
-    compared = evaluation.compared_with
-    measurement = Measurement.open(inputs, samples, extraction, compared).with_targets()
-    table = finish(measurement.measure(evaluation.models))
-    costs = {model: {"peak_memory": Interval(3e9, 3e9, 3e9, 5)} for model in evaluation.models}
+    chosen = choose_metrics(inputs, 120, {})
+    measurement = Measurement(inputs, samples, extraction, *chosen).with_targets()
+    table = finish(measurement.measure())
+    costs = {model: {"peak_memory": Interval(3e9, 3e9, 3e9, 5)} for model in samples.models}
     by_name = {(r.method, r.steps, r.calls): r.metrics for r in rows(table, costs)}
     teacher, ct = by_name["teacher", 50, 100], by_name["ct", 1, 1]
     assert ct["frechet_difference"].value == pytest.approx(
@@ -338,10 +339,11 @@ def test_the_bundled_protocol_measures_by_the_parser_and_by_features(tmp_path, m
     run, out = tmp_path / "run", tmp_path / "out"
     distill_run(replace(tiny_config(steps=1), model=ModelSettings()), run)
     evaluation = EvaluationSet.open([str(run)])
-    samples = SampleCache(out / "images", held_out_prompts(100), evaluation.resolution)
+    prompts, resolution = held_out_prompts(100), evaluation.resolution
+    samples = SampleCache(evaluation.models, out / "images", prompts, resolution)
     rngs = (np.random.default_rng([PROMPT_SEED, i]) for i in range(100))
     right = np.stack([render(sample_scene(rng)) for rng in rngs])
-    store(evaluation.models, samples, np.random.default_rng(0))
+    store(samples, np.random.default_rng(0))
     for model in (evaluation.teacher(), evaluation.student(evaluation.students[0])):
         shown = right if model.method == "teacher" else np.roll(right, 1, 0)
         for numbers in samples.batches:
@@ -349,9 +351,9 @@ def test_the_bundled_protocol_measures_by_the_parser_and_by_features(tmp_path, m
             samples.write(model, numbers, Samples(shown[numbers.start : numbers.stop], latents))
 
     inputs = load_inputs("bundled", 64, 100)
-    repeated = images_of_prompts(out, inputs, 64)
+    repeated = images_of_prompts(evaluation.in_own_steps, out, inputs, 64)
     assert repeated.prompts[::8] == inputs.prompts[:4]
-    store(models_of(evaluation), repeated, np.random.default_rng(1))
+    store(repeated, np.random.default_rng(1))
     numbers, student = repeated.batches[0], evaluation.student(evaluation.students[0])
     stored = repeated.read(student, numbers)  # of every prompt the same image eight times
     repeated.write(student, numbers, Samples(np.repeat(right[:4], 8, 0), stored.latents))
@@ -437,7 +439,7 @@ def test_the_teacher_takes_few_steps_at_its_students_timesteps_too(tmp_path):
     further = [t for t in teachers[1] if "quadratic" in t.source]
     assert [t.sampler().timesteps[-1] for t in further] == [15, 61]
     assert further[1].sampler().timesteps == own.student(own.students[0]).sampler().timesteps
-    assert own.is_shown(further[1])
+    assert further[1] in own.side_by_side()
     assert len({t.identity for t in teachers[1]}) == 8
 
 
@@ -448,7 +450,7 @@ def test_a_student_of_five_segments_is_shown_at_its_own_steps(tmp_path):
     evaluation = EvaluationSet.open([str(tmp_path / "run")])
     *_, student = evaluation.models
     assert (student.method, student.steps) == ("multi-boundary-cd", 5)
-    assert evaluation.is_shown(student)
+    assert student in evaluation.side_by_side()
 
 
 def test_an_evaluation_ends_with_its_table_and_the_speed_up(tmp_path, capsys):
