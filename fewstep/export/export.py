@@ -70,8 +70,8 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     check_files(artefact_folder(source), contract)
     check_names(options.check, contract, options.fused)
     artefact = _artefact(source, contract, weights, options)
-    family = None
-    if options.fused or options.checkpoint or options.base:  # a base is checked before it is named
+    family = None  # a base is checked before it is named
+    if options.fused or options.checkpoint or options.base or options.check:
         family = load_base(contract, source, options.base)
     if public := options.base or contract.base.get("hub_id"):
         revision = family.revision if family and options.base else None
@@ -79,7 +79,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
 
     def write(folder: Path) -> None:
         write_weights(folder, artefact)
-        if family:
+        if family and (options.checkpoint or options.fused):
             network = student_network(family, contract, weights)
             if options.checkpoint:
                 write_checkpoint(folder, artefact, family, network, dtype)
@@ -88,8 +88,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
         write_contract(folder, artefact)
 
     write_folder(out, write)
-    copy = options.base or (contract.base["id"] if contract.base.get("hub_id") else None)
-    readings = check_programs(out, options.check, copy) if options.check else []
+    readings = check_programs(out, options.check, family) if family and options.check else []
     done = f"wrote {out}: {usage_hint(contract)}; {_share_next(out, artefact)}"
     return "\n".join([*readings, done])
 

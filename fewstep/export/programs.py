@@ -22,7 +22,7 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.loading import quietly
 from fewstep.student.contract import LORA_FILE, Contract
 from fewstep.student.generate import student_sampler
-from fewstep.student.load import load_base, read_artefact, student_network
+from fewstep.student.load import read_artefact, student_network
 from fewstep.student.other_programs import scheduler_config
 from fewstep.student.scheduler import FewStepScheduler
 from fewstep.student.seeds import image_generators
@@ -184,14 +184,15 @@ def check_names(names: Sequence[str], contract: Contract, fused: bool) -> None:
             raise UserError("--check is 'peft', which reads LoRAs alone: leave it out")
 
 
-def check_programs(folder: Path, names: Sequence[str], base: str | None = None) -> list[str]:
+def check_programs(folder: Path, names: Sequence[str], family: ModelFamily) -> list[str]:
     """Load an artefact's files in each program, and return a line a file on how it reads it.
+
+    `family` is its base model.
 
     Raises:
         UserError: if one reads something else than fewstep does.
     """
     contract, weights = read_artefact(folder)
-    family = load_base(contract, folder, base)
     written = Written(folder, contract, family, student_network(family, contract, weights))
     lines, wrong = [], []
     for name in names:

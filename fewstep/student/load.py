@@ -248,14 +248,21 @@ def load_base(
             f"cannot load the base model of {artefact}: {error}; {hint}, or a copy of it that is "
             "on this machine"
         ) from error
-    for difference, same in {
-        "other weights than those": family.fingerprint == contract.base["fingerprint"],
-        "another noise schedule than that": family.schedule.digest == contract.schedule.digest,
-        "another prediction_type than that": prediction_type(family) == contract.prediction_type,
-    }.items():
-        if not same:
-            raise ArtefactError(f"{artefact} was distilled from {difference} of {source}; {hint}")
+    if difference := difference_to(family, contract):
+        raise ArtefactError(
+            f"{artefact} was distilled from another model than {source}: they differ in their "
+            f"{difference}; {hint}"
+        )
     return family
+
+
+def difference_to(family: ModelFamily, contract: Contract) -> str | None:
+    """Return in what a model differs from the one that was distilled; None if it is the same."""
+    if prediction_type(family) != contract.prediction_type:
+        return "prediction type"
+    if family.schedule.digest != contract.schedule.digest:
+        return "noise schedule"
+    return None if family.fingerprint == contract.base["fingerprint"] else "weights"
 
 
 def _base_options(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from fewstep.errors import SettingError, UserError
 from fewstep.models.adapters import merge_lora
-from fewstep.models.base import prediction_type
 from fewstep.student.contract import Contract
-from fewstep.student.load import read_artefact
+from fewstep.student.load import difference_to, read_artefact
 from fewstep.training.networks import Networks, lora_alpha
 
 
@@ -46,18 +45,12 @@ def start_from(source: str, networks: Networks) -> None:
 
 def check_base(source: str, contract: Contract, networks: Networks) -> None:
     """Refuse a student of another base model, prediction type or noise schedule."""
-    family = networks.family
-    for what, theirs, ours in (
-        ("prediction type", contract.prediction_type, prediction_type(family)),
-        ("noise schedule", contract.schedule.digest, family.schedule.digest),
-        ("base model", contract.base["fingerprint"], family.fingerprint),
-    ):
-        if theirs != ours:
-            raise SettingError(
-                f"train.init is {source!r}, whose {what} ({theirs[:12]}) is not that of model.base "
-                f"{networks.config.model.base!r} ({ours[:12]}): set model.base to the student's, "
-                f"{contract.base['id']!r}, or start from a student of this base"
-            )
+    if difference := difference_to(networks.family, contract):
+        raise SettingError(
+            f"train.init is {source!r}, a student of another model than model.base "
+            f"{networks.config.model.base!r}: they differ in their {difference}; set model.base to "
+            f"the student's, {contract.base['id']!r}, or start from a student of this base"
+        )
 
 
 def check_timesteps(source: str, contract: Contract, networks: Networks) -> None:

@@ -84,7 +84,7 @@ def test_a_base_of_another_name_is_checked_before_it_is_named(run, tmp_path):
     from safetensors.torch import save_file
 
     save_file({n: w + 0.01 for n, w in weights.items()}, same / name, {"format": "pt"})
-    with pytest.raises(ArtefactError, match="was distilled from other weights"):
+    with pytest.raises(ArtefactError, match=r"another model than .* differ in their weights"):
         export_artefact(str(run), tmp_path / "wrong", ExportOptions(base=str(same)))
     assert not (tmp_path / "wrong").exists()
 

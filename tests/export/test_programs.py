@@ -9,7 +9,9 @@ from fewstep.errors import UserError
 from fewstep.export import programs
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.export.programs import Program, check_names, check_programs
+from fewstep.models.loading import load_model
 from fewstep.student.contract import LORA_FILE
+from fewstep.student.load import load_base, read_contract
 from tests.artefacts import tiny_artefact, tiny_contract
 
 
@@ -19,7 +21,13 @@ def exported(request, tmp_path_factory):
     settings = {"num_solver_steps": 16, "spacing": request.param}
     source = tiny_artefact(folder / "source", "cd", **settings)
     options = ExportOptions(fused=True, check=("diffusers", "peft"))
-    return folder / "out", export_artefact(str(source), folder / "out", options)
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        load = lambda *args, **kwargs: loaded.append(args) or load_model(*args, **kwargs)  # noqa: E731
+        patch.setattr("fewstep.student.load.load_model", load)
+        said = export_artefact(str(source), folder / "out", options)
+    assert len(loaded) == 1, "the base is loaded once, for the whole model and for the check"
+    return folder / "out", said
 
 
 def test_every_file_that_diffusers_and_peft_know_is_read_right(exported):
@@ -43,12 +51,13 @@ def without_the_last_layer(weights):
 )  # fmt: skip
 def test_a_file_that_says_something_else_is_seen(exported, damage):
     folder, _ = exported
+    family = load_base(read_contract(folder), folder)
     path = folder / "tiny-student.safetensors"
     whole = path.read_bytes()
     try:
         save_file(damage(load_file(path)), path, {"format": "pt"})
         with pytest.raises(UserError, match=r"diffusers .* reads tiny-student\.safetensors WRONG"):
-            check_programs(folder, ["diffusers"])
+            check_programs(folder, ["diffusers"], family)
     finally:
         path.write_bytes(whole)
 

@@ -229,22 +229,22 @@ def test_another_base_model_is_refused(whole, tmp_path):
     name = "unet/diffusion_pytorch_model.safetensors"
     weights = load_file(other / name)
     save_file({n: w + 0.01 for n, w in weights.items()}, other / name, {"format": "pt"})
-    with pytest.raises(ArtefactError, match="was distilled from other weights than those of"):
+    with pytest.raises(ArtefactError, match=r"another model than .* differ in their weights"):
         FewStepPipeline.from_pretrained(whole, base=str(other))
 
 
 @pytest.mark.parametrize(
     ("scheduler", "difference"),
     [
-        ({"beta_end": 0.02}, "another noise schedule than that of"),
-        ({"prediction_type": "v_prediction"}, "another prediction_type than that of"),
+        ({"beta_end": 0.02}, "noise schedule"),
+        ({"prediction_type": "v_prediction"}, "prediction type"),
     ],
 )
 def test_the_same_weights_under_another_scheduler_are_refused(
     whole, tmp_path, scheduler, difference
 ):
     other = save_tiny_pipeline(tmp_path / "other", **scheduler)
-    with pytest.raises(ArtefactError, match=f"was distilled from {difference} .*base="):
+    with pytest.raises(ArtefactError, match=f"another model .* in their {difference}; .*base="):
         FewStepPipeline.from_pretrained(whole, base=str(other))
 
 

@@ -222,7 +222,7 @@ def test_an_init_of_another_prediction_type_or_schedule_is_refused(
 ):
     other = save_tiny_pipeline(tmp_path / "other", **scheduler)
     settings = replace(config(init=str(student)), model=ModelSettings(base=str(other)))
-    refused(settings, tmp_path, f"train.init is .*, whose {what}.* is not that of model.base")
+    refused(settings, tmp_path, f"train.init is .* than model.base .*: they differ in their {what}")
 
 
 def test_an_init_of_another_base_is_refused(student, tmp_path):
@@ -230,7 +230,7 @@ def test_an_init_of_another_base_is_refused(student, tmp_path):
     path = next((other / "unet").glob("*.safetensors"))
     save_file({n: w + 0.1 for n, w in load_file(path).items()}, path, {"format": "pt"})
     settings = replace(config(init=str(student)), model=ModelSettings(base=str(other)))
-    refused(settings, tmp_path, "whose base model .* is not that of model.base")
+    refused(settings, tmp_path, "a student of another model than model.base .* in their weights")
 
 
 def test_an_init_that_is_no_finished_student_is_refused_by_its_setting(tmp_path):
