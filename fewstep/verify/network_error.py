@@ -10,12 +10,12 @@ import torch
 
 from fewstep.diffusion.grid import Grid
 from fewstep.diffusion.random import generator
-from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.intervals import Interval, mean_of_few
 from fewstep.methods import METHODS, Method
 from fewstep.methods.base import sampling_timesteps
 from fewstep.student.samplers import SAMPLERS, deterministic, last
 from fewstep.types import Conditioning, Latents
-from fewstep.verify.distances import energy_distance, over_seeds, same_noise
+from fewstep.verify.distances import energy_distance, same_noise
 from fewstep.verify.effort import Effort, Track
 from fewstep.verify.fixed_points import Training, fixed_point, interpolate
 from fewstep.verify.mixture import Mixture
@@ -84,12 +84,12 @@ class HeldOut:
     def same_noise(self, samples: Latents, truth: Latents) -> Interval:
         """Return the RMS distance to what the same noise should have become."""
         pairs = zip(samples.chunk(self.num_seeds), truth.chunk(self.num_seeds), strict=True)
-        return over_seeds([same_noise(*pair) / self.mixture.rms for pair in pairs])
+        return mean_of_few([same_noise(*pair) / self.mixture.rms for pair in pairs])
 
     def energy(self, samples: Latents) -> Interval:
         """Return the energy distance to the true samples."""
         parts = samples.chunk(self.num_seeds)
-        return over_seeds([energy_distance(p, self.reference) / self.mixture.rms for p in parts])
+        return mean_of_few([energy_distance(p, self.reference) / self.mixture.rms for p in parts])
 
 
 def measure_networks(effort: Effort, track: Track) -> list[dict]:

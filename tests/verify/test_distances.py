@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fewstep.verify.distances import energy_distance, over_seeds, same_noise
+from fewstep.verify.distances import energy_distance, same_noise
 
 
 def test_same_noise_is_the_root_mean_square_of_the_distances():
@@ -28,10 +28,3 @@ def test_the_energy_distance_of_shifted_gaussians_is_that_of_the_integral():
     expected = 2 * between - 4 / math.sqrt(math.pi)
     assert energy_distance(ours, theirs + d) == pytest.approx(expected, rel=0.1)
     assert abs(energy_distance(ours, theirs)) < 0.005
-
-
-def test_the_interval_over_seeds_is_students():
-    interval = over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
-    reach = 2.776 * math.sqrt(2.5 / 5)
-    assert (interval.value, interval.n) == (3.0, 5)
-    assert (interval.low, interval.high) == pytest.approx((3 - reach, 3 + reach))
