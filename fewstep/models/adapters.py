@@ -79,12 +79,7 @@ def lora_roles(
     layers = _injected(network, list(presets[preset]), ranks, alpha / rank, dropout, preset)
     _initialise(layers, seed, average or torch.float32)
 
-    active = ["student"]
-    for layer in layers.values():
-        layer.__class__ = FAST_LAYERS.get(type(layer), type(layer))
-        layer.set_adapter([name for name in ranks if name != "ema"])  # those that are trained
-        layer._active_adapter = active  # one list for all: PEFT's switch visits every layer
-
+    active = _made_fast(layers, [name for name in ranks if name != "ema"])
     denoise = family.denoiser(network)
 
     @contextmanager
@@ -141,6 +136,16 @@ def _injected(
             f"adapter.preset {preset!r} matches no module of this network ({error})"
         ) from error
     return {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+
+
+def _made_fast(layers: Mapping[str, LoraLayer], trained: list[str]) -> list[str]:
+    """Give layers the fast forward pass and one list of active adapters, which is returned."""
+    active = ["student"]
+    for layer in layers.values():
+        layer.__class__ = FAST_LAYERS.get(type(layer), type(layer))
+        layer.set_adapter(trained)
+        layer._active_adapter = active  # PEFT's own switch visits every layer
+    return active
 
 
 def _initialise(layers: Mapping[str, LoraLayer], seed: int, average: torch.dtype) -> None:
