@@ -91,6 +91,7 @@ def imports() -> Iterator[Finding]:
 
 
 def shortened(error: Exception) -> str:
+    """Return an error's message in one line of 200 characters or fewer."""
     return " ".join(str(error).split())[:200]
 
 

@@ -15,7 +15,9 @@ class Captioned(Protocol):
     """Numbered captions; `identity` is a digest of everything that a cache of them depends on."""
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """The digest; it changes with any file, caption or setting."""
+        ...
 
     @property
     def parts(self) -> Sequence[int]:
@@ -24,9 +26,13 @@ class Captioned(Protocol):
 
     def __len__(self) -> int: ...
 
-    def name(self, number: int) -> str: ...
+    def name(self, number: int) -> str:
+        """Return what a message calls a pair: its file, row or line."""
+        ...
 
-    def captions(self, number: int) -> tuple[str, ...]: ...
+    def captions(self, number: int) -> tuple[str, ...]:
+        """Return the captions of a pair, one or more."""
+        ...
 
 
 class Source(Captioned, Protocol):

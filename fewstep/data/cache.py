@@ -64,13 +64,16 @@ class LatentCache:
 
     @cached_property
     def uncond(self) -> Conditioning:
+        """The empty prompt's conditioning, one row of each tensor."""
         return self._text(0)
 
     @property
     def reader(self) -> Reader:
+        """`read`: it needs no network, and may run in loader processes."""
         return self.read
 
     def batch(self, read: Batch) -> Batch:
+        """Return what was read as it is: it is encoded already."""
         return read
 
     def read(self, samples: Sequence[int]) -> Batch:

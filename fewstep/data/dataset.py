@@ -96,6 +96,7 @@ class Dataset:
 
     @property
     def cache_folder(self) -> Path:
+        """The folder of this dataset's latents, named by its fingerprint."""
         return self.root / self.fingerprint.key
 
     @property

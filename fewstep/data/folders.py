@@ -44,6 +44,7 @@ class ImageFiles(Source):
 
     @property
     def identity(self) -> str:
+        """The digest of every file's name, size and time, and of the captions."""
         return digest_of_lines(
             f"{file} {size_and_time(self.folder / file)} {texts}"
             for file, texts in zip(self.files, self.texts, strict=True)
@@ -53,15 +54,19 @@ class ImageFiles(Source):
         return len(self.files)
 
     def name(self, number: int) -> str:
+        """Return the image's path."""
         return str(self.folder / self.files[number])
 
     def captions(self, number: int) -> Captions:
+        """Return the captions of an image."""
         return self.texts[number]
 
     def read(self, number: int) -> bytes:
+        """Return the image file's content; see `Source.read`."""
         return read_image(self.folder / self.files[number])
 
     def pick(self, numbers: Sequence[int]) -> "ImageFiles":
+        """Return these images alone, in this order."""
         files = tuple(self.files[i] for i in numbers)
         return replace(self, files=files, texts=tuple(self.texts[i] for i in numbers))
 

@@ -37,15 +37,18 @@ class Rows(Source):
 
     @property
     def identity(self) -> str:
+        """The fingerprint that datasets keeps of the table, and both columns."""
         return f"{self.table._fingerprint} {self.image} {self.caption}"
 
     def __len__(self) -> int:
         return len(self.table)
 
     def name(self, number: int) -> str:
+        """Return where the row is, and its number."""
         return f"{self.where} row {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
+        """Return the captions of a row: one, or the texts of a list."""
         try:
             value = self._texts[number][self.caption]
         except UnicodeDecodeError as error:
@@ -55,6 +58,7 @@ class Rows(Source):
         return tuple(checked(self.name(number), text) for text in values or [None])
 
     def read(self, number: int) -> bytes:
+        """Return the image file's content; see `Source.read`."""
         try:
             value = self.table[number][self.image]
         except (OSError, ValueError) as error:
@@ -72,6 +76,7 @@ class Rows(Source):
         return self.table.select_columns([self.caption])
 
     def pick(self, numbers: Sequence[int]) -> "Rows":
+        """Return these rows alone, in this order."""
         return replace(self, table=self.table.select(list(numbers)))
 
 

@@ -29,6 +29,7 @@ class Shuffled:
 
     @cached_property
     def length(self) -> int:
+        """How many pairs there are: the samples of an epoch."""
         return sum(self.parts)
 
     def pair(self, sample: int) -> int:
@@ -72,6 +73,7 @@ class Bucketed:
         return list(accumulate(-(-len(members) // self.group) for members in self.members))
 
     def pair(self, sample: int) -> int:
+        """Return the pair that this sample of the run shows."""
         step, place = divmod(sample, self.group)
         epoch, slot = divmod(step, self.ends[-1])
         group = int(_permutation(self.seed, "groups", epoch, 0, self.ends[-1])[slot])

@@ -55,18 +55,22 @@ class BundledPairs(Pairs):
 
     @property
     def identity(self) -> str:
+        """Number, size and seed of the scenes, and how they are drawn."""
         return f"bundled scenes {BUNDLED_STREAM} {self.num_pairs} {self.resolution} {self.seed}"
 
     def __len__(self) -> int:
         return self.num_pairs
 
     def name(self, number: int) -> str:
+        """Return the scene's number, in words."""
         return f"scene {number}"
 
     def captions(self, number: int) -> tuple[str, ...]:
+        """Return the scene's one caption."""
         return (describe(*self._scene(number)),)
 
     def image(self, number: int) -> Tensor:
+        """Return the rendered scene, [3, resolution, resolution] in [0, 1]."""
         return as_tensor(render(self._scene(number)[0], self.resolution))
 
     def _scene(self, number: int) -> tuple[Scene, np.random.Generator]:
@@ -84,24 +88,29 @@ class ImagePairs(Pairs):
 
     @cached_property
     def identity(self) -> str:
+        """The digest of the source and of how its images are cut."""
         frames = f"{astuple(self.framing)} all captions: {self.all_captions}"
         return digest_of_lines([self.source.identity, frames])
 
     @property
     def parts(self) -> Sequence[int]:
+        """How many of the source are stored together, in order."""
         return self.source.parts
 
     def __len__(self) -> int:
         return len(self.source)
 
     def name(self, number: int) -> str:
+        """Return what the source calls the image."""
         return self.source.name(number)
 
     def captions(self, number: int) -> tuple[str, ...]:
+        """Return the image's first caption, or all."""
         captions = self.source.captions(number)
         return captions if self.all_captions else captions[:1]
 
     def image(self, number: int) -> Tensor:
+        """Return the image in its frame; see `Pairs.image`."""
         try:
             return self.framing.frame(decode(self.source.read(number)), number)
         except ImageError as error:
@@ -121,15 +130,18 @@ class Prompts(Captioned):
 
     @property
     def identity(self) -> str:
+        """The digest of the prompts, their number and the seed."""
         return digest_of_lines([f"prompts {self.num_pairs} {self.seed}", *self.prompts])
 
     def __len__(self) -> int:
         return self.num_pairs
 
     def name(self, number: int) -> str:
+        """Return the prompt's line, in words."""
         return f"prompt {number % len(self.prompts) + 1}"
 
     def captions(self, number: int) -> tuple[str, ...]:
+        """Return the prompt."""
         return (self.prompts[number % len(self.prompts)],)
 
 

@@ -55,31 +55,37 @@ class Shards(Source):
 
     @property
     def identity(self) -> str:
+        """The digest of every shard's name, size and time, and of where pairs are in it."""
         lines = [f"{file.name} {size_and_time(file)}" for file in self.files]
         return digest_of_lines([*lines, hashlib.sha256(self.places.tobytes()).hexdigest()])
 
     @property
     def parts(self) -> Sequence[int]:
+        """How many pairs each shard holds."""
         return np.bincount(self.places[:, 0], minlength=len(self.files)).tolist()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def name(self, number: int) -> str:
+        """Return the shard's path and the image's name in it."""
         shard, offset, *_ = self.places[number].tolist()
         header = _read(self.files[shard], offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         return f"{self.files[shard]}: {member.name}"
 
     def captions(self, number: int) -> tuple[str, ...]:
+        """Return the captions of an image; see `Captioned.captions`."""
         shard, _, _, offset, size = self.places[number].tolist()
         return _captions(self.name(number), _read(self.files[shard], offset, size))
 
     def read(self, number: int) -> bytes:
+        """Return the image file's content, of the shard's bytes."""
         shard, offset, size, *_ = self.places[number].tolist()
         return _read(self.files[shard], offset, size)
 
     def pick(self, numbers: Sequence[int]) -> "Shards":
+        """Return these pairs alone, in this order."""
         return replace(self, places=self.places[np.asarray(numbers, dtype=np.int64)])
 
 

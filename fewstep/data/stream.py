@@ -43,10 +43,12 @@ class Stream:
 
     @cached_property
     def uncond(self) -> Conditioning:
+        """The empty prompt's conditioning, one row of each tensor."""
         return self.family.encode_prompts([""])
 
     @property
     def reader(self) -> Reader:
+        """The function that reads images and captions; it needs no network."""
         return partial(read_pairs, self.pairs, self.order)
 
     def batch(self, read: Read) -> Batch:

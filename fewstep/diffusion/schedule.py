@@ -72,6 +72,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
+        """T, the number of noise levels without CLEAN."""
         return len(self.alphas) - 1
 
     @cached_property
@@ -80,12 +81,15 @@ class NoiseSchedule:
         return self.alphas[-1].item() == 0
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
+        """Return the schedule with its tensors on a device."""
         return replace(self, alphas=self.alphas.to(device), sigmas=self.sigmas.to(device))
 
     def alpha(self, t: Timesteps) -> PerSample:
+        """Return alpha at each timestep, in fp32: the factor of x_0 in x_t; 1 at CLEAN."""
         return self.alphas[t + 1].float()
 
     def sigma(self, t: Timesteps) -> PerSample:
+        """Return sigma at each timestep, in fp32: the factor of the noise in x_t; 0 at CLEAN."""
         return self.sigmas[t + 1].float()
 
     def exact(self, t: Timesteps) -> tuple[PerSample, PerSample]:

@@ -79,6 +79,7 @@ class Block(nn.Module):
             self.branches.append(names)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the branches' maps side by side, [batch, channels, height, width]."""
         parts: list[Tensor] = []
         for branch in self.branches:
             ends = [self.pool(x) if branch is self.branches[-1] else x]
@@ -114,6 +115,7 @@ class Inception(nn.Sequential):
         ))  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features [batch, 2048] of images [batch, 3, 299, 299] in [-1, 1]."""
         return super().forward(x).mean(dim=(2, 3))
 
 

@@ -46,6 +46,7 @@ class Results:
     """What measuring took itself, in words; older files have none."""
 
     def to_json(self) -> str:
+        """Return the content of results.json."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

@@ -86,11 +86,19 @@ class Measured(Protocol):
     own_huber_c: ClassVar[float]
 
     @property
-    def distance(self) -> str: ...
+    def distance(self) -> str:
+        """A key of DISTANCES."""
+        ...
+
     @property
-    def huber_c(self) -> float | None: ...
+    def huber_c(self) -> float | None:
+        """The pseudo-Huber constant; None is the method's own."""
+        ...
+
     @property
-    def weighting(self) -> str: ...
+    def weighting(self) -> str:
+        """A key of WEIGHTINGS."""
+        ...
 
 
 @runtime_checkable

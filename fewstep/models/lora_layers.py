@@ -68,6 +68,7 @@ class FastLinear(lora.Linear):
     """PEFT's linear layer with adapters and a fast forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, by one merged weight where that is faster."""
         weight = merged_weight(self, x.numel() // x.shape[-1])
         if weight is None:
             return active_sum(self, x)
@@ -78,6 +79,7 @@ class FastConv2d(lora.Conv2d):
     """PEFT's convolution with adapters and a fast forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution's output, by one merged weight where that is faster."""
         base = self.base_layer
         weight = merged_weight(self, x.numel() // x.shape[1] // math.prod(base.stride))
         if weight is None:

@@ -124,9 +124,11 @@ class QuantisedLinear(_Quantised, nn.Linear):
     """A frozen linear layer."""
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the layer's output with this weight."""
         return functional.linear(x, weight, self.bias)
 
     def input_gradient(self, shape: torch.Size, weight: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient of an input of this shape, from that of the output."""
         return grad @ weight
 
 
@@ -134,9 +136,11 @@ class QuantisedConv2d(_Quantised, nn.Conv2d):
     """A frozen convolution."""
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the convolution's output with this weight."""
         return self._conv_forward(x, weight, self.bias)
 
     def input_gradient(self, shape: torch.Size, weight: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient of an input of this shape, from that of the output."""
         return nn.grad.conv2d_input(
             shape, weight, grad, self.stride, self.padding, self.dilation, self.groups
         )

@@ -133,6 +133,7 @@ class StableDiffusion:
         return ldm_weights(networks)
 
     def with_own_text_encoder(self) -> "StableDiffusion":
+        """Return the family with a copy of its text encoder, which may then be changed."""
         return replace(self, text_encoder=deepcopy(self.text_encoder))
 
     @property
@@ -151,6 +152,7 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return next(self.network.parameters()).device
 
     def denoiser(self, network: nn.Module) -> Denoiser[Prediction]:

@@ -82,10 +82,12 @@ class Contract:
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
+        """The base model's noise levels."""
         return NoiseSchedule.from_config(self.scheduler_config)
 
     @property
     def prediction_type(self) -> str:
+        """What the network predicts, by diffusers' name."""
         return self.scheduler_config.get("prediction_type", "epsilon")
 
     @property
@@ -146,6 +148,7 @@ class Contract:
         return self.guidance_scale == 1 and self.data.get("caption_dropout", 0) > 0
 
     def to_json(self) -> str:
+        """Return the content of fewstep.json, with its checksum."""
         entries = {"format_version": FORMAT_VERSION} | asdict(self) | self._derived_entries()
         del entries["scheduler_config"]  # is schedule.config
         return json.dumps(entries | {"seal": _checksum(entries)}, indent=2, sort_keys=True) + "\n"

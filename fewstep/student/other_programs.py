@@ -88,6 +88,7 @@ def comfyui_sampling(contract: Contract) -> tuple[str, bool] | None:
 
 
 def comfyui_sampler(contract: Contract) -> str:
+    """Return the name of ComfyUI's sampler that makes the student's jumps."""
     return "euler" if contract.sampler == "deterministic" else "lcm"
 
 

@@ -80,6 +80,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_contract(cls, contract: Contract) -> Self:
+        """Return the scheduler of a student, at the timesteps of its contract."""
         starts = {str(n): list(starts) for n, starts in contract.sampling_timesteps.items()}
         levels, takes = noise_levels(contract), contract.takes_guidance
         return cls(starts, contract.sampler, **levels, takes_guidance=takes)
@@ -104,6 +105,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
+        """The number of the next step; None before the first."""
         return self._step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:

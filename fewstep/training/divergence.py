@@ -42,9 +42,11 @@ class DivergenceMonitor:
         return len(self.last) < WINDOW or self.mean <= STABLE * self.lowest
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state, for a checkpoint."""
         return {"last": [*self.last], "lowest": self.lowest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.last.clear()
         self.last.extend(state["last"])
         self.lowest = state["lowest"]

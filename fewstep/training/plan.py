@@ -80,6 +80,7 @@ class Plan:
         return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
 
     def fits(self, gpu: Gpu) -> bool:
+        """Return whether the peak and CUDA's own memory fit a GPU."""
         return self.peak_bytes + CONTEXT <= gpu.gib * GIB
 
     def hours(self, gpu: Gpu) -> tuple[float, float]:

@@ -27,6 +27,7 @@ class Prepared:
     notes: tuple[str, ...]
 
     def summary(self) -> str:
+        """Return what was encoded, where it is, and how many were skipped."""
         skipped = f"; {self.skipped} skipped, see {self.folder / 'skipped.txt'}"
         done = f"{self.pairs} pairs in {self.folder}{skipped if self.skipped else ''}"
         return "\n".join([*self.notes, done])

@@ -107,6 +107,7 @@ class MetaSchedule(NoiseSchedule):
 
     @property
     def ends_in_pure_noise(self) -> bool:
+        """False, as the operations of a step do not depend on it."""
         return False
 
 

@@ -45,6 +45,7 @@ class ExactFlow:
             )
 
     def __call__(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> "Trajectory":
+        """Return the exact trajectory through each x_t."""
         return Trajectory(self, x_t, t, cond)
 
     def move(self, x_t: Latents, t: Timesteps, s: Timesteps, cond: Conditioning) -> Latents:
@@ -95,6 +96,7 @@ class Trajectory:
     cond: Conditioning
 
     def at(self, s: Timesteps) -> Latents:
+        """Return the trajectory's point at timestep `s`."""
         return self.flow.move(self.x_t, self.t, s, self.cond)
 
 

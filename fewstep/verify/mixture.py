@@ -34,10 +34,12 @@ class Mixture:
 
     @property
     def dim(self) -> int:
+        """The dimension of the data."""
         return self.means.shape[1]
 
     @property
     def num_classes(self) -> int:
+        """How many classes the components belong to."""
         return int(self.classes.max()) + 1
 
     @property

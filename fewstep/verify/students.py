@@ -55,6 +55,7 @@ class StudentDenoiser(nn.Module):
         self.time_embedding = torch.cat([log_level, angles.sin(), angles.cos()], dim=1)
 
     def forward(self, x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+        """Return each row's x_0 and eps, [batch, dim], with as many rows for each seed."""
         alpha, sigma = SCHEDULE.levels(t, x_t)
         label = F.one_hot(cond["label"], self.num_labels).to(x_t)
         rows = torch.cat([x_t, self.time_embedding[t + 1].to(x_t), label], dim=1)
@@ -76,9 +77,11 @@ class BatchDraw(Draw):
     num_samples: int = 0
 
     def noise_like(self, x: Latents) -> Latents:
+        """Return standard normal noise in the shape and dtype of `x`."""
         return torch.randn(x.shape, generator=self.generators[0]).to(x)
 
     def uniform(self) -> PerSample:
+        """Return one number in [0, 1) a sample."""
         return torch.rand(self.num_samples, generator=self.generators[0])
 
 

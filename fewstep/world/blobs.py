@@ -20,6 +20,7 @@ class Segment:
 
     @property
     def area(self) -> float:
+        """How many pixels it covers, counting edges in part."""
         return float(self.cover.sum())
 
     @property

@@ -27,6 +27,7 @@ class FeatureNetwork(nn.Module):
         self.labels = nn.Linear(width, len(COUNTED) + len(GROUNDS))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features [batch, width] of images [batch, 3, 64, 64]."""
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         return self.features(self.body(2 * x - 1).mean(dim=(2, 3))).float()
 

@@ -35,6 +35,7 @@ class TrainingRun:
 
     @property
     def title(self) -> str:
+        """The title of the run's method."""
         return title_of(self.method)
 
     @classmethod
