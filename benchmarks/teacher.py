@@ -85,7 +85,7 @@ def row(job: Job, images: NDArray[np.uint8], real) -> dict:
     features = FEATURES.of(images)
     metrics = {"prompt_accuracy": proportion(all_right(correct))}
     metrics |= {f"prompt_accuracy.{k}": proportion(v) for k, v in by_attribute(correct).items()}
-    metrics["frechet"] = METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real))
+    metrics["frechet"] = METRICS["frechet"].measure(features, real)
     return {
         "prompts": kind,
         "steps": steps,
@@ -99,7 +99,7 @@ def real_against_real(num: int, real) -> dict:
     """Return the Fréchet distance of new renderings: the best that a teacher could reach."""
     scenes = (sample_scene(np.random.default_rng([PROMPT_SEED, i])) for i in range(num))
     features = FEATURES.of(np.stack([render(scene) for scene in scenes]))
-    return asdict(METRICS["frechet"].interval(METRICS["frechet"].per_image(features, real)))
+    return asdict(METRICS["frechet"].measure(features, real))
 
 
 def jobs(num: int, num_best: int, best: float) -> Sequence[Job]:
