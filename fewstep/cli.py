@@ -8,6 +8,15 @@ import typer
 from fewstep import __version__
 from fewstep.config import DataSettings
 from fewstep.errors import UserError
+from fewstep.options import (
+    ConfigFile,
+    Out,
+    OutOrDefault,
+    Override,
+    PromptFile,
+    RunFolder,
+    option,
+)
 from fewstep.strict import from_tables
 from fewstep.training.settings import read_settings
 
@@ -19,29 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def option(text: str, *names: str, **more: Any) -> Any:
-    """Return an option with its help."""
-    return typer.Option(*names, help=text, **more)
-
-
-def named(run: Path) -> Path:
-    """Refuse the current folder, which an empty string means too, as from an unset variable."""
-    if run == Path():
-        raise UserError("--run is empty or the current folder; name another one, such as runs/mine")
-    return run
-
-
-ConfigFile = Annotated[Path, typer.Argument(help="A TOML file; see configs/.")]
-Override = Annotated[
-    list[str] | None,
-    option("Change a setting; may be repeated.", "--set", metavar="TABLE.KEY=VALUE"),
-]
-RunFolder = Annotated[Path, option("The run's folder.", "--run", callback=named)]
-Out = Annotated[Path, option("Where to write.", "-o", "--out")]
-OutOrDefault = Annotated[Path | None, option("Where to write.", "-o", "--out")]
-PromptFile = Annotated[Path | None, option("A file, one prompt a line.")]
 
 
 @app.command()
@@ -179,13 +165,12 @@ def evaluate(
     from fewstep.console import next_command
     from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
 
+    files: Any = {"prompt_file": prompts, "data": data, "weights": weights}
     if images:
-        path = evaluate_images(images, protocol or "prompts", out, prompts, data, weights)
+        path = evaluate_images(images, protocol or "prompts", out, **files)
     else:
-        path = evaluate_sources(
-            sources or [], protocol or "bundled", out, num_prompts, prompt_file=prompts, data=data,
-            weights=weights, brief=brief,
-        )  # fmt: skip
+        files["brief"] = brief
+        path = evaluate_sources(sources or [], protocol or "bundled", out, num_prompts, **files)
     print_results(path)
     typer.echo(f"wrote {path}; {next_command('report', out, '-o', 'report.html')}")
 

@@ -33,8 +33,7 @@ Count = Annotated[int, Ge(1), Lt(10**9)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
-TEACHER_GUIDANCE = 4.0
-"""The teacher's guidance scale where none is set."""
+TEACHER_GUIDANCE = 4.0  # where none is set
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("verify",),
     ("export",),
     ("training",),
-    ("ui", "doctor", "quickstart"),
+    ("ui", "doctor", "quickstart", "options"),
     ("cli",),
 )
 """The parts of fewstep, floor by floor: a part imports from the floors below it, and its own."""
