@@ -69,7 +69,7 @@ def check_keys(kind: Any, value: object, where: str, what: str, error: type[User
         known = [entry.name for entry in dataclasses.fields(kind)]
         for key, inner in value.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
                 file, colon, outer = where.rpartition(": ")
                 raise error(f"{file}{colon}unknown {what} {outer}{key}; {hint}")
