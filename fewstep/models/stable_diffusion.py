@@ -181,6 +181,7 @@ class StableDiffusion:
         return denoise
 
     def prompt_lengths(self, prompts: Sequence[str]) -> Sequence[PromptLength]:
+        """Return each prompt's number of tokens, and what the text encoder takes of it."""
         return prompt_lengths(self.tokenizer, prompts)
 
     @torch.no_grad()

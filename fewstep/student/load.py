@@ -249,10 +249,8 @@ def load_base(
             "on this machine"
         ) from error
     if difference := difference_to(family, contract):
-        raise ArtefactError(
-            f"{artefact} was distilled from another model than {source}: they differ in their "
-            f"{difference}; {hint}"
-        )
+        reason = f"from another model than {source}: they differ in their {difference}"
+        raise ArtefactError(f"{artefact} was distilled {reason}; {hint}")
     return family
 
 
