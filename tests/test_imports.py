@@ -16,7 +16,7 @@ FLOORS = (
     ("types", "errors", "files", "text", "versions"),
     ("diffusion",),
     ("methods",),
-    ("strict", "config", "images", "distributed", "console"),
+    ("strict", "toml", "config", "images", "distributed", "console"),
     ("models",),
     ("world",),
     ("student",),
@@ -36,7 +36,7 @@ TOGETHER = ("files", "text", "config", "images", "distributed", "console")
 STRICTER = {
     "diffusion": {"types"},
     "methods": {"types", "diffusion"},
-    "config": {"errors", "strict", "text"},
+    "config": {"errors", "strict", "toml"},
     "student.samplers": {"types", "diffusion", "methods"},
 }
 """The parts that import less than their floor would allow."""

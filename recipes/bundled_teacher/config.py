@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fewstep.config import apply_overrides, need
+from fewstep.config import need
 from fewstep.errors import SettingError
 from fewstep.strict import from_tables
+from fewstep.toml import apply_overrides
 
 SHIPPED = Path(__file__).with_name("teacher.toml")
 
