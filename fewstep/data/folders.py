@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fewstep.console import counted
 from fewstep.data.base import Source, digest_of_lines
 from fewstep.data.captions import attempt, captions_in, read_text
 from fewstep.data.files import (
@@ -94,7 +95,7 @@ def read_folder(folder: Path, exclude: Sequence[str] = ()) -> ImageFiles:
 
     texts, left_out = attempt(captions_of, ((image,) for image in images))
     if not used:
-        raise DataError(_no_pair(folder, files, len(images)))
+        raise DataError(_no_pair(folder, files, len(images), exclude))
     alone = captions_alone(files, [*images, *sidecars])
     imageless = [file for file in alone if alone[file]]
     left_out += [without_image(str(folder / file), alone[file]) for file in imageless]
@@ -111,24 +112,30 @@ def has_captions(folder: Path) -> bool:
     return bool(set(map(key_of, images)) & set(map(key_of, filter(is_caption, files))))
 
 
-def _no_pair(folder: Path, files: Sequence[Path], num_images: int) -> str:
+def _no_pair(folder: Path, files: Sequence[Path], num_images: int, exclude: Sequence[str]) -> str:
     """Return why a folder in which no image has a caption file cannot be used."""
-    if not num_images:
-        others = f", but {len(files)} other files such as {files[0]}" if files else ""
-        if tables := [file for file in files if file.suffix in (".parquet", ".tar")]:
-            return (
-                f"{folder} holds no images, but {tables[0]}: if its like hold them, set data.path "
-                f"to {folder / tables[0].parent}; if they have a column of images, set "
-                "data.image_column to it"
-            )
+
+    def first(*suffixes: str) -> Path | None:
+        return next((file for file in files if file.suffix.lower() in suffixes), None)
+
+    if num_images:
+        table = first(".csv", ".jsonl", ".parquet")
         return (
-            f"{folder} holds no images{others}; put {', '.join(IMAGE_SUFFIXES)} files there, each "
-            "with a .txt file of the same name that holds its caption"
+            f"{folder} holds {counted(num_images, 'image')}, and none has a caption: write a .txt "
+            "file of the same name beside each, metadata.csv with file_name and text, or COCO's "
+            "annotations/captions_*.json"
+            + (f"; if {table} is such a table, set data.path to {folder / table}" if table else "")
         )
+    left = f" that data.exclude = {list(exclude)} leaves" if exclude else ""
+    if store := first(".parquet", ".tar"):
+        return (
+            f"{folder} holds no images{left}, but {store}: if its like hold them, set data.path to "
+            f"{folder / store.parent}; if they have a column of images, set data.image_column to it"
+        )
+    others = f", but {counted(len(files), 'other file')} such as {files[0]}" if files else ""
     return (
-        f"{folder} holds {num_images} images, and none has a caption: write a .txt file of the "
-        "same name beside each, metadata.csv with file_name and text, or COCO's "
-        "annotations/captions_*.json"
+        f"{folder} holds no images{left}{others}; put {', '.join(IMAGE_SUFFIXES)} files there, "
+        "each with a .txt file of the same name that holds its caption"
     )
 
 

@@ -182,7 +182,8 @@ def _loaded(path: str, split: str) -> Any:
             return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
+        is_vague = type(error) is datasets.exceptions.DatasetGenerationError
+        reason = " ".join(str((is_vague and error.__cause__) or error).split())[:200]
         if offline:
             reason = f"{offline}, and {path} was not downloaded before"
         what = "this folder" if folder.exists() else "it is no folder or file here, and"

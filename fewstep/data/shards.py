@@ -133,8 +133,8 @@ def read_shards(
     number = np.repeat(np.arange(len(files)), [len(scan.rows) for scan in scans])
     if not (len(number) or left_out):
         raise DataError(
-            f"{files[0]} and the others hold no image with a caption: a pair is key.jpg, .png or "
-            ".webp with key.txt"
+            f"{files[0]}{' and the others hold' if len(files) > 1 else ' holds'} no image with a "
+            "caption: a pair is key.jpg, .png or .webp with key.txt"
         )
     places = np.column_stack([number, np.concatenate([scan.rows for scan in scans])])
     return Shards(tuple(files), places, unused, left_out)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def read_tables(
 
 
 def _joined(folder: Path, tables: Sequence[Path], parts: Sequence[ImageFiles]) -> ImageFiles:
-    files = [str(table.parent / f) for table, p in zip(tables, parts, strict=True) for f in p.files]
-    named = Counter(files)
-    if twice := [file for file, times in named.items() if times > 1]:
+    files = [[str(t.parent / f) for f in p.files] for t, p in zip(tables, parts, strict=True)]
+    named = Counter(file for of_one in files for file in set(of_one))
+    if twice := sorted(file for file, times in named.items() if times > 1):
         raise DataError(
             f"{len(twice)} images below {folder} are named twice, such as {twice[0]}, by tables "
             f"such as {tables[0]} and {tables[1]}; set data.path to one of the tables"
@@ -68,7 +69,7 @@ def _joined(folder: Path, tables: Sequence[Path], parts: Sequence[ImageFiles]) -
     unused = (str(t.parent / f) for t, p in zip(tables, parts, strict=True) for f in p.unused)
     return ImageFiles(
         folder,
-        tuple(files),
+        tuple(chain(*files)),
         tuple(texts for part in parts for texts in part.texts),
         tuple(dict.fromkeys(file for file in unused if file not in named)),
         tuple(reason for part in parts for reason in part.left_out),
@@ -77,7 +78,7 @@ def _joined(folder: Path, tables: Sequence[Path], parts: Sequence[ImageFiles]) -
 
 def read_table(table: Path, images: Path | None = None, exclude: Sequence[str] = ()) -> ImageFiles:
     """Read a `.jsonl`, `.csv` or `.parquet` file of rows with `file_name` and a caption."""
-    rows = list(READERS[table.suffix](table))
+    rows = list(READERS[table.suffix.lower()](table))
     if not rows:
         raise DataError(f"{table} has no rows; write one an image, with file_name and text")
     column = next((name for name in CAPTION_COLUMNS if name in rows[0][1]), None)
@@ -129,8 +130,8 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def is_table(path: Path) -> bool:
     """Return whether a file is such a table; a parquet file may hold the images themselves."""
-    if path.suffix != ".parquet" or not path.is_file():
-        return path.suffix in (".jsonl", ".csv")
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        return path.suffix.lower() in (".jsonl", ".csv")
     schema = read_schema(path)
     return path.name == METADATA or ("file_name" in schema.names and not image_columns(schema))
 

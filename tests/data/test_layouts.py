@@ -247,6 +247,31 @@ def test_tables_in_subfolders_are_read_each_beside_its_images(tmp_path, suffix):
         opened(tmp_path, images="x")
 
 
+def test_an_image_may_be_named_twice_by_one_table_of_several(tmp_path):
+    for name in ("cats", "dogs"):
+        images_alone(tmp_path / name, 1)
+        lines = ["file_name,text", "000.png,one", "000.png,other"]
+        (tmp_path / name / "metadata.csv").write_text("\n".join(lines))
+    assert captions(opened(tmp_path)) == ["one", "other"] * 2
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "METADATA.CSV", "rows.jsonl", "x.parquet"])
+def test_a_table_of_another_name_is_named_and_can_be_given(tmp_path, name):
+    images_alone(tmp_path, 1)
+    metadata(tmp_path, suffix := name.rpartition(".")[2].lower(), {"000.png": "of the table"})
+    (tmp_path / f"metadata.{suffix}").rename(tmp_path / name)
+    with pytest.raises(DataError, match=rf"holds 1 image, and none has a cap.*; if {name} is such"):
+        opened(tmp_path)
+    assert captions(opened(tmp_path / name)) == ["of the table"]
+
+
+def test_parquet_that_the_library_cannot_join_says_why(tmp_path):
+    table(tmp_path / "a.parquet", {"jpg": JPEGS[:1], "text": ["a"]})
+    table(tmp_path / "b.parquet", {"png": JPEGS[:1], "text": ["b"]})
+    with pytest.raises(DataError, match=r"folder as a dataset cannot be read \((?!An error).*png"):
+        opened(tmp_path)
+
+
 @SUFFIXES
 def test_folders_of_splits_with_a_table_each_are_splits(tmp_path, suffix):
     for name in ("train", "val"):
@@ -318,6 +343,16 @@ def datumaro(folder: Path, subsets: dict[str, int]) -> Path:
         path = folder / "annotations" / f"captions_{subset}.json"
         path.write_text(json.dumps(about | {"images": images, "annotations": notes}))
     return folder
+
+
+def test_a_folder_of_kohya_is_read_with_the_latents_that_it_cached(tmp_path):
+    for name, count in (("10_cat", 2), ("5_dog walking", 1)):
+        folder_of(tmp_path / name, count)
+        for path in (tmp_path / name).glob("*.png"):
+            path.with_name(f"{path.stem}_0096x0080_sd.npz").write_bytes(b"PK")
+            path.with_suffix(".npz").write_bytes(b"PK")
+    pairs = opened(tmp_path)
+    assert (captions(pairs), pairs.source.left_out) == (["image 0", "image 1", "image 0"], ())
 
 
 def test_what_datumaro_writes_is_read_subset_by_subset(tmp_path):
