@@ -1,6 +1,6 @@
 """Images from prompts: a denoiser, its timesteps and its sampler, of a student or a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -56,26 +56,34 @@ class ImageSampler:
         Raises:
             UserError: if latents are not finite.
         """
-        schedule, shape = self.family.schedule, self.family.latent_shape(height, width)
-        device = schedule.alphas.device
         batches = []
         for first in range(0, len(prompts), batch_size):
             batch = slice(first, first + batch_size)
-            cond = self.family.encode_prompts(prompts[batch])
-            draw = Draw(generators[batch], device)
-            x_t = draw.noise_like(torch.empty(len(draw.generators), *shape))
-            if x_0 is not None:
-                t = torch.full((len(x_t),), self.timesteps[0], device=device)
-                x_t = schedule.add_noise(x_0.expand_as(x_t), x_t, t)
-            sample = SAMPLERS[self.sampler]
-            batches.append(last(sample(self.denoiser, x_t, self.timesteps, cond, schedule, draw)))
-        latents = torch.cat(batches)
-        if not latents.isfinite().all():
-            raise UserError(
-                "the model gave latents that are not finite; use precision fp32 or bf16, and "
-                "check the weights that were trained"
-            )
-        return latents
+            steps = self.trajectory(prompts[batch], generators[batch], height, width, x_0=x_0)
+            batches.append(last(steps))
+        return finite_latents(torch.cat(batches))
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        height: int,
+        width: int | None = None,
+        *,
+        x_0: Latents | None = None,
+    ) -> Iterator[Latents]:
+        """Yield what `latents` starts from and then every x_s, the clean latents last."""
+        schedule, shape = self.family.schedule, self.family.latent_shape(height, width)
+        device = schedule.alphas.device
+        cond, draw = self.family.encode_prompts(prompts), Draw(generators, device)
+        x_t = draw.noise_like(torch.empty(len(draw.generators), *shape))
+        if x_0 is not None:
+            t = torch.full((len(x_t),), self.timesteps[0], device=device)
+            x_t = schedule.add_noise(x_0.expand_as(x_t), x_t, t)
+        yield x_t
+        sample = SAMPLERS[self.sampler]
+        yield from sample(self.denoiser, x_t, self.timesteps, cond, schedule, draw)
 
     def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
         """Return images as uint8 [batch, H, W, 3].
@@ -112,6 +120,16 @@ class ImageSampler:
         return replace(self, timesteps=self.timesteps[-kept:], nfe=self.nfe // total * kept)
 
 
+def finite_latents(latents: Latents) -> Latents:
+    """Return latents; raise a UserError if they are not finite."""
+    if not latents.isfinite().all():
+        raise UserError(
+            "the model gave latents that are not finite; use precision fp32 or bf16, and "
+            "check the weights that were trained"
+        )
+    return latents
+
+
 def finite_images(images: Tensor) -> Tensor:
     """Return images; raise a UserError if they are not finite, which would be written as black."""
     if not images.isfinite().all():
@@ -139,13 +157,14 @@ def teacher_sampler(
     guidance_scale: float,
     denoiser: Denoiser[Prediction] | None = None,
     spacing: str = "uniform",
+    negative_prompt: str = "",
 ) -> ImageSampler:
     """Return the undistilled model, or `denoiser`, under guided DDIM from the noisiest timestep."""
     denoiser = denoiser or family.denoiser(family.network)
     grid = Grid(num_steps, 1, spacing, family.schedule.num_train_timesteps)
     return ImageSampler(
         family,
-        guided(denoiser, family.encode_prompts([""]), guidance_scale),
+        guided(denoiser, family.encode_prompts([negative_prompt]), guidance_scale),
         grid.trailing,
         "deterministic",
         teacher_nfe(num_steps, guidance_scale),
