@@ -207,13 +207,22 @@ def need(holds: bool, setting: str, value: object, way_out: str) -> None:
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply overrides of the form "table.key=value".
+    """Read a TOML file, or one that ships by its name, and apply overrides "table.key=value".
 
     Raises:
         SettingError: if the file cannot be read, or a setting is unknown or of the wrong type.
     """
-    tables = apply_overrides(read_tables(path), overrides)
+    tables = apply_overrides(read_tables(shipped(Path(path))), overrides)
     return from_tables(Config, with_paths(tables, PATHS))
+
+
+def shipped(path: Path) -> Path:
+    """Return the config that ships under this name, such as "sd15-t4", or else the path itself."""
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    name = f"{path.name.removeprefix('bundled-')}.toml"
+    found = (Path(__file__).parent / room / "configs" / name for room in ("training", "world"))
+    return next(filter(Path.is_file, found), path)
 
 
 def to_toml(config: Config) -> str:
