@@ -2,14 +2,16 @@
 
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
@@ -103,7 +105,7 @@ def devices() -> Iterator[Finding]:
         return  # imports() reports it
     from fewstep.models.precision import precision_for
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    memory = psutil.virtual_memory().total / 1e9
     threads = torch.get_num_threads()
     yield Finding("processor", f"{os.cpu_count()} cores, {memory:.0f} GB, {threads} torch threads")
     if not torch.cuda.is_available():
@@ -172,6 +174,12 @@ def verdict(findings: list[Finding]) -> str:
     if slow:
         return f"ready, with limits: {', '.join(dict.fromkeys(slow))}"
     return "ready"
+
+
+def as_json(findings: list[Finding]) -> str:
+    """Return the findings and the verdict for programs."""
+    entries = {"verdict": verdict(findings), "findings": [asdict(one) for one in findings]}
+    return json.dumps(entries, indent=2)
 
 
 def print_findings(findings: list[Finding]) -> None:

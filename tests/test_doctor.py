@@ -1,6 +1,7 @@
 """The doctor names what does not fit, and whether a machine can train."""
 
 import importlib
+import json
 from collections import namedtuple
 
 import pytest
@@ -181,3 +182,12 @@ def test_precision_is_chosen_by_compute_capability(monkeypatch, capability, prec
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert precision_for("auto", "cuda") == precision
     assert precision_for("auto", "cpu") == "fp32"
+
+
+def test_programs_read_the_findings_as_json(monkeypatch, typed):
+    findings = [Finding("torch", "2.0; needs 2.4", "bad", "update it"), Finding("Python", "3.12")]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    code, output = typed("doctor", "--json")
+    told = json.loads(output)
+    assert (code, told["verdict"]) == (2, verdict(findings))
+    assert [Finding(**one) for one in told["findings"]] == findings

@@ -29,7 +29,8 @@ def test_the_readme_has_figures_at_all():
 def test_a_results_file_names_the_one_command_that_makes_it(path, monkeypatch):
     words = shlex.split(json.loads(path.read_text(encoding="utf-8"))["command"])
     if words[0] == "fewstep":
-        assert re.search(rf"^def {words[1]}\(", (ROOT / "fewstep/cli.py").read_text(), re.MULTILINE)
+        commands = (ROOT / "fewstep/cli/__init__.py").read_text()
+        assert re.search(rf"^def {words[1]}\(", commands, re.MULTILINE)
         return
     assert words[0] == "python"
     is_module = words[1] == "-m"

@@ -1,9 +1,10 @@
 """`fewstep data check`: look at every pair, and list what is there and what is wrong with it."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from PIL import Image
@@ -47,6 +48,10 @@ class Findings:
     def is_usable(self) -> bool:
         """Whether every sample has an image that can be decoded, and a caption."""
         return not (self.left_out or self.broken)
+
+    def as_json(self) -> str:
+        """Return the findings for programs."""
+        return json.dumps({"is_usable": self.is_usable} | asdict(self), indent=2)
 
     def lines(self) -> list[str]:
         """Return the findings as text, with every file that cannot be used."""

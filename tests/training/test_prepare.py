@@ -1,5 +1,6 @@
 """Real data all the way: looked at, encoded, trained on, from a cache or on the fly."""
 
+import json
 import os
 import re
 import signal
@@ -82,6 +83,16 @@ def test_data_check_says_what_a_folder_holds(tmp_path):
 
 def checked(*told: object):
     return CliRunner().invoke(app, ["data", "check", *map(str, told)])
+
+
+def test_programs_read_what_data_check_found_as_json(tmp_path):
+    folder = folder_of(tmp_path / "images", 3)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "empty.txt").write_text("nothing")
+    told = checked(folder, "--json")
+    found = json.loads(told.stdout)
+    assert (told.exit_code, found["is_usable"], len(found["broken"])) == (2, False, 1)
+    assert len(found["sizes"]) == found["pairs"] - 1
 
 
 def test_data_check_lists_every_bad_file_and_every_bad_caption(tmp_path):

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from fewstep import __version__
-from fewstep.config import DataSettings
+from fewstep.cli.data import data
+from fewstep.cli.examples import add_examples
 from fewstep.errors import UserError
 from fewstep.options import (
     ConfigFile,
@@ -17,14 +18,12 @@ from fewstep.options import (
     RunFolder,
     option,
 )
-from fewstep.strict import from_tables
 from fewstep.training.settings import read_settings
 
 app = typer.Typer(
     name="fewstep",
     help="Turn a 50-step text-to-image diffusion model into a 4-step one, and prove it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -68,38 +67,6 @@ def prepare(
     from fewstep.training.prepare import prepare_data
 
     print_once(show_progress(prepare_data(settings, run)).summary())
-
-
-data = typer.Typer(help="Check data before training.", no_args_is_help=True)
-app.add_typer(data, name="data")
-
-
-@data.command()
-def check(
-    path: Annotated[str, typer.Argument(help="What data.path would be.")],
-    resolution: Annotated[int | None, option("Also list images that are too small.")] = None,
-    num_pairs: Annotated[int | None, option("How many to check; default: all.")] = None,
-    images: Annotated[
-        str | None, option("What data.images would be.", "--images", "--pictures")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, option("A pattern of data.exclude, of files to leave out.")
-    ] = None,
-    split: Annotated[str, option("What data.split would be.")] = "train",
-    image_column: Annotated[str | None, option("What data.image_column would be.")] = None,
-    caption_column: Annotated[str | None, option("What data.caption_column would be.")] = None,
-    model: Annotated[str | None, option("What model.base would be, to count tokens.")] = None,
-) -> None:
-    """Count images, sizes and captions in PATH, and list each file that cannot be used."""
-    given = {name: value for name, value in locals().items() if name != "model"}
-    settings = from_tables(DataSettings, given | {"exclude": exclude or []}, "data.")
-    from fewstep.console import show_progress
-    from fewstep.training.prepare import check_data
-
-    found = show_progress(check_data(settings, model))
-    typer.echo("\n".join(found.lines()))
-    if not found.is_usable:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -266,14 +233,34 @@ def plan(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: Annotated[bool, option("Print JSON.")] = False) -> None:
     """Check versions, devices, precision and disk, and whether this machine can train."""
-    from fewstep.doctor import examine, print_findings, verdict
+    from fewstep.doctor import as_json, examine, print_findings, verdict
 
     findings = examine()
-    print_findings(findings)
+    typer.echo(as_json(findings)) if json else print_findings(findings)
     if verdict(findings).startswith("not"):
         raise typer.Exit(2)
+
+
+@app.command()
+def ui(
+    artefacts: Annotated[
+        list[str] | None, typer.Argument(help="Runs, artefacts; default: the quickstart's.")
+    ] = None,
+    host: Annotated[str, option("Where others can reach it, with --password.")] = "127.0.0.1",
+    port: Annotated[int | None, option("Default: the first free one from 7860 on.")] = None,
+    folder: Annotated[
+        list[Path] | None, option("Beside the current one, for models and data; may be repeated.")
+    ] = None,
+    password: Annotated[
+        str | None, option("Of the user fewstep.", envvar="FEWSTEP_UI_PASSWORD")
+    ] = None,
+) -> None:
+    """Open a page that compares students with their teacher, and trains others."""
+    from fewstep.ui import open_page
+
+    open_page(artefacts or [], host, port, folder or [], password)
 
 
 def _version(wanted: bool) -> None:
@@ -287,3 +274,8 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Options before any command."""
+
+
+app.add_typer(data, name="data")
+add_examples(app)
+add_examples(data)
