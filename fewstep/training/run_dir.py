@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,5 +139,11 @@ def peak_memory() -> int:
     """Return the most bytes used, of the GPU's allocator or else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil  # which accelerate needs as well
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
