@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow test-notebook test-floor test-middle check verify format docs constraints clean
+.PHONY: help install demo test test-slow test-notebook test-floor test-middle check verify screenshots format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -56,6 +56,10 @@ verify: $(READY)  ## renew the truth bench's committed results, plot and page (5
 	cp build/verify/verify.json benchmarks/results/
 	cp build/verify/verify.png docs/images/
 	$(BIN)/python tools/figures.py
+
+screenshots: $(READY)  ## draw the documentation's pictures of the page, of the students in runs/quickstart
+	FEWSTEP_SCREENSHOTS=docs/images FEWSTEP_STUDENTS=$(or $(STUDENTS),runs/quickstart) \
+		$(PYTEST) -n 0 -m slow tests/ui/test_browser.py -k "figures or training or phone"
 
 format: $(READY)  ## put the code in order
 	$(BIN)/ruff format .

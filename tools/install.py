@@ -36,7 +36,8 @@ def main(folder: Path, versions: Path = CONSTRAINTS) -> None:
     if not gpu:
         torch = install_cpu_torch(install, pinned("torch", versions), pinned("torch"))
         constraints.write_text(f"{unpinned}torch=={torch}\n")
-    run([*install, "--editable", str(ROOT), *groups("dev", "docs")])
+    page = ["page"] if versions == CONSTRAINTS else []  # Gradio needs versions of today
+    run([*install, "--editable", str(ROOT), *groups("dev", "docs", *page)])
     say(f"ready: {folder / 'bin' / 'fewstep'}")
 
 

@@ -1,0 +1,127 @@
+"""From what is chosen on the page to a config: the recipe as text, its checks and its plan."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomlkit
+from tomlkit.items import Table
+
+from fewstep.config import PATHS, Config, parsed, with_paths
+from fewstep.console import counted
+from fewstep.errors import SettingError, UserError
+from fewstep.methods import METHODS
+from fewstep.models.architectures import ARCHITECTURES
+from fewstep.models.hub import on_the_hub
+from fewstep.strict import from_tables
+from fewstep.training.plan import GIB, GPUS, Gpu, advice, cache_summary, plan_run
+from fewstep.training.settings import check_settings
+
+PACKAGE = Path(__file__).parents[1]
+BUNDLED = {
+    "ct": "ct.toml",
+    "cd": "cd.toml",
+    "multi-boundary-cd": "multi-boundary.toml",
+    "trajectory-matching": "trajectory-matching.toml",
+}
+"""The recipe of each method for the bundled teacher; another method has that of multi-boundary."""
+
+BY_MEMORY = {0: "sd15-t4.toml", 20: "sd15-24gb.toml", 70: "sd15-h100.toml"}
+"""The recipes for Stable Diffusion, by the GiB of a card from which on each is chosen."""
+
+PROCESSOR = "none, this machine's processor"
+CARDS = {PROCESSOR: None} | {f"{gpu.name} ({gpu.gib:.0f} GiB)": gpu for gpu in GPUS}
+
+CONFINED = (*PATHS, ("train", "init"))
+
+
+def recipe(model: str, data: str, method: str, card: str) -> str:
+    """Return the recipe for a model, its data, a method and a card, as TOML with its comments.
+
+    Raises:
+        UserError: if the method or the card is unknown.
+    """
+    if method not in METHODS or card not in CARDS:
+        raise UserError(f"{method!r} on {card!r} has no recipe; choose from the lists")
+    gpu = CARDS[card]
+    document = tomlkit.parse(recipe_file(model, method, gpu).read_text(encoding="utf-8"))
+    tables = {name: _table(document, name) for name in ("method", "model", "teacher", "data")}
+    tables["method"]["name"] = method
+    if model != "bundled" or "base" in tables["model"]:
+        tables["model"]["base"] = model
+    tables["data"]["path"] = data
+    if model != "bundled" and gpu is None:
+        tables["model"]["precision"] = "auto"
+    if not METHODS[method].has_teacher:
+        tables["teacher"].pop("guidance_scale", None)
+    for name, table in tables.items():
+        if not table:
+            document.remove(name)
+    return tomlkit.dumps(document).lstrip()
+
+
+def recipe_file(model: str, method: str, gpu: Gpu | None) -> Path:
+    """Return the recipe that ships for a model, "bundled" or another, and a card."""
+    if model == "bundled":
+        return PACKAGE / "world" / "configs" / BUNDLED.get(method, BUNDLED["multi-boundary-cd"])
+    memory = gpu.gib if gpu else 0
+    name = next(name for least, name in reversed(BY_MEMORY.items()) if memory >= least)
+    return PACKAGE / "training" / "configs" / name
+
+
+def _table(document: tomlkit.TOMLDocument, name: str) -> Table:
+    """Return a table of the document, which is added where it is missing."""
+    if name not in document:
+        document[name] = tomlkit.table()
+    found = document[name]
+    assert isinstance(found, Table)
+    return found
+
+
+def read_recipe(text: str, folders: Sequence[Path]) -> Config:
+    """Read a recipe from the page, whose paths have to lie inside of the folders.
+
+    Raises:
+        UserError: naming the setting, as for a config file, or the path.
+    """
+    try:
+        tables = parsed(text, "the recipe")
+    except ValueError as error:
+        raise UserError(f"the recipe is not TOML: {error}") from error
+    for table, key in CONFINED:
+        values = tables.get(table)
+        value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(value, str):
+            check_inside(value, f"{table}.{key}", folders)
+    config = from_tables(Config, with_paths(tables))
+    check_settings(config)
+    return config
+
+
+def check_inside(path: str, setting: str, folders: Sequence[Path]) -> None:
+    """Refuse a path that leads out of the folders that the page may use; names are no paths.
+
+    Raises:
+        SettingError: naming the setting and the path.
+    """
+    if path == "bundled" or path in ARCHITECTURES or on_the_hub(path):
+        return
+    found = Path(path).expanduser().resolve()
+    if not any(found.is_relative_to(folder.resolve()) for folder in folders):
+        raise SettingError(
+            f"{setting} is {path!r}, which lies outside of the folders that this page may use "
+            f"({', '.join(map(str, folders))}); start it with --folder and another one"
+        )
+
+
+def planned(config: Config, card: str) -> str:
+    """Return what a run needs on a card: memory, time and the cache, in words."""
+    gpu = CARDS.get(card)
+    plan = plan_run(config, on_cpu=gpu is None)
+    words = [f"{counted(plan.steps, 'step')} of {counted(plan.images_per_step, 'image')}"]
+    words.append(f"{plan.peak_bytes / GIB:.2f} GiB of memory at the peak (predicted)")
+    if gpu is None:
+        words.append("its time is known after the first steps, as processors differ")
+    else:
+        low, high = plan.hours(gpu)
+        words += [advice(config, plan, gpu), f"{low:.1f} to {high:.1f} hours (predicted)"]
+    return "; ".join([*words, cache_summary(plan)]) + "."
