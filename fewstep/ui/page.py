@@ -43,7 +43,7 @@ def run_page(
     page = build_page(models, ready, trainings, [Path.cwd(), *folders])
     try:
         print(f"open {serve(page, host, port, password)}  (Ctrl-C ends it)", flush=True)
-        threading.Thread(target=ready, daemon=True).start()
+        threading.Thread(target=ready).start()  # waited for at the end, as torch has to be
         threading.Event().wait()
     finally:
         trainings.close()

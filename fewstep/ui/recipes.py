@@ -28,6 +28,9 @@ BUNDLED = {
 BY_MEMORY = {0: "sd15-t4.toml", 20: "sd15-24gb.toml", 70: "sd15-h100.toml"}
 """The recipes for Stable Diffusion, by the GiB of a card from which on each is chosen."""
 
+MATCHING = "trajectory-matching-sd15-24gb.toml"
+"""The recipe for Stable Diffusion of the method that has a second LoRA, whatever the card."""
+
 PROCESSOR = "none, this machine's processor"
 CARDS = {PROCESSOR: None} | {f"{gpu.name} ({gpu.gib:.0f} GiB)": gpu for gpu in GPUS}
 
@@ -63,6 +66,8 @@ def recipe_file(model: str, method: str, gpu: Gpu | None) -> Path:
     """Return the recipe that ships for a model, "bundled" or another, and a card."""
     if model == "bundled":
         return PACKAGE / "world" / "configs" / BUNDLED.get(method, BUNDLED["multi-boundary-cd"])
+    if method == "trajectory-matching":
+        return PACKAGE / "training" / "configs" / MATCHING
     memory = gpu.gib if gpu else 0
     name = next(name for least, name in reversed(BY_MEMORY.items()) if memory >= least)
     return PACKAGE / "training" / "configs" / name
