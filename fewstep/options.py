@@ -20,7 +20,9 @@ def named(run: Path) -> Path:
     return run
 
 
-ConfigFile = Annotated[Path, typer.Argument(help="A TOML file, or one that ships by its name, as sd15-t4.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(help="A TOML file, or one that ships by its name, as sd15-t4.")
+]
 Override = Annotated[
     list[str] | None,
     option("Change a setting; may be repeated.", "--set", metavar="TABLE.KEY=VALUE"),

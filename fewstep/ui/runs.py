@@ -58,6 +58,7 @@ class Trainings:
         return self.root / "runs" / name
 
     def is_running(self, run: Path) -> bool:
+        """Return whether this page trains the run."""
         process = self.processes.get(run)
         return process is not None and process.poll() is None
 
