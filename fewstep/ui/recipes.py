@@ -6,13 +6,14 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import Table
 
-from fewstep.config import PATHS, Config, parsed, with_paths
+from fewstep.config import PATHS, Config
 from fewstep.console import counted
 from fewstep.errors import SettingError, UserError
 from fewstep.methods import METHODS
 from fewstep.models.architectures import ARCHITECTURES
 from fewstep.models.hub import on_the_hub
 from fewstep.strict import from_tables
+from fewstep.toml import parsed, with_paths
 from fewstep.training.plan import GIB, GPUS, Gpu, advice, cache_summary, plan_run
 from fewstep.training.settings import check_settings
 
@@ -33,8 +34,6 @@ MATCHING = "trajectory-matching-sd15-24gb.toml"
 
 PROCESSOR = "none, this machine's processor"
 CARDS = {PROCESSOR: None} | {f"{gpu.name} ({gpu.gib:.0f} GiB)": gpu for gpu in GPUS}
-
-CONFINED = (*PATHS, ("train", "init"))
 
 
 def recipe(model: str, data: str, method: str, card: str) -> str:
@@ -92,12 +91,12 @@ def read_recipe(text: str, folders: Sequence[Path]) -> Config:
         tables = parsed(text, "the recipe")
     except ValueError as error:
         raise UserError(f"the recipe is not TOML: {error}") from error
-    for table, key in CONFINED:
+    for table, key in PATHS:
         values = tables.get(table)
         value = values.get(key) if isinstance(values, dict) else None
         if isinstance(value, str):
             check_inside(value, f"{table}.{key}", folders)
-    config = from_tables(Config, with_paths(tables))
+    config = from_tables(Config, with_paths(tables, PATHS))
     check_settings(config)
     return config
 
