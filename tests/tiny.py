@@ -13,9 +13,15 @@ from diffusers import (
     PNDMScheduler,
     SchedulerMixin,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from recipes.bundled_teacher.tokenizer import save_tokenizer
@@ -125,6 +131,67 @@ def save_tiny_pipeline(folder: Path, version: int = 1, **scheduler: object) -> P
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+TINY_XL_UNET = TINY_UNET | {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (2, 4),
+    "use_linear_projection": True,
+    "cross_attention_dim": 16 + 24,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
+}
+
+
+def tiny_encoder(tokenizer: CLIPTokenizer, **settings: object) -> CLIPTextConfig:
+    """Return the config of a text encoder of two layers."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **settings,
+    )
+
+
+@cache
+def tiny_xl_pipeline(**scheduler: object) -> Path:
+    """Return the folder of a tiny SDXL, written once a process for each scheduler."""
+    folder = Path(tempfile.mkdtemp(prefix="fewstep-tiny-xl-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = save_tokenizer(folder / "tokenizer", 24)
+        second = {"hidden_size": 24, "intermediate_size": 48, "projection_dim": 20}
+        pipeline = StableDiffusionXLPipeline(
+            vae=AutoencoderKL(
+                block_out_channels=(8, 8, 8, 8),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                norm_num_groups=4,
+                latent_channels=4,
+                scaling_factor=0.13025,
+            ),
+            text_encoder=CLIPTextModel(
+                tiny_encoder(tokenizer, hidden_size=16, intermediate_size=32)
+            ),
+            text_encoder_2=CLIPTextModelWithProjection(
+                tiny_encoder(tokenizer, hidden_act="gelu", **second)
+            ),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=UNet2DConditionModel(**TINY_XL_UNET),
+            scheduler=tiny_scheduler(2, **scheduler),
+            add_watermarker=False,
         )
     pipeline.save_pretrained(folder)
     return folder

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -10,12 +12,15 @@ from torch import Tensor
 
 from fewstep.export.artefact import PEFT_CONFIG, PEFT_FILE
 from fewstep.files import write_file
+from fewstep.models.ldm import unet_name
 from fewstep.student.contract import LORA_FILE
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 Weights = Mapping[str, Tensor]
 """A LoRA by PEFT's plain names: the module's path, then `.lora_A.weight` or `.lora_B.weight`."""
+
+NO_BLOCKS: Mapping[str, Any] = MappingProxyType({})
 
 
 def modules(weights: Weights) -> list[str]:
@@ -51,14 +56,21 @@ def write_peft_lora(folder: Path, weights: Weights) -> None:
     _write(folder / PEFT_FILE, {f"base_model.model.{n}": value for n, value in weights.items()})
 
 
-def write_kohya_lora(path: Path, weights: Weights, header: Mapping[str, str]) -> None:
+def write_kohya_lora(
+    path: Path,
+    weights: Weights,
+    header: Mapping[str, str],
+    ldm_blocks: Mapping[str, Any] = NO_BLOCKS,
+) -> None:
     """Write the file that ComfyUI, A1111, Forge, InvokeAI and Draw Things read.
 
-    Module `mid_block.attentions.0.proj_in` is called `lora_unet_mid_block_attentions_0_proj_in`.
+    Module `mid_block.attentions.0.proj_in` is called `lora_unet_mid_block_attentions_0_proj_in`;
+    with the blocks of a UNet of XL, whose names are LDM's, `lora_unet_middle_block_1_proj_in`.
     """
     tensors = {}
     for module in modules(weights):
-        name = f"lora_unet_{module.replace('.', '_')}"
+        own = unet_name(module, SimpleNamespace(**ldm_blocks)) if ldm_blocks else module
+        name = f"lora_unet_{own.replace('.', '_')}"
         tensors[f"{name}.lora_down.weight"] = weights[module + A]
         tensors[f"{name}.lora_up.weight"] = weights[module + B]
         tensors[f"{name}.alpha"] = torch.tensor(float(rank(weights)))

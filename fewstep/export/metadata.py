@@ -11,9 +11,11 @@ KNOWN_BASES = {
     (768, True): ("sd_v1_v", "SD1", "stable-diffusion-v1"),
     (1024, False): ("sd_v2", "SD2", "stable-diffusion-v2-512"),
     (1024, True): ("sd_v2_v", "SD2", "stable-diffusion-v2-768-v"),
+    (2048, False): ("sdxl_base_v1-0", "SDXL", "stable-diffusion-xl-v1-base"),
+    (2048, True): ("sdxl_base_v1-0", "SDXL", "stable-diffusion-xl-v1-base"),
 }
-"""What kohya, A1111 and modelspec call a base model, by the width of its text encoder and whether
-it predicts v."""
+"""What kohya, A1111 and modelspec call a base model, by the width of its prompts and whether it
+predicts v."""
 
 
 def kohya_header(artefact: Artefact) -> dict[str, str]:

@@ -95,7 +95,7 @@ def of_model(written: Written, file: str, pipeline: Any) -> Reading:
 
 def in_diffusers(written: Written) -> Iterator[Reading]:
     """Load the two LoRA files that diffusers knows, and the whole model if it was written."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     if not is_whole_network(written.contract):
         for file in (LORA_FILE, f"{name_of(written.contract.files)}.safetensors"):
@@ -109,7 +109,7 @@ def in_diffusers(written: Written) -> Iterator[Reading]:
         given: dict[str, Any] = {}
         if written.contract.grid.spacing != "uniform":
             given["scheduler"] = FewStepScheduler.from_contract(written.contract)
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, **given)
+        pipeline = DiffusionPipeline.from_pretrained(folder, **given)
         yield of_model(written, FUSED_FOLDER, pipeline)
 
 

@@ -51,7 +51,8 @@ def write_weights(folder: Path, artefact: Artefact) -> None:
     else:
         write_diffusers_lora(folder, weights)
         write_peft_lora(folder, weights)
-        write_kohya_lora(folder / file, weights, kohya_header(artefact))
+        blocks = artefact.contract.base.get("ldm_blocks", {})
+        write_kohya_lora(folder / file, weights, kohya_header(artefact), blocks)
         write_file(folder / f"{artefact.name}.json", sidecar(artefact))
     if artefact.preview:
         write_file(folder / f"{artefact.name}.png", artefact.preview)

@@ -6,7 +6,7 @@ Each is given as its difference to the defaults of diffusers' and transformers' 
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,48 @@ SD2_UNET = {"sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim"
             "use_linear_projection": True}  # fmt: skip
 
 
+XL_UNET = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+"""The UNet of SDXL (Podell et al. 2023), which reads two text encoders and the image's size."""
+
+OPEN_CLIP_BIG_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20,
+                   "num_hidden_layers": 32, "hidden_act": "gelu",
+                   "projection_dim": 1280}  # fmt: skip
+"""The second text encoder of SDXL, OpenCLIP ViT-bigG/14; the first is SD 1's."""
+
+XL_VAE = VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}
+"""SDXL's: in fp16 its activations overflow."""
+
+XL_V = SCHEDULER | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+                    "timestep_spacing": "trailing"}  # fmt: skip
+"""What fine-tunes of SDXL that predict v are trained with."""
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The configs of one release, and the Hub ids under which it is known."""
+    """The configs of one release, and the Hub ids under which it is known.
+
+    `pad_token` is that of the last text encoder's tokenizer.
+    """
 
     hub_ids: tuple[str, ...]
     unet: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     pad_token: str
+    vae: Mapping[str, Any] = field(default_factory=lambda: VAE)
+    text_encoder_2: Mapping[str, Any] | None = None
 
 
 ARCHITECTURES = {
@@ -75,6 +108,11 @@ ARCHITECTURES = {
         SD2_UNET | {"sample_size": 96}, OPEN_CLIP_H,
         SCHEDULER | {"prediction_type": "v_prediction"}, "!",
     ),
+    "sdxl": Architecture(
+        ("stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/stable-diffusion-xl-base-0.9"),
+        XL_UNET, CLIP_L, SCHEDULER, "!", XL_VAE, OPEN_CLIP_BIG_G,
+    ),
+    "sdxl-v": Architecture((), XL_UNET, CLIP_L, XL_V, "!", XL_VAE, OPEN_CLIP_BIG_G),
 }  # fmt: skip
 """By the name that `model.config` may have; the files of SD 2.0 and 2.1 are alike."""
 
@@ -83,18 +121,23 @@ ARCHITECTURES = {
 def architecture_folder(name: str) -> Iterator[Path]:
     """Yield a diffusers folder with the configs and the tokenizer of a name in ARCHITECTURES."""
     architecture = ARCHITECTURES[name]
+    second = architecture.text_encoder_2
+    kind = "StableDiffusionXLPipeline" if second else "StableDiffusionPipeline"
     with tempfile.TemporaryDirectory(prefix="fewstep-") as temporary:
         folder = Path(temporary)
         for path, content in {
-            "model_index.json": {"_class_name": "StableDiffusionPipeline"},
+            "model_index.json": {"_class_name": kind},
             "unet/config.json": architecture.unet,
-            "vae/config.json": VAE,
+            "vae/config.json": architecture.vae,
             "text_encoder/config.json": CLIP_TOKENS | dict(architecture.text_encoder),
+            **({"text_encoder_2/config.json": CLIP_TOKENS | dict(second)} if second else {}),
             "scheduler/scheduler_config.json": architecture.scheduler,
         }.items():
             (folder / path).parent.mkdir(exist_ok=True)
             write_json(folder / path, dict(content))
-        write_clip_tokenizer(folder / "tokenizer", architecture.pad_token)
+        write_clip_tokenizer(folder / "tokenizer", END if second else architecture.pad_token)
+        if second:
+            write_clip_tokenizer(folder / "tokenizer_2", architecture.pad_token)
         yield folder
 
 

@@ -67,14 +67,16 @@ def empty_network(kind: type, source: str | Path, name: str, revision: str | Non
         return kind(config_class.from_pretrained(source, subfolder=name, revision=revision))
 
 
-def read_tokenizer(source: str | Path, revision: str | None, encoder: Any) -> CLIPTokenizer:
+def read_tokenizer(
+    source: str | Path, revision: str | None, encoder: Any, name: str = "tokenizer"
+) -> CLIPTokenizer:
     """Read the tokenizer that goes with a text encoder of the config `encoder`.
 
     The encoder may have more rows than there are tokens, as padded ones have. Its positions bound
     the length, of which a tokenizer without its own says 1e30.
     """
-    with explained(source, "tokenizer"):
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
+    with explained(source, name):
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=name, revision=revision)
         length, rows = len(tokenizer), encoder.vocab_size
         if length <= len(tokenizer.all_special_ids):  # transformers makes one where there is none
             raise ValueError("it has no tokens")

@@ -11,7 +11,7 @@ from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.ldm import unet_name
 from fewstep.models.lora_files import read_lora
 
-COMPONENTS = ("unet", "text_encoder")
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def add_loras(
@@ -60,11 +60,11 @@ def _merge(modules: Mapping[str, nn.Module], path: str, strength: float) -> None
 
 
 def _modules(components: Mapping[str, object]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules of the UNet and the text encoder under each name that files have for them.
+    """Yield the modules of the UNet and the text encoders under each name that files have for them.
 
     The UNet's have LDM's as well.
     """
-    for component in COMPONENTS:
+    for component in filter(components.__contains__, COMPONENTS):
         network = components[component]
         assert isinstance(network, nn.Module)
         for name, module in network.named_modules():
@@ -83,6 +83,6 @@ def _spelt(name: str) -> str:
     >>> _spelt("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out")
     'unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0'
     """
-    name = re.sub("^(text_encoder_)?text_model_", r"\1", name.replace(".", "_"))
+    name = re.sub("^(text_encoder_(?:2_)?)?text_model_", r"\1", name.replace(".", "_"))
     name = re.sub(r"(attn\d_to_out)$", r"\1_0", name)
     return re.sub(r"(self_attn)_to_(q|k|v|out)$", r"\1_\2_proj", name)

@@ -17,11 +17,17 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.",
 }
+XL_PREFIXES = PREFIXES | {
+    "text_encoder": "conditioner.embedders.0.",
+    "text_encoder_2": "conditioner.embedders.1.",
+}
+"""How the names of each component begin: in Stable Diffusion 1 and 2, and in XL."""
 UNET = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
     "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 UNET_RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -39,7 +45,7 @@ OPEN_CLIP = {
     "embeddings.position_embedding.weight": "positional_embedding",
     "encoder.layers": "transformer.resblocks", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
     "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
-    "final_layer_norm": "ln_final",
+    "final_layer_norm": "ln_final", "text_projection.weight": "text_projection",
 }  # fmt: skip
 
 
@@ -73,7 +79,9 @@ def vae_name(name: str, config: Any) -> str:
 
 
 def text_name(name: str, config: Any) -> str:
-    """Return the name of the text encoder's weight: transformers' own (SD 1) or OpenCLIP's (SD 2).
+    """Return the name of a text encoder's weight: transformers' own (SD 1) or OpenCLIP's (SD 2).
+
+    XL has one of each.
 
     OpenCLIP keeps query, key and value in one weight: their three names have one there.
     """
@@ -93,7 +101,7 @@ def _replaced(name: str, names: Mapping[str, str]) -> str:
 NOT_OF_THE_MODEL = re.compile(
     r"model_ema\.|loss\.|first_stage_model\.(loss|discriminator)\.|embedding_manager\.|denoiser\.|"
     r"(sqrt|log|posterior)_|(global_step|betas|alphas_cumprod(_prev)?|logvar|lvlb_weights|scale_factor)$|"
-    r"cond_stage_model\.model\.transformer\.resblocks\.|"
+    r"cond_stage_model\.model\.transformer\.resblocks\.|(v_pred|ztsnr)$|"
     r".*(position_ids|attn_mask|logit_scale|text_projection(\.weight)?)$"
 )
 """Weights that checkpoints hold and nothing reads: an average, the schedule, what CLIP was trained
@@ -122,11 +130,16 @@ def unscaled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_all_read(
-    weights: Mapping[str, Tensor], networks: Mapping[str, nn.Module], source: object
+    weights: Mapping[str, Tensor],
+    networks: Mapping[str, nn.Module],
+    source: object,
+    prefixes: Mapping[str, str] = PREFIXES,
 ) -> None:
     """Raise a ModelError if a checkpoint holds weights that no network reads, of no known kind."""
     read = {
-        name for part, network in networks.items() for name in ldm_names(part, network).values()
+        name
+        for part, network in networks.items()
+        for name in ldm_names(part, network, prefixes).values()
     }
     unread = [n for n in weights if n not in read and not NOT_OF_THE_MODEL.match(n)]
     if unread:
@@ -137,23 +150,32 @@ def check_all_read(
         )
 
 
-NAMES = {"unet": unet_name, "vae": vae_name, "text_encoder": text_name}
+NAMES = {
+    "unet": unet_name,
+    "vae": vae_name,
+    "text_encoder": text_name,
+    "text_encoder_2": text_name,
+}
 
 
-def ldm_names(component: str, network: nn.Module) -> dict[str, str]:
-    """Return LDM's name of each weight of a component: "unet", "vae" or "text_encoder"."""
+def ldm_names(
+    component: str, network: nn.Module, prefixes: Mapping[str, str] = PREFIXES
+) -> dict[str, str]:
+    """Return LDM's name of each weight of a component, whose names NAMES has."""
     return {
-        name: PREFIXES[component] + NAMES[component](name, network.config)
+        name: prefixes[component] + NAMES[component](name, network.config)
         for name in network.state_dict()
     }
 
 
-def ldm_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def ldm_weights(
+    networks: Mapping[str, nn.Module], prefixes: Mapping[str, str] = PREFIXES
+) -> dict[str, Tensor]:
     """Return the weights of all components by LDM's names."""
     tensors = {}
     for component, network in networks.items():
         weights = network.state_dict()
-        for name, ldm_name in ldm_names(component, network).items():
+        for name, ldm_name in ldm_names(component, network, prefixes).items():
             weight = weights[name]
             if ".in_proj_" in ldm_name:
                 weight = torch.cat(
@@ -161,24 +183,30 @@ def ldm_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
                 )
             elif ".attn_1." in ldm_name and weight.dim() == 2:  # in LDM a convolution of 1 x 1
                 weight = weight[..., None, None]
+            elif ldm_name.endswith(".text_projection"):  # which OpenCLIP multiplies from the left
+                weight = weight.mT
             tensors[ldm_name] = weight.detach().cpu().contiguous()
     return tensors
 
 
 def load_ldm_weights(
-    weights: Mapping[str, Tensor], component: str, network: nn.Module, source: object
+    weights: Mapping[str, Tensor],
+    component: str,
+    network: nn.Module,
+    source: object,
+    prefixes: Mapping[str, str] = PREFIXES,
 ) -> None:
     """Give a network without weights those of a checkpoint, in fp32; on meta only check the names.
 
     Raises:
         ModelError: if some are missing, naming the component and the first of them.
     """
-    names = ldm_names(component, network)
+    names = ldm_names(component, network, prefixes)
     if missing := [name for name in names.values() if name not in weights]:
         raise ModelError(
             f"cannot load the {component} of {source}: {len(missing)} of its weights are missing, "
-            f"such as {missing[0]}; it has to be a complete checkpoint of Stable Diffusion 1 or "
-            "2; SDXL, a LoRA or a UNet alone are not"
+            f"such as {missing[0]}; it has to be a complete checkpoint of Stable Diffusion 1, 2 or "
+            "XL; a LoRA or a UNet alone is not"
         )
     found = {}
     for name, ldm_name in names.items():
@@ -187,5 +215,7 @@ def load_ldm_weights(
             weight = weight.chunk(3)["qkv".index(name[name.index("_proj") - 1])].clone()
         elif ".attn_1." in ldm_name and weight.dim() > 2:
             weight = weight.flatten(1)
+        elif ldm_name.endswith(".text_projection"):
+            weight = weight.mT.contiguous()
         found[name] = weight
     network.load_state_dict(found, assign=True)

@@ -17,8 +17,12 @@ from fewstep.models.hub import hub_file, no_such_path, on_the_hub, out_of_reach
 from fewstep.models.safe_files import PICKLED, SAFE
 from fewstep.models.single_file import read_checkpoint, recognise
 from fewstep.models.stable_diffusion import load_stable_diffusion
+from fewstep.models.stable_diffusion_xl import load_stable_diffusion_xl
 
-MODELS: dict[str, Callable[..., Any]] = {"StableDiffusionPipeline": load_stable_diffusion}
+MODELS: dict[str, Callable[..., Any]] = {
+    "StableDiffusionPipeline": load_stable_diffusion,
+    "StableDiffusionXLPipeline": load_stable_diffusion_xl,
+}
 """What loads a family, as `load_stable_diffusion`, by the class that model_index.json names."""
 
 STUDENT_FILE = "fewstep.json"
@@ -120,6 +124,11 @@ def _family(source: str | Path, revision: str | None) -> tuple[Callable[..., Any
             f"checkpoint file ({reason})"
         ) from error
     name = index.get("_class_name")
+    if name == "StableDiffusionXLImg2ImgPipeline":
+        raise ModelError(
+            f"{source} is a {name}, as SDXL's refiner is, which only repaints an image: take the "
+            "base model"
+        )
     if name not in MODELS:
         raise ModelError(f"{source} is a {name}; the families known are: {', '.join(MODELS)}")
     return MODELS[name], commit

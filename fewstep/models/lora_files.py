@@ -44,6 +44,7 @@ PREFIXES = (
     (r"base_model\.model\.", ""),
     (r"lora_unet_", "unet."),
     (r"lora_te1?_", "text_encoder."),
+    (r"lora_te2_", "text_encoder_2."),
 )
 
 PEFT_CONFIG = "adapter_config.json"
@@ -161,7 +162,7 @@ def _configs(path: Path, metadata: Metadata) -> Iterator[tuple[str, Mapping[str,
         inside = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the settings of the LoRA {path} ({error})") from error
-    for component in ("unet.", "text_encoder."):
+    for component in ("unet.", "text_encoder.", "text_encoder_2."):
         if config := {n.removeprefix(component): v for n, v in inside.items()
                       if n.startswith(component)}:  # fmt: skip
             yield component, config

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save
 from torch import nn
 from transformers import CLIPTokenizer, CLIPTokenizerFast
@@ -15,7 +15,7 @@ from fewstep.models.loading import quietly
 from fewstep.models.tokenizer import write_json
 
 
-def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Write a pipeline that every version loads in fp32 by default, and that names no local path.
 
     fp32 is diffusers' default; transformers would load its part in the stored dtype instead.
@@ -25,14 +25,17 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
             if isinstance(component, nn.Module):  # old versions save no other layout
                 component.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         pipeline.save_pretrained(folder, safe_serialization=True)
-        save_tokenizer(pipeline.tokenizer, folder / "tokenizer")
+        for name, component in pipeline.components.items():
+            if name.startswith("tokenizer"):
+                save_tokenizer(component, folder / name)
     for path in (folder / "model_index.json", *folder.glob("*/config.json")):
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)
-        if path.parent.name == "text_encoder":
+        if path.parent.name.startswith("text_encoder"):
             settings["dtype"] = "float32"
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    _prefix_names(folder / "text_encoder" / "model.safetensors")
+    for path in folder.glob("text_encoder*/model.safetensors"):
+        _prefix_names(path)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -48,5 +51,10 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def _prefix_names(path: Path) -> None:
     weights = load_file(path)
-    named = {TEXT_MODEL + name.removeprefix(TEXT_MODEL): value for name, value in weights.items()}
+    named = {
+        name
+        if name.startswith("text_projection.")
+        else TEXT_MODEL + name.removeprefix(TEXT_MODEL): value
+        for name, value in weights.items()
+    }
     write_file(path, save(named, {"format": "pt"}))

@@ -21,6 +21,11 @@ STUDENT_KEY = "fewstep.method"
 FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
 PROMPT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
+SIZE_KEY = "model.diffusion_model.label_emb.0.0.weight"
+"""Of SDXL: what its UNet makes of the pooled prompt and the image's size."""
+
+XL_SIZES = {2816: "sdxl", 2560: "the refiner of SDXL, which only repaints an image: take the base"}
+
 OLD_TEXT_NAME = re.compile(
     r"^(cond_stage_model\.transformer\.)(?=(embeddings|encoder|final_layer_norm)\.)"
 )
@@ -80,16 +85,14 @@ def recognise(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> 
     Raises:
         ModelError: if they belong to none, or do not say to which.
     """
+    if SIZE_KEY in weights and FIRST_CONV in weights:
+        return _recognise_xl(path, weights, metadata)
     if FIRST_CONV not in weights or PROMPT_KEY not in weights:
         raise ModelError(
-            f"{path} is no checkpoint of Stable Diffusion 1 or 2: it has no {PROMPT_KEY}"
+            f"{path} is no checkpoint of Stable Diffusion 1, 2 or XL: it has no {PROMPT_KEY}"
         )
-    channels, width = weights[FIRST_CONV].shape[1], weights[PROMPT_KEY].shape[1]
-    if channels != 4:
-        raise ModelError(
-            f"{path} takes {channels} channels, as inpainting and depth models do; only "
-            "text-to-image models (4 channels) can be distilled"
-        )
+    _check_channels(path, weights)
+    width = weights[PROMPT_KEY].shape[1]
     if width == 768:
         return "sd15"
     keys = ("modelspec.architecture", "modelspec.prediction_type")
@@ -102,3 +105,22 @@ def recognise(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> 
         f"{path} is of Stable Diffusion 2, whose files do not say what the network predicts: set "
         "model.config = 'sd21' (v-prediction, 768 pixels) or 'sd21-base' (epsilon, 512 pixels)"
     )
+
+
+def _recognise_xl(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> str:
+    """Return "sdxl" or, where a file says that it predicts v, "sdxl-v"."""
+    _check_channels(path, weights)
+    found = XL_SIZES.get(weights[SIZE_KEY].shape[1], "of no architecture that is known")
+    if found != "sdxl":
+        raise ModelError(f"{path} is {found}")
+    predicts_v = metadata.get("modelspec.prediction_type") == "v" or "v_pred" in weights
+    return "sdxl-v" if predicts_v else "sdxl"
+
+
+def _check_channels(path: Path, weights: Mapping[str, Tensor]) -> None:
+    channels = weights[FIRST_CONV].shape[1]
+    if channels != 4:
+        raise ModelError(
+            f"{path} takes {channels} channels, as inpainting and depth models do; only "
+            "text-to-image models (4 channels) can be distilled"
+        )

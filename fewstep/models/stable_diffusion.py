@@ -1,11 +1,10 @@
 """Stable Diffusion 1.x and 2.x: one text encoder, a UNet on latents, an autoencoder."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import diffusers
 import torch
@@ -26,10 +25,11 @@ from fewstep.models.components import (
     read_scheduler_config,
     read_tokenizer,
 )
-from fewstep.models.ldm import check_all_read, ldm_weights, load_ldm_weights
+from fewstep.models.ldm import PREFIXES, check_all_read, ldm_weights, load_ldm_weights
 from fewstep.models.prompts import chunks_of, prompt_lengths
 from fewstep.models.quantised import stored
 from fewstep.models.supported import check_configs
+from fewstep.models.tokenizer import tokenizer_digest
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
@@ -41,8 +41,16 @@ PIXELS_AT_ONCE = 64 * 64**2
 """How much the autoencoder is given at once: 64 images of 64 pixels, one of 512."""
 
 
-def load_stable_diffusion(
+def load_stable_diffusion(source: str | Path, **options: Any) -> "StableDiffusion":
+    """Load a diffusers folder or Hub id; see `load_parts`."""
+    check_configs(source, options["revision"], options["base"])
+    return StableDiffusion(**load_parts(source, NETWORKS, PREFIXES, **options))
+
+
+def load_parts(
     source: str | Path,
+    kinds: Mapping[str, type],
+    prefixes: Mapping[str, str],
     *,
     base: str | Path,
     checkpoint: Mapping[str, Tensor] | None = None,
@@ -52,49 +60,60 @@ def load_stable_diffusion(
     revision: str | None = None,
     long_prompts: LongPrompts = "cut",
     **options: Any,
-) -> "StableDiffusion":
+) -> dict[str, Any]:
     """Load a diffusers folder or Hub id; with a `checkpoint` only its configs, and those weights.
 
     The UNet is in `dtype` or quantised, the others are in fp32. On the meta device no weights are
-    read. `base` is what errors call the model; options are `variant` and `allow_pickle`.
+    read. `base` is what errors call the model, `prefixes` are those of a checkpoint's names;
+    options are `variant` and `allow_pickle`.
+
+    Returns a family's fields by their names.
 
     Raises:
         ModelError: naming the component that is missing or cannot be used.
     """
-    check_configs(source, revision, base)
     networks: dict[str, Any] = {}
-    for name, kind in NETWORKS.items():
+    for name, kind in kinds.items():
         if checkpoint is None and torch.device(device).type != "meta":
             networks[name] = read_network(kind, source, name, revision, **options)
             continue
         networks[name] = empty_network(kind, source, name, revision)
         if checkpoint is not None:
             with explained(base, name):
-                load_ldm_weights(checkpoint, name, networks[name], base)
+                load_ldm_weights(checkpoint, name, networks[name], base, prefixes)
     if checkpoint is not None:
-        check_all_read(checkpoint, networks, base)
-    unet = networks["unet"]
-    vae, text_encoder = (stored(networks[part]) for part in ("vae", "text_encoder"))
-    tokenizer = read_tokenizer(source, revision, text_encoder.config)
+        check_all_read(checkpoint, networks, base, prefixes)
+    unet, vae = networks.pop("unet"), networks.pop("vae")
+    names = {name.replace("text_encoder", "tokenizer"): name for name in networks}
+    tokenizers = {
+        name: read_tokenizer(source, revision, networks[encoder].config, name)
+        for name, encoder in names.items()
+    }
     config = read_scheduler_config(source, revision)
     try:
         schedule = NoiseSchedule.from_config(config)
         read = output_reader(config.get("prediction_type", "epsilon"), schedule)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot use the scheduler of {base}: {error}") from error
-    return StableDiffusion(
-        fingerprint="" if unet.device.type == "meta" else fingerprint(unet),  # as they are stored
-        network=stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
-        vae=vae.to(device, memory_format=CONVOLUTIONS),
-        text_encoder=text_encoder.to(device),
-        tokenizer=tokenizer,
-        scheduler_config=config,
-        schedule=schedule.to(device),
-        read=read,
-        dtype=dtype,
-        revision=revision,
-        long_prompts=long_prompts,
-    )
+    return {
+        "fingerprint": "" if unet.device.type == "meta" else fingerprint(unet),  # as it is stored
+        "network": stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
+        "vae": stored(vae).to(device, memory_format=CONVOLUTIONS),
+        **{name: stored(network).to(device) for name, network in networks.items()},
+        **tokenizers,
+        "scheduler_config": config,
+        "schedule": schedule.to(device),
+        "read": read,
+        "dtype": dtype,
+        "revision": revision,
+        "long_prompts": long_prompts,
+    }
+
+
+def diffusers_scheduler(config: Mapping[str, Any] | None) -> Any:
+    """Return the scheduler of diffusers that a config names."""
+    config = dict(config or {})
+    return getattr(diffusers, config.get("_class_name", "DDIMScheduler")).from_config(config)
 
 
 @dataclass(frozen=True)
@@ -113,17 +132,15 @@ class StableDiffusion:
     revision: str | None = None
     long_prompts: LongPrompts = "cut"
     lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
+    ldm_blocks: ClassVar[Mapping[str, Any]] = {}
 
     def pipeline(
         self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
     ) -> diffusers.StableDiffusionPipeline:
         """Return diffusers' own pipeline of these components, with `network` as the UNet."""
-        config = dict(scheduler_config or {})
-        scheduler = getattr(diffusers, config.get("_class_name", "DDIMScheduler")).from_config(
-            config
-        )
         return diffusers.StableDiffusionPipeline(
-            self.vae, self.text_encoder, self.tokenizer, network, scheduler, None, None,
+            self.vae, self.text_encoder, self.tokenizer, network,
+            diffusers_scheduler(scheduler_config), None, None,
             requires_safety_checker=False,
         )  # fmt: skip
 
@@ -132,7 +149,7 @@ class StableDiffusion:
         networks = {"unet": network, "vae": self.vae, "text_encoder": self.text_encoder}
         return ldm_weights(networks)
 
-    def with_own_text_encoder(self) -> "StableDiffusion":
+    def with_own_text_encoder(self) -> Self:
         """Return the family with a copy of its text encoder, which may then be changed."""
         return replace(self, text_encoder=deepcopy(self.text_encoder))
 
@@ -144,11 +161,8 @@ class StableDiffusion:
     @property
     def encoding_settings(self) -> Mapping[str, Any]:
         """The scale of the latents, and a checksum of the tokens and their number."""
-        sha = hashlib.sha256()
-        for token, number in sorted(self.tokenizer.get_vocab().items()):
-            sha.update(f"{token} {number}\n".encode(errors="surrogateescape"))
-        sha.update(f"{self.tokenizer.model_max_length}\n".encode())
-        return {"scaling_factor": self.vae.config.scaling_factor, "tokenizer": sha.hexdigest()}
+        scale = self.vae.config.scaling_factor
+        return {"scaling_factor": scale, "tokenizer": tokenizer_digest(self.tokenizer)}
 
     @property
     def device(self) -> torch.device:
@@ -174,11 +188,15 @@ class StableDiffusion:
             with torch.autocast(device, dtype, casts or is_open, cache_enabled=False):
                 output = network(
                     x_t.to(weights), t, encoder_hidden_states=text, encoder_attention_mask=mask,
-                    return_dict=False,
+                    return_dict=False, **self.more_inputs(x_t, cond),
                 )  # fmt: skip
             return self.read(output[0].to(x_t.dtype), x_t, t, self.schedule)
 
         return denoise
+
+    def more_inputs(self, x_t: Latents, cond: Conditioning) -> dict[str, Any]:
+        """Return what the UNet takes beside latents, timesteps and prompts."""
+        return {}
 
     def prompt_lengths(self, prompts: Sequence[str]) -> Sequence[PromptLength]:
         """Return each prompt's number of tokens, and what the text encoder takes of it."""
@@ -191,14 +209,22 @@ class StableDiffusion:
         With `long_prompts` "chunks" each chunk is encoded by itself, those of a prompt follow one
         another, and there is a mask.
         """
-        chunks = chunks_of(self.tokenizer, prompts)
+        tokens, counts = self.tokens(self.tokenizer, prompts)
+        return self.by_prompt(self.text_encoder(tokens, return_dict=False)[0].float(), counts)
+
+    def tokens(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Return the tokens of all chunks, [chunks, tokens], and how many chunks a prompt has."""
+        chunks = chunks_of(tokenizer, prompts)
         if self.long_prompts == "cut":
             chunks = [own[:1] for own in chunks]
         tokens = torch.tensor([chunk for own in chunks for chunk in own], device=self.device)
-        text = self.text_encoder(tokens, return_dict=False)[0].float()
+        return tokens, [len(own) for own in chunks]
+
+    def by_prompt(self, text: Tensor, counts: list[int]) -> Conditioning:
+        """Join the encoded chunks of each prompt."""
         if self.long_prompts == "cut":
             return {"text": text}
-        rows = [part.flatten(0, 1)[None] for part in text.split([len(own) for own in chunks])]
+        rows = [part.flatten(0, 1)[None] for part in text.split(counts)]
         ones = (torch.ones(row.shape[:2], dtype=torch.bool, device=self.device) for row in rows)
         return joined([{"text": r, MASK: m} for r, m in zip(rows, ones, strict=True)])
 

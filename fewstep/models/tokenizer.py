@@ -1,6 +1,7 @@
 """CLIP's tokenizer as files: what single-file checkpoints leave out."""
 
 import gzip
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,15 @@ def write_tokenizer(
     lines = ["#version: 0.2", *merges]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokenizer_digest(tokenizer: CLIPTokenizer) -> str:
+    """Return the sha256 of a tokenizer's tokens and of how many it takes."""
+    sha = hashlib.sha256()
+    for token, number in sorted(tokenizer.get_vocab().items()):
+        sha.update(f"{token} {number}\n".encode(errors="surrogateescape"))
+    sha.update(f"{tokenizer.model_max_length}\n".encode())
+    return sha.hexdigest()
 
 
 def write_clip_tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:

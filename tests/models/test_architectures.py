@@ -17,9 +17,10 @@ def size(network):
 @pytest.mark.parametrize(
     ("name", "unet", "text", "resolution", "prediction"),
     [
-        ("sd15", 859_520_964, 123_060_480, 512, "epsilon"),
-        ("sd21-base", 865_910_724, 340_387_840, 512, "epsilon"),
-        ("sd21", 865_910_724, 340_387_840, 768, "v_prediction"),
+        ("sd15", 859_520_964, [123_060_480], 512, "epsilon"),
+        ("sd21-base", 865_910_724, [340_387_840], 512, "epsilon"),
+        ("sd21", 865_910_724, [340_387_840], 768, "v_prediction"),
+        ("sdxl", 2_567_463_684, [123_060_480, 694_659_840], 1024, "epsilon"),
     ],
 )
 def test_the_shipped_architectures_have_the_published_sizes(
@@ -27,7 +28,7 @@ def test_the_shipped_architectures_have_the_published_sizes(
 ):
     family = load_skeleton(ARCHITECTURES[name].hub_ids[0])
     assert size(family.network) == unet
-    assert [size(part) for part in family.vae_and_text_encoder] == [83_653_863, text]
+    assert [size(part) for part in family.vae_and_text_encoder] == [83_653_863, *text]
     assert family.default_resolution == resolution
     assert family.scheduler_config["prediction_type"] == prediction
 

@@ -208,7 +208,7 @@ def test_the_architecture_is_recognised_by_the_weights():
         recognise(Path("a"), weights(1024), {})
     with pytest.raises(ModelError, match="9 channels, as inpainting"):
         recognise(Path("a"), weights(768, channels=9), {})
-    with pytest.raises(ModelError, match="no checkpoint of Stable Diffusion 1 or 2"):
+    with pytest.raises(ModelError, match="no checkpoint of Stable Diffusion 1, 2 or XL"):
         recognise(Path("a"), {"conditioner.embedders.0": torch.empty(1)}, {})
 
 
