@@ -131,7 +131,9 @@ def train_to_end(components: Components, batches: Batches, received: list[int]) 
             if record:
                 yield record.log(result)
             signum = processes.all_reduce_max(received[0] if received else 0)
-            stopped = processes.all_reduce_max(bool(record and Stopped.read(components.run)))
+            stopped = components.config.stop is not None and processes.all_reduce_max(
+                int(record is not None and Stopped.read(components.run) is not None)
+            )
             if record:
                 if signum or result.step == train.steps or result.step % train.save_every == 0:
                     components.checkpoints.save()

@@ -1,6 +1,7 @@
 """Images stop a run: what is measured of them, when it stops and which student stays."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from fewstep.training import stopping
 from fewstep.training.distill import distill_run
 from fewstep.training.stopping import Stopped, compared, why_to_stop
 from tests.tiny import tiny_config
+from tests.together import run_together
 from tests.training.test_distill import same, stop_after, weights
 
 STOP = StopSettings(every=2, num_prompts=2, num_images=2)
@@ -148,6 +150,23 @@ def test_the_table_is_written_and_read_like_the_others(tmp_path):
     assert load_config(path) == config()
     with pytest.raises(UserError, match=r"stop\.num_images is 1"):
         load_config(path, ["stop.num_images=1"])
+
+
+def trained(rank: int, settings, run) -> None:
+    distill_run(settings, run)
+
+
+def test_two_processes_stop_together(tmp_path):
+    harsh = replace(STOP, every=1, min_diversity=0.0, max_contrast=100.0)
+    run, settings = tmp_path / "two", config(harsh, steps=3, batch_size=1)
+    distill_run(config(harsh, steps=1), run)  # leaves a student that passed
+    (run / "stop-teacher.safetensors").unlink()
+    for path in ("config.toml", "artefact", "checkpoints", "metrics.jsonl"):
+        shutil.rmtree(run / path) if (run / path).is_dir() else (run / path).unlink()
+    settings = replace(settings, stop=replace(harsh, max_contrast=1e-6))
+    assert run_together(2, trained, settings, run) == [0, 0]
+    assert len(lines(run)) == 1
+    assert Stopped.read(run).step == 1
 
 
 def test_a_run_without_an_average_is_stopped_as_well(worsening, tmp_path):
