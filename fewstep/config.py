@@ -200,10 +200,10 @@ class Config:
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
-def need(holds: bool, setting: str, value: object, way_out: str) -> None:
-    """Raise a SettingError that names the setting, the value and the way out unless it holds."""
+def need(holds: bool, setting: str, value: object, expected: str) -> None:
+    """Raise a SettingError unless it holds: the setting, its value and what it has to be."""
     if not holds:
-        raise SettingError(f"{setting} is {value!r}; it has to be {way_out}")
+        raise SettingError(f"{setting} is {value!r}; it has to be {expected}")
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:

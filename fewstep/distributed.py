@@ -41,19 +41,18 @@ def number_started() -> int:
         SettingError: naming the variable that is missing, no number or out of range.
     """
     found = {name: os.environ.get(name, "").strip() for name in ("WORLD_SIZE", *PLACE)}
-    way_out = ("start every process by torchrun --nproc-per-node NUMBER -m -- fewstep …, or unset "
-               "WORLD_SIZE, RANK and LOCAL_RANK to use this one alone")  # fmt: skip
+    fix = ("start every process by torchrun --nproc-per-node NUMBER -m -- fewstep …, or unset "
+           "WORLD_SIZE, RANK and LOCAL_RANK to use this one alone")  # fmt: skip
     for name, text in found.items():
         if text and name != "MASTER_ADDR" and not text.removeprefix("-").isdecimal():
-            raise SettingError(f"{name} is {text!r} in the environment, no number: {way_out}")
+            raise SettingError(f"{name} is {text!r} in the environment, no number: {fix}")
     count, rank = int(found["WORLD_SIZE"] or 1), int(found["RANK"] or 0)
     if not 0 <= rank < count:
         size = f"WORLD_SIZE is {count}" if found["WORLD_SIZE"] else "WORLD_SIZE is not set"
-        raise SettingError(f"RANK is {rank} in the environment and {size}: {way_out}")
+        raise SettingError(f"RANK is {rank} in the environment and {size}: {fix}")
     if count > 1 and (missing := [name for name in PLACE if not found[name]]):
         raise SettingError(
-            f"WORLD_SIZE is {count} in the environment, and {' and '.join(missing)} not set: "
-            f"{way_out}"
+            f"WORLD_SIZE is {count} in the environment, and {' and '.join(missing)} not set: {fix}"
         )
     return count
 

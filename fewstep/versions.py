@@ -51,6 +51,6 @@ def found(pairs: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str]]:
 
 
 def known_trouble(pairs: tuple[tuple[str, str, str], ...] = KNOWN_BAD + LIMITED) -> str | None:
-    """Return which of the pairs are installed, with the way out, or None."""
+    """Return which of the pairs are installed, with what to do, or None."""
     texts = [text for _, text in found(pairs)]
     return f"{'; '.join(texts)}; {FIX}" if texts else None

@@ -38,8 +38,8 @@ def split_of(file: PurePath) -> str:
     if shard := SHARD.match(file.stem):
         return SPLIT_NAMES.get(shard["split"], shard["split"])
     folders = (folder.name for folder in file.parents)
-    told = map(split_of_name, (*folders, file.stem))
-    return next(filter(None, told), "train")
+    named = map(split_of_name, (*folders, file.stem))
+    return next(filter(None, named), "train")
 
 
 def by_split(files: Sequence[File]) -> dict[str, list[File]]:

@@ -1,15 +1,13 @@
 """The settings of the bundled teacher's training. This file imports no torch."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from fewstep.config import need
-from fewstep.errors import SettingError
 from fewstep.strict import from_tables
-from fewstep.toml import apply_overrides
+from fewstep.toml import apply_overrides, read_tables
 
 SHIPPED = Path(__file__).with_name("teacher.toml")
 
@@ -174,11 +172,5 @@ def load_teacher_config(
     Raises:
         SettingError: if the file cannot be read, or a setting is unknown or cannot be used.
     """
-    path = SHIPPED if path is None else Path(path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not TOML: {error}") from error
-    return from_tables(TeacherConfig, apply_overrides(tables, overrides))
+    tables = apply_overrides(read_tables(SHIPPED if path is None else path), overrides)
+    return from_tables(TeacherConfig, tables)
