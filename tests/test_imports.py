@@ -139,6 +139,14 @@ def test_the_architecture_page_shows_these_floors():
     assert shown == [list(parts) for parts in reversed(FLOORS)]
 
 
+def test_every_folder_names_the_file_to_begin_at():
+    for init in ROOT.rglob("__init__.py"):
+        if init.parent not in (ROOT, ROOT / "evaluation" / "metrics"):  # which are files themselves
+            begin = re.search(r"Begin at `(\w+\.py)`", init.read_text(encoding="utf-8"))
+            assert begin, init
+            assert (init.parent / begin[1]).is_file(), init
+
+
 def test_every_part_is_on_a_floor():
     assert {part_of(module) for module in FILES} <= {"", "__main__", *FLOOR_OF}
 

@@ -1,1 +1,4 @@
-"""Captioned images, and their latents encoded once."""
+"""Captioned images, and their latents encoded once.
+
+Begin at `dataset.py`.
+"""

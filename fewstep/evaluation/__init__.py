@@ -1,1 +1,4 @@
-"""From images to numbers with intervals, and the report that shows them."""
+"""From images to numbers with intervals, and the report that shows them.
+
+Begin at `evaluate.py`.
+"""

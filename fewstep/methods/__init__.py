@@ -1,4 +1,7 @@
-"""The science: one file a method, each readable alone beside its paper."""
+"""The science: one file a method, each readable alone beside its paper.
+
+Begin at `cd.py`.
+"""
 
 from collections import UserDict
 from importlib import import_module

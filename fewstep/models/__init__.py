@@ -1,1 +1,4 @@
-"""The border: the only folder that knows diffusers, transformers and PEFT."""
+"""The border: the only folder that knows diffusers, transformers and PEFT.
+
+Begin at `loading.py`.
+"""

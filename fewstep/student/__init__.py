@@ -1,1 +1,4 @@
-"""From an artefact to images: the contract, the samplers, the pipeline."""
+"""From an artefact to images: the contract, the samplers, the pipeline.
+
+Begin at `sample.py`.
+"""

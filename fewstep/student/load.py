@@ -206,7 +206,7 @@ def _check_scheduler(folder: Path, contract: Contract) -> None:
         if found.get(name) != needed.get(name):
             raise ArtefactError(
                 f"{path} has {name} = {found.get(name)!r}, where this student needs "
-                f"{needed.get(name)!r} to be sampled rightly; export the run again"
+                f"{needed.get(name)!r} to be sampled correctly; export the run again"
             )
 
 

@@ -1,1 +1,4 @@
-"""The loop: a generator that takes optimiser steps; its caller logs, saves and draws."""
+"""The loop: a generator that takes optimiser steps; its caller logs, saves and draws.
+
+Begin at `distill.py`.
+"""

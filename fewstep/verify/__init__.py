@@ -1,4 +1,7 @@
-"""The truth bench: is the library right? Checked on data whose exact answers are known."""
+"""The truth bench: is the library right? Checked on data whose exact answers are known.
+
+Begin at `bench.py`.
+"""
 
 from fewstep.verify.bench import verify
 from fewstep.verify.predictions import unexplained

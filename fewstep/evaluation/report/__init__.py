@@ -1,1 +1,4 @@
-"""Results as one self-contained HTML page, and as a table for the terminal."""
+"""Results as one self-contained HTML page, and as a table for the terminal.
+
+Begin at `write.py`.
+"""
