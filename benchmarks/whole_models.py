@@ -50,11 +50,11 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def student(method: str) -> Artefact:
+def student(method: str, preset: str = "all") -> Artefact:
     """Return a student of the bundled teacher whose random LoRA changes the image."""
     family = load_model("bundled")
     draw, weights = torch.Generator().manual_seed(0), {}
-    ends = tuple(f".{target}" for target in PRESETS["all"])
+    ends = tuple(f".{target}" for target in PRESETS[preset])
     for name, module in family.network.named_modules():
         if f".{name}".endswith(ends):
             out, *rest = module.weight.shape
@@ -62,7 +62,7 @@ def student(method: str) -> Artefact:
             weights[f"{name}.lora_A.weight"] = torch.randn(2, *rest, generator=draw) * 0.05
             weights[f"{name}.lora_B.weight"] = torch.randn(out, 2, *ones, generator=draw) * 0.05
     contract = Contract.of(
-        method, METHODS[method](), 4.0, family.scheduler_config, adapter={"preset": "all"},
+        method, METHODS[method](), 4.0, family.scheduler_config, adapter={"preset": preset},
         base={"id": "bundled", "fingerprint": fingerprint(family.network)},
         data={"path": "bundled", "resolution": family.default_resolution},
     )  # fmt: skip

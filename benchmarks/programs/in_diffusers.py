@@ -6,16 +6,24 @@ from typing import Any
 
 import torch
 
-from benchmarks.programs.reader import FOLDER, report
+from benchmarks.programs.reader import (
+    BASE,
+    DIFFUSERS_LORA,
+    FOLDER,
+    KOHYA_LORA,
+    Loader,
+    report,
+    rows,
+)
 
-SHARED = ("numpy", "safetensors", "torch==2.13.0", "accelerate")
+SHARED = ("numpy", "safetensors", "torch==2.13.0", "accelerate", "peft==0.17.1")
 ENVIRONMENTS = {
     "diffusers-4.44": ("diffusers==0.30.3", "transformers==4.44.2", *SHARED),
     "diffusers-4.57": ("diffusers==0.35.2", "transformers==4.57.6", *SHARED),
     "diffusers-5.5": ("diffusers==0.40.0", "transformers==5.5.4", *SHARED),
     "diffusers-current": ("diffusers==0.42.1", "transformers==5.23.0", *SHARED),
 }
-SETTINGS = "4 steps, guidance 1, the folder's scheduler"
+SETTINGS = "4 steps, guidance 1, the artefact's scheduler"
 PREFIX = "text_model."
 
 
@@ -43,5 +51,33 @@ def keys(pipeline: Any, case: Path) -> list[int]:
     return [applied, total]
 
 
+def load_lora(file: str) -> Loader:
+    """Return what loads a LoRA file onto the base model."""
+
+    def load(case: Path) -> Any:
+        import diffusers
+
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(case.parent / BASE)
+        config = diffusers.DDIMScheduler.load_config(case / "scheduler")
+        pipeline.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+        pipeline.load_lora_weights(str(case), weight_name=file)
+        return pipeline
+
+    return load
+
+
+def lora_keys(pipeline: Any, case: Path) -> list[int]:
+    """Return how many layers of the UNet have a LoRA, and how many the student has."""
+    from safetensors.torch import load_file
+
+    applied = sum(name.endswith("lora_A.default_0.weight") for name in pipeline.unet.state_dict())
+    trained = load_file(case / "adapter_model.safetensors")
+    return [applied, sum(name.endswith("lora_A.weight") for name in trained)]
+
+
 if __name__ == "__main__":
-    report(("diffusers", "transformers"), {str(FOLDER): load}, keys)
+    loras = {file: load_lora(file) for file in (DIFFUSERS_LORA, KOHYA_LORA)}
+    report(
+        ("diffusers", "transformers", "peft"),
+        [*rows({str(FOLDER): load}, keys=keys), *rows(loras, keys=lora_keys)],
+    )

@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.programs.reader import FOLDER, report
+from benchmarks.programs.reader import FOLDER, report, rows
 
 ENVIRONMENTS = {
     "onnx-runtime": (
@@ -22,4 +22,4 @@ def load(case: Path) -> Any:
 
 
 if __name__ == "__main__":
-    report(("onnxruntime", "optimum-onnx", "transformers"), {str(FOLDER): load})
+    report(("onnxruntime", "optimum-onnx", "transformers"), rows({str(FOLDER): load}))

@@ -6,7 +6,7 @@ Runs in the programs' environments, old ones too, so it does not import fewstep.
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,20 @@ import numpy as np
 import torch
 
 PROMPTS, STEPS, SEED, SIDE = ["a red heart", "two small blue stars"], 4, 3, 64
-FOLDER = Path("fused") / "diffusers"
+FOLDER, BASE = Path("fused") / "diffusers", "base"
+DIFFUSERS_LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "student.safetensors"
+STUDENTS = ("multi-boundary-cd", "cd")
+"""The students with a LoRA in every kind of layer."""
+TRANSFORMER_STUDENT = "cd-transformer"
+"""The student with a LoRA in attention and feed-forward layers alone."""
 Loader = Callable[[Path], Any]
 
 
 def sampled(pipeline: Any, own: np.ndarray) -> dict[str, Any]:
-    """Return the timesteps that a pipeline asked, and its largest difference, of 255."""
+    """Return the timesteps that a pipeline asked, and its largest difference, of 255.
+
+    The timesteps are None where a program does not tell them.
+    """
     asked: list[list[int]] = []
     images = []
     pipeline.set_progress_bar_config(disable=True)
@@ -39,23 +47,28 @@ def sampled(pipeline: Any, own: np.ndarray) -> dict[str, Any]:
         asked.append(steps)
     if any(steps != asked[0] for steps in asked):
         raise ValueError(f"other timesteps for another prompt: {asked}")
-    return {"timesteps": asked[0], "difference": 255 * float(np.abs(np.stack(images) - own).max())}
+    difference = 255 * float(np.abs(np.stack(images) - own).max())
+    return {"timesteps": asked[0] or None, "difference": difference}
 
 
-def report(
-    packages: Sequence[str],
+def rows(
     loaders: dict[str, Loader],
+    students: Iterable[str] = STUDENTS,
     keys: Callable[[Any, Path], list[int]] | None = None,
-) -> None:
-    """Load each file of each case in argv's folder, sample it, and print JSON."""
+) -> Iterator[dict[str, Any]]:
+    """Load each file of each student in argv's folder, sample it, and yield what was seen."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = []
-    for case in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir()):
+    for student in students:
+        case = Path(sys.argv[1]) / student
         for file, load in loaders.items():
             pipeline = load(case)
-            row = {"case": case.name, "file": file}
+            row = {"case": student, "file": file}
             row |= sampled(pipeline, np.load(case / "images.npy"))
-            found.append(row | {"keys": keys(pipeline, case) if keys else None})
+            yield row | {"keys": keys(pipeline, case) if keys else None}
+
+
+def report(packages: Sequence[str], found: Iterable[dict[str, Any]]) -> None:
+    """Print the rows and the packages' versions as JSON."""
     versions = {name: version(name) for name in packages}
-    print(json.dumps({"versions": versions, "rows": found}))
+    print(json.dumps({"rows": list(found), "versions": versions}))
