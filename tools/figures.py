@@ -243,7 +243,10 @@ def programs() -> str:
     for row in results["rows"]:
         versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
         applied = f"{row['keys'][0]} of {row['keys'][1]}" if row["keys"] else "–"
-        off, asked = f"{row['largest_difference']:.1f}", ", ".join(map(str, row["timesteps"]))
+        off, asked = (
+            f"{row['largest_difference']:.1f}",
+            ", ".join(map(str, row["timesteps"] or "–")),
+        )
         cells = [versions, f"`{row['file']}`", row["student"], asked, applied, off]
         lines.append([*cells, row["verdict"], "run"])
     elsewhere = "LoRA files in diffusers and PEFT: [how this is tested](#how-this-is-tested)"

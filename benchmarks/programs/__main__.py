@@ -2,7 +2,7 @@
 
     python -m benchmarks.programs --environments DIR -o benchmarks/results/programs.json [NAMES]
 
-DIR holds one virtual environment a program, by its name; --build makes those that are missing.
+DIR holds one virtual environment a program, by its name; --build installs what is missing.
 Without NAMES, all that are there run. The model is the bundled one, the students random LoRAs.
 """
 
@@ -67,8 +67,9 @@ def write_cases(folder: Path) -> dict[str, list[int]]:
 
 
 def build(name: str, folder: Path) -> None:
-    """Make a program's environment of its pinned packages."""
-    venv.create(folder, with_pip=True)
+    """Make a program's environment of its pinned packages, or complete it."""
+    if not (folder / "bin" / "pip").exists():
+        venv.create(folder, with_pip=True)
     install = [folder / "bin" / "python", "-m", "pip", "install", "-q"]
     subprocess.run([*install, *PROGRAMS[name].ENVIRONMENTS[name]], check=True)
 
@@ -124,14 +125,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.programs")
     parser.add_argument("--environments", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--build", action="store_true", help="make missing environments")
+    parser.add_argument("--build", action="store_true", help="install what is missing")
     parser.add_argument("names", nargs="*", metavar="NAMES", help=", ".join(PROGRAMS))
     args = parser.parse_args()
     if unknown := [name for name in args.names if name not in PROGRAMS]:
         parser.error(f"unknown program {unknown[0]!r}; known: {', '.join(PROGRAMS)}")
     for name in (args.names or PROGRAMS) if args.build else ():
-        if not (args.environments / name).exists():
-            build(name, args.environments / name)
+        build(name, args.environments / name)
     there = [name for name in PROGRAMS if (args.environments / name / "bin" / "python").exists()]
     if missing := [name for name in args.names if name not in there]:
         parser.error(f"{missing[0]!r} is not in {args.environments}: add --build to install it")

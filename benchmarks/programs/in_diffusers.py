@@ -16,12 +16,12 @@ from benchmarks.programs.reader import (
     rows,
 )
 
-SHARED = ("numpy", "safetensors", "torch==2.13.0", "accelerate", "peft==0.17.1")
+SHARED = ("numpy", "safetensors", "torch==2.13.0", "accelerate")
 ENVIRONMENTS = {
-    "diffusers-4.44": ("diffusers==0.30.3", "transformers==4.44.2", *SHARED),
-    "diffusers-4.57": ("diffusers==0.35.2", "transformers==4.57.6", *SHARED),
-    "diffusers-5.5": ("diffusers==0.40.0", "transformers==5.5.4", *SHARED),
-    "diffusers-current": ("diffusers==0.42.1", "transformers==5.23.0", *SHARED),
+    "diffusers-4.44": ("diffusers==0.30.3", "transformers==4.44.2", "peft==0.17.1", *SHARED),
+    "diffusers-4.57": ("diffusers==0.35.2", "transformers==4.57.6", "peft==0.17.1", *SHARED),
+    "diffusers-5.5": ("diffusers==0.40.0", "transformers==5.5.4", "peft==0.20.0", *SHARED),
+    "diffusers-current": ("diffusers==0.42.1", "transformers==5.23.0", "peft==0.20.0", *SHARED),
 }
 SETTINGS = "4 steps, guidance 1, the artefact's scheduler"
 PREFIX = "text_model."
