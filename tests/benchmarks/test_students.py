@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks import students
 from benchmarks.students import CORE_SECONDS, Training, chains, counted, run, with_core_seconds
+from fewstep.cli import app
 from fewstep.config import load_config
-from fewstep.evaluation.results import Results, Row
+from fewstep.evaluation.results import Results, Row, load, save
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num-prompts", "100"]  # the fewest for a Fréchet distance
@@ -64,6 +67,36 @@ def test_other_settings_of_trajectory_matching_share_their_start_student(tmp_pat
     assert "fake.updates=3" in matched.words("distill")
     assert "fake.updates=3" not in start.words("distill")
     assert all("train.seed=9" in training.words("distill") for training in (start, matched))
+
+
+def test_the_whole_command_evaluates_what_it_trained_and_adds_the_seconds(tmp_path, monkeypatch):
+    """Its commands are parsed by the real command line; only their work is replaced."""
+    evaluated = {}
+
+    def evaluate_sources(sources, protocol, out, num_prompts, brief, **others):
+        evaluated.update(names=[Path(source).name for source in sources], brief=brief)
+        rows = tuple(Row(Path(s).name, "trajectory-matching", 4, 4, 0, {}) for s in sources)
+        save(Results(protocol, "", "", "", rows), out / "results.json")
+        return out / "results.json"
+
+    def work(*command):
+        words = list(command[command.index("fewstep") + 1 :])
+        if words[0] == "evaluate":
+            assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+        elif words[0] == "distill":
+            (Path(words[words.index("--run") + 1]) / "artefact").mkdir(parents=True)
+        return 100.0
+
+    monkeypatch.setattr(students, "run", work)
+    monkeypatch.setattr("fewstep.evaluation.evaluate.evaluate_sources", evaluate_sources)
+    monkeypatch.setattr("fewstep.evaluation.evaluate.print_results", lambda path: None)
+    words = ["-o", str(tmp_path / "out.json"), "--runs", str(tmp_path / "runs"), "--brief"]
+    words += ["--methods", "trajectory-matching", "--seeds", "0", "--num-prompts", "100"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/students.py", *words])
+    students.main()
+    assert evaluated == {"names": ["multi-boundary-0", "trajectory-matching-0"], "brief": True}
+    took = {row.source: row.metrics[CORE_SECONDS].value for row in load(tmp_path / "out.json").rows}
+    assert took == {"multi-boundary-0": 200.0, "trajectory-matching-0": 300.0}
 
 
 def test_core_seconds_are_the_processors_and_not_the_clocks():
