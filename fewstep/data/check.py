@@ -11,6 +11,7 @@ from PIL import Image
 
 from fewstep.console import Steps, TaskProgress, counted
 from fewstep.data.base import ImageError, Source
+from fewstep.data.encode import one_line
 from fewstep.data.images import BROKEN, Framing, decode, open_image
 from fewstep.models.base import PromptLength
 from fewstep.models.prompts import clip_lengths, quoted
@@ -79,7 +80,7 @@ class Findings:
             ("files that belong to no pair", self.unused),
         ):
             if files:
-                lines += [f"{len(files)} {what}:", *(f"  {file}" for file in files)]
+                lines += [f"{len(files)} {what}:", *(f"  {one_line(file)}" for file in files)]
         return lines
 
     def add_captions(
@@ -96,7 +97,10 @@ class Findings:
         return [
             f"{number} longer than the {limit} tokens that are read at once: cut there, unless "
             "model.long_prompts is 'chunks'; the longest:",
-            *(f"  {name}: {it.tokens} tokens, beyond: {quoted(it.beyond)}" for name, it in longest),
+            *(
+                f"  {one_line(name)}: {it.tokens} tokens, beyond: {quoted(it.beyond)}"
+                for name, it in longest
+            ),
         ]
 
 

@@ -14,7 +14,7 @@ from fewstep.config import DataSettings
 from fewstep.console import Steps, counted
 from fewstep.data.base import ImageError
 from fewstep.data.cache import INDEX, LatentCache, open_cache, read_about
-from fewstep.data.encode import Encoded, encode_views, fill_cache
+from fewstep.data.encode import Encoded, encode_views, fill_cache, one_line
 from fewstep.data.fingerprint import Fingerprint, claim_cache
 from fewstep.data.loader import Batches, read_ahead
 from fewstep.data.order import ordered
@@ -92,7 +92,7 @@ class Dataset:
             notes.append(f"{what}; {listed}")
         if unused := source.unused:
             notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
-        return notes
+        return list(map(one_line, notes))
 
     @property
     def cache_folder(self) -> Path:

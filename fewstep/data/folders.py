@@ -28,6 +28,7 @@ from fewstep.data.members import (
     split_images,
     without_image,
 )
+from fewstep.data.parquet import FILES
 from fewstep.errors import DataError
 
 Captions = tuple[str, ...]
@@ -127,11 +128,11 @@ def _no_pair(folder: Path, files: Sequence[Path], num_images: int, exclude: Sequ
             + (f"; if {table} is such a table, set data.path to {folder / table}" if table else "")
         )
     left = f" that data.exclude = {list(exclude)} leaves" if exclude else ""
-    if store := first(".parquet", ".tar"):
-        return (
-            f"{folder} holds no images{left}, but {store}: if its like hold them, set data.path to "
-            f"{folder / store.parent}; if they have a column of images, set data.image_column to it"
-        )
+    store = first(".parquet", ".tar")
+    if store and store.parent != Path():
+        return f"{folder} holds no images{left}, but {store}; set data.path to a folder of these"
+    if store and store.suffix == ".parquet":
+        return f"{folder} holds no images{left}, and {store} has no column of {FILES}"
     others = f", but {counted(len(files), 'other file')} such as {files[0]}" if files else ""
     return (
         f"{folder} holds no images{left}{others}; put {', '.join(IMAGE_SUFFIXES)} files there, "

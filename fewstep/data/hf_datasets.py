@@ -14,14 +14,12 @@ from typing import Any
 from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import attempt
 from fewstep.data.files import read_image
-from fewstep.data.parquet import image_columns, parquet_files, read_schema
+from fewstep.data.parquet import FILES, image_columns, parquet_files, read_schema
 from fewstep.data.splits import by_split, chosen
 from fewstep.data.tables import CAPTION_COLUMNS
 from fewstep.errors import DataError
 from fewstep.models.hub import out_of_reach
 from fewstep.text import checked
-
-FILES = "image files as bytes, or structs with `bytes`"
 
 
 @dataclass(frozen=True)

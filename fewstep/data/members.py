@@ -51,7 +51,7 @@ def split_images(files: Iterable[File]) -> tuple[list[File], list[File]]:
 
 
 def _describes_another(key: str, keys: set[str], captioned: set[str]) -> bool:
-    if any(key.endswith(label) and key.removesuffix(label) in keys for label in LABELS):
+    if any(key.lower().endswith(label) and key[: -len(label)] in keys for label in LABELS):
         return True
     if key in captioned:
         return False

@@ -10,6 +10,7 @@ from typing import Any
 from fewstep.data.splits import split_of_name
 from fewstep.errors import DataError
 
+FILES = "image files as bytes, or structs with `bytes`"
 METADATA = "metadata.parquet"
 """The name of a table that names image files (imagefolder)."""
 

@@ -157,7 +157,9 @@ def test_parquet_without_images_says_that_it_has_none(tmp_path):
     file = table(tmp_path / "a.parquet", {"url": ["x"], "text": ["a"]})
     with pytest.raises(DataError, match="url, text, and none of them holds images: image files as"):
         opened(file)
-    with pytest.raises(DataError, match=r"holds no images, but .*a\.parquet: .*data\.image_column"):
+    with pytest.raises(
+        DataError, match=r"no images, and a\.parquet has no column of image files as bytes"
+    ):
         opened(tmp_path)
 
 
@@ -187,8 +189,7 @@ def test_a_parquet_file_is_one_split(tmp_path):
 
 def test_parquet_files_further_below_say_which_folder_to_give(tmp_path):
     parquets(tmp_path, ("en/train/0", "fr/train/0"))
-    with pytest.raises(DataError, match=r"holds no images, but en/train/0\.parquet: .* set data\."
-                       r"path to .*/en/train; "):  # fmt: skip
+    with pytest.raises(DataError, match=r"no images, but en/train/0\.parquet; set data\.path to a"):
         opened(tmp_path)
     assert len(opened(tmp_path / "en")) == 1
 

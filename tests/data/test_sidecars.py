@@ -91,7 +91,7 @@ def test_images_that_describe_another_are_no_samples(tmp_path, where):
     path = written(tmp_path / where, {
         **pairs_of("a", "b", "photo.v2", "x.y"),
         "a-masklabel.png": IMAGE,
-        "b-condlabel.PNG": IMAGE,
+        "b-CONDLABEL.PNG": IMAGE,
         "b-masklabel.png": IMAGE, "b-masklabel.txt": b"written by a captioning program",
         "b.depth.png": IMAGE,
         "x.y.seg.big.webp": IMAGE,
@@ -100,7 +100,7 @@ def test_images_that_describe_another_are_no_samples(tmp_path, where):
     pairs = opened(path)
     assert sorted(captions(pairs)) == ["a", "b", "photo", "photo.v2", "x.y"]
     unused = {name.rpartition(": ")[2] for name in pairs.source.unused}
-    assert {"a-masklabel.png", "b-condlabel.PNG", "b-masklabel.png", "b.depth.png",
+    assert {"a-masklabel.png", "b-CONDLABEL.PNG", "b-masklabel.png", "b.depth.png",
             "x.y.seg.big.webp"} <= unused  # fmt: skip
     assert not pairs.source.left_out
 
@@ -202,6 +202,18 @@ def test_data_check_of_captions_alone_that_are_all_empty_says_so(tmp_path):
     assert (told.exit_code, told.exception.__class__) == (2, SystemExit)
     assert "0 images, 0 captions" in told.stdout
     assert "a.txt has the caption ''" in told.stdout
+
+
+def test_names_that_are_not_utf8_are_listed_and_noted(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    path = written(tmp_path / "p", {**FORTY, f"{name}.png": IMAGE, f"00.{name}.png": IMAGE})
+    told = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert told.exit_code == 2
+    assert r"caf\udce9.png has no caption" in told.stdout
+    assert r"  00.caf\udce9.png" in told.stdout
+    data = DataSettings(path=str(path), resolution=64)
+    dataset = Dataset(data, load_model(tiny_pipeline()), 64, tmp_path / "cache", 4.0)
+    assert "".join(dataset.notes).encode().count(rb"caf\udce9.png") == 2
 
 
 def test_data_check_takes_the_patterns_of_a_config(tmp_path):
