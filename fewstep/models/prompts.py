@@ -18,6 +18,9 @@ from fewstep.models.tokenizer import write_clip_tokenizer
 START_AND_END = 2
 """The tokens that the text encoder reads beside those of a prompt."""
 
+PLANNED_CHUNKS = 3
+"""How many chunks a plan counts for each prompt, where there may be more than one: 225 tokens."""
+
 QUOTED = 60
 """The most characters of a text that a message quotes."""
 
@@ -70,6 +73,12 @@ def chunks_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[list[lis
         ]
         for own in tokens_of(tokenizer, prompts)
     ]
+
+
+def planned_prompt(family: ModelFamily) -> str:
+    """Return a prompt of the length that a plan counts: one chunk, or `PLANNED_CHUNKS`."""
+    limit = family.prompt_lengths([""])[0].limit
+    return "a " * limit * (PLANNED_CHUNKS if family.long_prompts == "chunks" else 1)
 
 
 def cut_notice(

@@ -93,14 +93,10 @@ def check_disk(components: Components) -> None:
 def open_batches(components: Components) -> Steps[Batches]:
     """Return what training reads, after filling the cache where there is one."""
     config, dataset, processes = components.config, components.dataset, components.processes
-    if config.data.streaming:
-        notes = dataset.notes if processes.is_main else []
-    else:
-        notes = yield from encode(dataset, processes)
-    if processes.is_main and (notice := dataset.notice()):
-        notes = [*notes, notice]
-    for note in notes:
-        print(f"fewstep: {note}", file=sys.stderr)
+    notes = dataset.notes if config.data.streaming else (yield from encode(dataset, processes))
+    if processes.is_main:
+        for note in filter(None, (*notes, dataset.notice())):
+            print(f"fewstep: {note}", file=sys.stderr)
     batches = dataset.batches(config.train.seed, components.global_batch, components.skipped.add)
     components.check_batch(len(batches))
     return batches
