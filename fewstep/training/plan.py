@@ -14,6 +14,7 @@ from fewstep.config import Config
 from fewstep.errors import UserError
 from fewstep.methods.base import needs_latents
 from fewstep.models.precision import precision_for
+from fewstep.models.prompts import planned_prompt
 from fewstep.training.networks import build_networks, load_family
 from fewstep.training.settings import check_settings
 from fewstep.training.step_cost import StepCost, decode_bytes, num_bytes, step_cost
@@ -109,7 +110,7 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
         cost, preview_bytes = replace(cost, vae_and_text_encoder=parts), preview_bytes - parts
     latents = 2 * 4 * math.prod(family.latent_shape(networks.resolution))  # mean and std in fp32
     latents *= needs_latents(networks.method)
-    text = num_bytes(family.encode_prompts([""]).values())
+    text = num_bytes(family.encode_prompts([planned_prompt(family)]).values())
     return Plan(
         precision=precision,
         trained_parameters=sum(weight.numel() for weight in trained.values()),

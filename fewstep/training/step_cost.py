@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
 from fewstep.methods import Batch, LearnsFake
+from fewstep.models.prompts import planned_prompt
 from fewstep.training.adamw8bit import state_bytes
 from fewstep.training.loop import Loss
 from fewstep.training.networks import Networks
@@ -114,10 +115,10 @@ class MetaSchedule(NoiseSchedule):
 def step_cost(networks: Networks) -> StepCost:
     """Run one optimiser step of networks that are on the meta device."""
     family, roles, train = networks.family, networks.roles, networks.config.train
-    uncond = family.encode_prompts([""])
+    uncond, text = (family.encode_prompts([p]) for p in ("", planned_prompt(family)))
     nets, schedule = networks.denoisers(uncond), MetaSchedule(**vars(family.schedule))
     shape, size = family.latent_shape(networks.resolution), train.batch_size
-    cond = {name: row.to("meta").expand(size, *row.shape[1:]) for name, row in uncond.items()}
+    cond = {name: row.to("meta").expand(size, *row.shape[1:]) for name, row in text.items()}
     batch = Batch(torch.empty(size, *shape, device="meta"), cond)
     network = networks.network_for_training()
     weights = (w for each in (family.network, network)

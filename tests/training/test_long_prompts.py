@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from fewstep.console import finish
@@ -15,9 +16,11 @@ from fewstep.errors import PromptWarning, SettingError, UserError
 from fewstep.evaluation.models import EvaluationSet
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.methods import METHODS
+from fewstep.models.loading import load_model
 from fewstep.student.contract import LORA_FILE, Contract
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import distill, distill_run
+from fewstep.training.plan import plan_run
 from fewstep.training.prepare import prepare_data
 from fewstep.training.setup import build
 from tests.data.samples import noise
@@ -158,6 +161,25 @@ def test_captions_that_are_cut_are_said_by_prepare_and_by_training(config, tmp_p
     assert "fewstep: 3 of 6 captions are cut: " in capsys.readouterr().err
     distill_run(config, tmp_path / "runs" / "c")
     assert "are cut" not in capsys.readouterr().err
+
+
+def test_a_plan_counts_three_chunks_a_prompt(config):
+    cut, chunks = (
+        plan_run(replace(config, model=replace(config.model, long_prompts=how)), on_cpu=True)
+        for how in ("cut", "chunks")
+    )
+    row = 24 * 16 * 4  # of a chunk; a byte a token more are the mask's
+    assert chunks.cache_bytes_per_pair - cut.cache_bytes_per_pair == 2 * row + 3 * 24
+    model = load_model(str(tiny_pipeline()), long_prompts="chunks")
+    x_t, t = torch.randn(3, 4, 8, 8), torch.tensor([9, 99, 999])
+    counted = []
+    for length in (1, 3):
+        cond = model.encode_prompts(["a " * 22 * length] * 3)
+        with FlopCounterMode(display=False) as flops, torch.no_grad():
+            model.denoiser(model.network)(x_t, t, cond)
+        counted.append(flops.get_total_flops())
+    assert chunks.cost.flops - cut.cost.flops > counted[1] - counted[0] > 0
+    assert chunks.cost.activations > cut.cost.activations
 
 
 def test_preview_prompts_that_are_cut_are_said(config, tmp_path):
