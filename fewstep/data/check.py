@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from PIL import Image
@@ -52,7 +52,9 @@ class Findings:
 
     def as_json(self) -> str:
         """Return the findings for programs."""
-        return json.dumps({"is_usable": self.is_usable} | vars(self), indent=2, default=list)
+        too_long = [{"name": name} | asdict(length) for name, length in self.too_long]
+        entries = {"is_usable": self.is_usable} | vars(self) | {"too_long": too_long}
+        return json.dumps(entries, indent=2, default=list)
 
     def lines(self) -> list[str]:
         """Return the findings as text, with every file that cannot be used."""

@@ -349,5 +349,9 @@ def test_data_check_counts_by_the_tokenizer_of_a_model_that_is_named(tmp_path):
     assert f"tokens      3 to 24, median 13.5, by the tokenizer of {tiny_pipeline()}" in told.stdout
     assert "1 caption longer than the 22 tokens" in told.stdout
     assert "prompt 2: 24 tokens, beyond: 'red heart'" in told.stdout
+    (found,) = json.loads(checked(tmp_path / "p.txt", "--model", tiny_pipeline(), "--json").stdout)[
+        "too_long"
+    ]
+    assert found == {"name": "prompt 2", "tokens": 24, "limit": 22, "beyond": "red heart"}
     refused = checked(tmp_path / "p.txt", "--model", tmp_path)
     assert "neither a diffusers folder" in str(refused.exception)
