@@ -128,6 +128,17 @@ def test_the_gradient_is_that_of_separate_copies(name, checkpointing, quantize):
         torch.testing.assert_close(weight.grad, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_selective_checkpointing_finds_the_transformers_which_the_finest_level_lacks():
+    network = load_skeleton(XL).network
+    set_checkpointing(network, "selective")
+    chosen = {name for name, module in network.named_modules()
+              if getattr(module, "gradient_checkpointing", False)}  # fmt: skip
+    down = {f"down_blocks.{level}.attentions.{n}" for level in (1, 2) for n in range(2)}
+    assert chosen == down | {
+        f"up_blocks.{level}.attentions.{n}" for level in (0, 1) for n in range(3)
+    }
+
+
 def xl_config(method="multi-boundary-cd", **train):
     config = tiny_config(method, **train)
     return replace(config, model=ModelSettings(base=str(tiny_xl_pipeline())))
