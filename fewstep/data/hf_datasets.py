@@ -14,7 +14,7 @@ from typing import Any
 from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import attempt
 from fewstep.data.files import read_image
-from fewstep.data.parquet import FILES, image_columns, parquet_files, read_schema
+from fewstep.data.parquet import FILES, image_columns, is_empty, parquet_files, read_schema
 from fewstep.data.splits import by_split, chosen
 from fewstep.data.tables import CAPTION_COLUMNS
 from fewstep.errors import DataError
@@ -195,10 +195,13 @@ def _loaded(path: str, split: str) -> Any:
 
 def _files_of_split(path: Path, split: str) -> list[str]:
     files = parquet_files(path)
-    if not files or path.is_file():
-        return files
-    splits = by_split([Path(file).relative_to(path) for file in files])
-    return [str(path / file) for file in chosen(splits, split, str(path))]
+    if files and path.is_dir():
+        splits = by_split([Path(file).relative_to(path) for file in files])
+        files = [str(path / file) for file in chosen(splits, split, str(path))]
+    filled = [file for file in files if not is_empty(file)]
+    if files and not filled:
+        raise DataError(f"{files[0]} has no rows{' like the others' if len(files) > 1 else ''}")
+    return filled
 
 
 @contextmanager

@@ -60,6 +60,17 @@ def read_schema(file: Path | str) -> Any:
         raise DataError(f"cannot read {file} as parquet ({reason}); copy it again") from error
 
 
+def is_empty(file: Path | str) -> bool:
+    """Return whether a file has no row, as Spark writes some; one that cannot be read is not."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_metadata(file).num_rows == 0
+    except (OSError, pyarrow.ArrowException):
+        return False
+
+
 def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield "file row n" and these columns of it, for each row; from 0."""
     import pyarrow

@@ -266,6 +266,18 @@ def test_a_table_of_another_name_is_named_and_can_be_given(tmp_path, name):
     assert captions(opened(tmp_path / name)) == ["of the table"]
 
 
+def test_parquet_files_without_rows_are_passed_over(tmp_path):
+    import pyarrow
+
+    kinds = {"jpg": pyarrow.binary(), "text": pyarrow.string()}
+    for name, count in (("a", 0), ("b", 2)):
+        columns = {"jpg": JPEGS[:count], "text": ["one", "two"][:count]}
+        table(tmp_path / f"{name}.parquet", columns, kinds)
+    assert captions(opened(tmp_path)) == ["one", "two"]
+    with pytest.raises(DataError, match=r"a\.parquet has no rows$"):
+        opened(tmp_path / "a.parquet")
+
+
 def test_parquet_that_the_library_cannot_join_says_why(tmp_path):
     table(tmp_path / "a.parquet", {"jpg": JPEGS[:1], "text": ["a"]})
     table(tmp_path / "b.parquet", {"png": JPEGS[:1], "text": ["b"]})
