@@ -13,7 +13,7 @@ ENV TORCH_INDEX=https://pypi.org/simple \
 
 FROM ${DEVICE}
 COPY . /src
-RUN python -m pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.4.1"
+RUN python -m pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" "torch>=2.4.1"
 RUN python -m pip install --no-cache-dir "/src[ui,data]"
 WORKDIR /here
 EXPOSE 7860
