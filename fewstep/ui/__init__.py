@@ -1,4 +1,7 @@
-"""The page in a browser: compare students with their teacher, and train one."""
+"""The page in a browser: compare students with their teacher, and train one.
+
+Begin at `page.py`.
+"""
 
 import os
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -41,13 +42,14 @@ def run_page(
     models = EvaluationSet.open(list(sources) or [default_source()])
     trainings, ready = Trainings(Path.cwd()), only_once(lambda: warm_up(models))
     page = build_page(models, ready, trainings, [Path.cwd(), *folders])
-    try:
-        print(f"open {serve(page, host, port, password)}  (Ctrl-C ends it)", flush=True)
-        threading.Thread(target=ready).start()  # waited for at the end, as torch has to be
-        threading.Event().wait()
-    finally:
-        trainings.close()
-        page.close(verbose=False)
+    with ThreadPoolExecutor(1) as loading:  # waited for at the end, as torch wants to be
+        try:
+            print(f"open {serve(page, host, port, password)}  (Ctrl-C ends it)", flush=True)
+            loading.submit(ready)
+            threading.Event().wait()
+        finally:
+            trainings.close()
+            page.close(verbose=False)
 
 
 def default_source() -> str:
