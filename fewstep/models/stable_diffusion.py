@@ -72,17 +72,11 @@ def load_parts(
     Raises:
         ModelError: naming the component that is missing or cannot be used.
     """
-    networks: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        if checkpoint is None and torch.device(device).type != "meta":
-            networks[name] = read_network(kind, source, name, revision, **options)
-            continue
-        networks[name] = empty_network(kind, source, name, revision)
-        if checkpoint is not None:
-            with explained(base, name):
-                load_ldm_weights(checkpoint, name, networks[name], base, prefixes)
+    is_whole = checkpoint is None and torch.device(device).type != "meta"
+    load, given = (read_network, options) if is_whole else (empty_network, {})
+    networks = {name: load(kind, source, name, revision, **given) for name, kind in kinds.items()}
     if checkpoint is not None:
-        check_all_read(checkpoint, networks, base, prefixes)
+        fill(networks, checkpoint, base, prefixes)
     unet, vae = networks.pop("unet"), networks.pop("vae")
     names = {name.replace("text_encoder", "tokenizer"): name for name in networks}
     tokenizers = {
@@ -90,11 +84,7 @@ def load_parts(
         for name, encoder in names.items()
     }
     config = read_scheduler_config(source, revision)
-    try:
-        schedule = NoiseSchedule.from_config(config)
-        read = output_reader(config.get("prediction_type", "epsilon"), schedule)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot use the scheduler of {base}: {error}") from error
+    schedule, read = read_schedule(config, base)
     return {
         "fingerprint": "" if unet.device.type == "meta" else fingerprint(unet),  # as it is stored
         "network": stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
@@ -108,6 +98,34 @@ def load_parts(
         "revision": revision,
         "long_prompts": long_prompts,
     }
+
+
+def fill(
+    networks: Mapping[str, Any],
+    checkpoint: Mapping[str, Tensor],
+    base: str | Path,
+    prefixes: Mapping[str, str],
+) -> None:
+    """Give empty networks a checkpoint's weights, all of which have to be read."""
+    for name, network in networks.items():
+        with explained(base, name):
+            load_ldm_weights(checkpoint, name, network, base, prefixes)
+    check_all_read(checkpoint, networks, base, prefixes)
+
+
+def read_schedule(
+    config: Mapping[str, Any], base: str | Path
+) -> tuple[NoiseSchedule, OutputReader]:
+    """Return the noise levels of a scheduler config, and what reads the network's output.
+
+    Raises:
+        ModelError: if the config cannot be used.
+    """
+    try:
+        schedule = NoiseSchedule.from_config(config)
+        return schedule, output_reader(config.get("prediction_type", "epsilon"), schedule)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot use the scheduler of {base}: {error}") from error
 
 
 def diffusers_scheduler(config: Mapping[str, Any] | None) -> Any:
