@@ -12,8 +12,11 @@ from typing import Any
 import typer
 
 from fewstep.cli import app
-from fewstep.errors import Interrupted, PromptWarning, UserError
+from fewstep.errors import Interrupted, PromptWarning, UserError, is_out_of_memory
 from fewstep.versions import KNOWN_BAD, known_trouble
+
+LESS = "make fewer or smaller images at a time, end other programs, or use a smaller model"
+"""What a command needs less memory with; a training run says so by its plan."""
 
 
 def main() -> None:
@@ -43,10 +46,15 @@ def run_command(command: Callable[[], None]) -> None:
     except (UserError, OSError) as error:
         typer.secho(f"fewstep: {explain(error)}", fg="red", err=True)
         sys.exit(2)
-    except (ImportError, AttributeError, RuntimeError) as error:
-        if (trouble := known_trouble(KNOWN_BAD)) is None:
+    except (ImportError, AttributeError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            reason = " ".join(str(error).split())[:120] or "of main memory"
+            told = f"there is no memory left ({reason}): {LESS}"
+        elif trouble := known_trouble(KNOWN_BAD):
+            told = f"{trouble} ({explain(error)})"
+        else:
             raise
-        typer.secho(f"fewstep: {trouble} ({explain(error)})", fg="red", err=True)
+        typer.secho(f"fewstep: {told}", fg="red", err=True)
         sys.exit(2)
     except Interrupted as stop:
         typer.echo(f"fewstep: {stop}; run the same command again to continue", err=True)

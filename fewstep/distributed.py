@@ -57,6 +57,12 @@ def number_started() -> int:
     return count
 
 
+def number_started_here() -> int:
+    """Return how many of the processes run on this machine, as far as a launcher says."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    return max(1, int(here)) if here.isdecimal() and number_started() > 1 else 1
+
+
 @contextmanager
 def awaited() -> Iterator[None]:
     """Say which processes are awaited while this one joins them, and let a signal end it at once.

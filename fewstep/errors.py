@@ -17,6 +17,16 @@ class PromptWarning(UserWarning):
     """A prompt that is longer than the text encoder reads: the message quotes what is cut."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: of Python's, of a GPU's or of torch's on a CPU."""
+    words = ("can't allocate memory", "not enough memory: you tried to allocate")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in words)
+    )
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop, and its state has been saved.
 

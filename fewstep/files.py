@@ -7,13 +7,40 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The errors of a disk, or a share of it, that has no room."""
+
+
+class NotWrittenError(OSError):
+    """Something was not written; what was there before, and all else that was saved, is whole."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error of the system within the block that `path` was not written.
+
+    Raises:
+        NotWrittenError: naming the path, the reason and the way out.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error, NotWrittenError) else error  # of a file in it
+        number, reason = getattr(cause, "errno", None), getattr(cause, "strerror", None)
+        reason = reason or " ".join(str(cause).split())
+        hint = "make room" if number in FULL else "make it writable, or choose another place"
+        raise NotWrittenError(
+            f"{path} was not written: {reason}; what was saved before is whole: {hint}, and run "
+            "the same command again"
+        ) from error
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -24,17 +51,19 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{socket.gethostname()}.{os.getpid()}"  # runs on several nodes may share a cache
     beside = path.with_name(f".{path.name}.{writer}.part")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            with suppress(OSError):  # of a disk that cannot be written, which the block says
+                beside.unlink(missing_ok=True)
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
@@ -52,23 +81,30 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     mode that a new file has here, as some libraries let nobody else read theirs.
     """
     beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    try:
-        _put_back(old, path)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        fill(beside)
-        mode = beside.stat().st_mode & 0o666  # what the umask leaves
-        for file in beside.rglob("*"):
-            if file.is_file():
-                file.chmod(mode)
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            os.replace(path, old)
-        os.replace(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        _put_back(old, path)
+    with writing(path):
+        try:
+            _put_back(old, path)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            fill(beside)
+            _flush(beside)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            with suppress(OSError):
+                _put_back(old, path)
+
+
+def _flush(folder: Path) -> None:
+    """Have all files on the disk, in the mode that new ones have here: what the umask leaves."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
 
 
 def _put_back(old: Path, path: Path) -> None:
@@ -87,11 +123,12 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: with the message `busy`, if another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(busy) from None
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(folder / ".lock").acquire(timeout=0)
+        except Timeout:
+            raise UserError(busy) from None
     with lock:
         yield
 
@@ -122,6 +159,6 @@ def check_writable(folder: Path, needed_bytes: int = 0) -> None:
     free = shutil.disk_usage(nearest).free
     if free < needed_bytes:
         raise OSError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB left and {needed_bytes / 1e6:.0f} MB "
+            f"the disk of {folder} has {free // 10**6} MB left and {-(-needed_bytes // 10**6)} MB "
             "are needed; make room or choose another folder"
         )

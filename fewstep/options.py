@@ -30,4 +30,5 @@ Override = Annotated[
 RunFolder = Annotated[Path, option("The run's folder.", "--run", callback=named)]
 Out = Annotated[Path, option("Where to write.", "-o", "--out")]
 OutOrDefault = Annotated[Path | None, option("Where to write.", "-o", "--out")]
+Force = Annotated[bool, option("Start although the memory does not suffice.", "--force")]
 PromptFile = Annotated[Path | None, option("A file, one prompt a line.")]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewstep.__main__ import explain, main
+from fewstep.__main__ import explain, main, run_command
 from fewstep.config import load_config, to_toml
 from fewstep.errors import Interrupted
 from tests.artefacts import tiny_artefact
@@ -253,3 +253,20 @@ def test_ctrl_c_before_training_leaves_with_code_130(monkeypatch, capsys, tmp_pa
     code, told = run(monkeypatch, capsys, "distill", config, "--run", tmp_path / "run")
     assert code == 130
     assert "run the same command again to continue" in told.err
+
+
+def test_a_command_without_memory_says_so_and_other_faults_are_not_hidden(monkeypatch, capsys):
+    def ends(error):
+        def command():
+            raise error
+
+        return command
+
+    for error in (MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 8")):
+        with pytest.raises(SystemExit) as left:
+            run_command(ends(error))
+        told = capsys.readouterr().err
+        assert (left.value.code, "there is no memory left" in told) == (2, True)
+        assert "make fewer or smaller images at a time" in told
+    with pytest.raises(RuntimeError, match="a fault"):
+        run_command(ends(RuntimeError("a fault")))

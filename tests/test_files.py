@@ -1,15 +1,25 @@
 """What is written is there whole, or what was there before still is."""
 
+import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fewstep import files
 from fewstep.errors import UserError
-from fewstep.files import locked, write_file, write_folder
+from fewstep.files import NotWrittenError, locked, write_file, write_folder
+from fewstep.models.loading import load_model
+from fewstep.models.saving import save_pipeline
+from fewstep.verify.plot import plot
+from tests.disk import room_for
+from tests.tiny import tiny_pipeline
+
+ROOT = Path(__file__).parents[1]
 
 
 def filled(text):
@@ -67,6 +77,60 @@ def test_two_processes_do_not_write_into_the_same_file_beside(tmp_path, monkeypa
         write_file(tmp_path / "file", f"{node}{number}")
         assert (tmp_path / "file").read_text() == f"{node}{number}"
     assert len(set(beside)) == 3
+
+
+def test_a_file_without_room_is_named_and_the_old_one_stays(tmp_path):
+    write_file(tmp_path / "file", "old")
+    with room_for(1000), pytest.raises(NotWrittenError) as error:
+        write_file(tmp_path / "file", "new" * 1000)
+    assert str(error.value) == (
+        f"{tmp_path / 'file'} was not written: File too large; what was saved before is whole: "
+        "make room, and run the same command again"
+    )
+    assert (tmp_path / "file").read_text() == "old"
+    assert contents(tmp_path) == ["file"]
+
+
+def test_a_folder_without_room_is_named_and_the_old_one_stays(tmp_path):
+    write_folder(tmp_path / "run", filled("old"))
+    with (
+        room_for(1000),
+        pytest.raises(NotWrittenError, match=f"^{tmp_path / 'run'} was not .*: File too large; "),
+    ):
+        write_folder(tmp_path / "run", filled("new" * 1000))
+    assert (tmp_path / "run" / "file").read_text() == "old"
+    assert contents(tmp_path) == ["run", "run/file"]
+
+
+def test_a_disk_that_can_only_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    told = "was not written: Read-only file system.*make it writable, or choose another place"
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(NotWrittenError, match=f"^{tmp_path / 'file'} {told}"):
+        write_file(tmp_path / "file", "new")
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    with pytest.raises(NotWrittenError, match=told), locked(tmp_path, "busy"):
+        pass
+    assert contents(tmp_path) == []
+
+
+def test_a_plot_without_room_leaves_no_half_of_it(tmp_path):
+    results = json.loads((ROOT / "benchmarks/results/verify.json").read_text())
+    with room_for(1000), pytest.raises(NotWrittenError, match=r"verify\.png was not written"):
+        plot(results, tmp_path / "verify.png")
+    assert contents(tmp_path) == []
+
+
+def test_a_diffusers_folder_without_room_is_told_as_any_other(tmp_path):
+    family = load_model(tiny_pipeline())
+    with room_for(10_000), pytest.raises(NotWrittenError, match=r"fused was not .*too large"):
+        write_folder(
+            tmp_path / "fused",
+            lambda folder: save_pipeline(family.pipeline(family.network), folder),
+        )
+    assert contents(tmp_path) == []
 
 
 def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):

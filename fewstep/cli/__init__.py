@@ -11,6 +11,7 @@ from fewstep.cli.examples import add_examples
 from fewstep.errors import UserError
 from fewstep.options import (
     ConfigFile,
+    Force,
     Out,
     OutOrDefault,
     Override,
@@ -42,14 +43,16 @@ def quickstart(
 
 
 @app.command()
-def distill(config: ConfigFile, run: RunFolder, set_: Override = None) -> None:
+def distill(
+    config: ConfigFile, run: RunFolder, set_: Override = None, force: Force = False
+) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
     settings = read_settings(config, set_ or [])
     from fewstep.console import print_once, show_progress
     from fewstep.student.sample import sample_next
     from fewstep.training import distill as training
 
-    steps = show_progress(training.distill(settings, run))
+    steps = show_progress(training.distill(settings, run, force=force))
     print_once(f"trained {steps} steps; {sample_next(run, settings.model.base)}")
 
 
@@ -60,13 +63,14 @@ def prepare(
         Path, option("The run to prepare: without data.cache the cache is beside it.")
     ] = Path("runs/run"),
     set_: Override = None,
+    force: Force = False,
 ) -> None:
     """Encode the data of CONFIG once, for all runs. Run the same command again to resume."""
     settings = read_settings(config, set_ or [])
     from fewstep.console import print_once, show_progress
     from fewstep.training.prepare import prepare_data
 
-    print_once(show_progress(prepare_data(settings, run)).summary())
+    print_once(show_progress(prepare_data(settings, run, force=force)).summary())
 
 
 @app.command()
@@ -221,15 +225,14 @@ def push(
 def plan(
     config: ConfigFile,
     set_: Override = None,
-    cpu: Annotated[bool, option("For a CPU instead of a GPU.")] = False,
+    cpu: Annotated[bool, option("For this machine's CPU instead of a GPU.")] = False,
     json: Annotated[bool, option("Print JSON.")] = False,
 ) -> None:
-    """Estimate a run's memory by term, its time, and whether it fits a 15 GB card."""
+    """Estimate a run's memory by term, its time, and whether it fits a T4 or this CPU."""
     settings = read_settings(config, set_ or [])
-    from fewstep.training.plan import as_json, plan_run, print_plan
+    from fewstep.training.plan_report import show_plan
 
-    planned = plan_run(settings, on_cpu=cpu)
-    typer.echo(as_json(settings, planned)) if json else print_plan(settings, planned)
+    show_plan(settings, on_cpu=cpu, as_json=json)
 
 
 @app.command()

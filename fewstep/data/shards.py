@@ -149,6 +149,13 @@ class Scan:
     unused: Sequence[str]
 
 
+def count_images(files: Sequence[Path], exclude: Sequence[str] = ()) -> int:
+    """Return how many images the shards hold, by their headers alone; raise as `read_shards`."""
+    return sum(
+        len(split_images([name for name, _ in _looked_at(file, exclude)])[0]) for file in files
+    )
+
+
 def _indexed(file: Path, index: Path | None, exclude: Sequence[str]) -> Scan:
     path = None
     if index is not None:
@@ -167,12 +174,7 @@ def _indexed(file: Path, index: Path | None, exclude: Sequence[str]) -> Scan:
 
 
 def _scan(file: Path, exclude: Sequence[str]) -> Scan:
-    members = [
-        (name, (member.offset_data, member.size))
-        for member in _members(file)
-        if not (name := PurePosixPath(member.name)).name.startswith(".")
-        and not is_excluded(name, exclude)
-    ]
+    members = _looked_at(file, exclude)
     names = [name for name, _ in members]
     images, sidecars = split_images(names)
     places: dict[str, Place] = {}
@@ -194,6 +196,15 @@ def _scan(file: Path, exclude: Sequence[str]) -> Scan:
     of_sidecars = set(map(key_of, sidecars)) - places.keys()
     unused = [f"{file.name}: {name}" for name in names if key_of(name) in of_sidecars]
     return Scan(np.array(rows, dtype=np.int64).reshape(-1, 4), left_out, unused)
+
+
+def _looked_at(file: Path, exclude: Sequence[str]) -> list[tuple[PurePosixPath, Place]]:
+    return [
+        (name, (member.offset_data, member.size))
+        for member in _members(file)
+        if not (name := PurePosixPath(member.name)).name.startswith(".")
+        and not is_excluded(name, exclude)
+    ]
 
 
 def _captions_of(

@@ -15,6 +15,7 @@ from fewstep.data.order import Order, choose, draw_x_0
 from fewstep.data.pairs import Pairs
 from fewstep.distributed import ALONE, Processes
 from fewstep.errors import DataError
+from fewstep.files import writing
 from fewstep.methods.base import Batch
 from fewstep.models.base import ModelFamily
 from fewstep.types import Conditioning
@@ -106,6 +107,6 @@ class Skipped:
         new = [line for line in dict.fromkeys(gathered) if line not in self.listed]
         self.listed |= dict.fromkeys(new)
         if self.processes.is_main:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
         check_skipped(list(self.listed), self.limit)

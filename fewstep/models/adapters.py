@@ -1,10 +1,12 @@
 """One frozen base network in several roles: the active adapter decides which one it plays."""
 
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -76,6 +78,7 @@ def lora_roles(
         raise ModelError(f"adapter.preset is {preset!r}; this model has: {', '.join(presets)}")
     ema = "ema" if average else "student"
     ranks = {"student": rank, ema: rank} | ({"fake": fake_rank} if fake_rank else {})
+    check_rank(network, presets[preset], {"adapter.rank": rank, "fake.rank": fake_rank or 0})
     layers = _injected(network, list(presets[preset]), ranks, alpha / rank, dropout, preset)
     _initialise(layers, seed, average or torch.float32)
 
@@ -109,6 +112,38 @@ def lora_roles(
         fake_trained=_lora_weights(layers, "fake") if fake_rank else {},
         fake_learns=lambda: with_active("fake"),
     )
+
+
+def usable_ranks(network: nn.Module, targets: Sequence[str]) -> list[int]:
+    """Return for each layer that a LoRA would change the rank above which it changes no more."""
+    endings = tuple(f".{target}" for target in targets)
+    layers = (layer for name, layer in network.named_modules() if f".{name}".endswith(endings))
+    plain = (getattr(layer, "base_layer", layer) for layer in layers)
+    return [min(sides) for sides in map(_sides, plain) if sides]
+
+
+def _sides(layer: Any) -> tuple[int, int] | None:
+    """Return the inputs and outputs of a linear layer, or of a convolution's whole kernel."""
+    if hasattr(layer, "in_features"):
+        return layer.in_features, layer.out_features
+    if hasattr(layer, "in_channels") and hasattr(layer, "kernel_size"):
+        return layer.in_channels * math.prod(layer.kernel_size), layer.out_channels
+    return None
+
+
+def check_rank(network: nn.Module, targets: Sequence[str], ranks: Mapping[str, int]) -> None:
+    """Refuse a rank above what any layer can use; `ranks` are by the setting's name.
+
+    Raises:
+        ModelError: naming the setting and the highest rank that is of use.
+    """
+    highest = max(usable_ranks(network, targets), default=math.inf)
+    for setting, rank in ranks.items():
+        if rank > highest:
+            raise ModelError(
+                f"{setting} is {rank}, and no layer that it changes has more than {highest} inputs "
+                f"or outputs: above that a LoRA only takes memory; use {highest} or less"
+            )
 
 
 def _injected(
@@ -161,6 +196,8 @@ def _initialise(layers: Mapping[str, LoraLayer], seed: int, average: torch.dtype
             device = layer.base_layer.weight.device  # PEFT leaves some out on the meta device
             dtype = average if adapter == "ema" else torch.float32
             down, up = (f[adapter].to(device, dtype) for f in (layer.lora_A, layer.lora_B))
+            if device.type == "meta":  # a plan's network has shapes and no values
+                continue
             weight = torch.empty(down.weight.shape)
             bound = weight[0].numel() ** -0.5  # as PEFT: kaiming_uniform with a = sqrt(5)
             key = ("fake", name) if adapter == "fake" else (name,)

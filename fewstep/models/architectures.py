@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.files import writing
 from fewstep.models.tokenizer import END, write_clip_tokenizer, write_json
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
@@ -125,19 +126,20 @@ def architecture_folder(name: str) -> Iterator[Path]:
     kind = "StableDiffusionXLPipeline" if second else "StableDiffusionPipeline"
     with tempfile.TemporaryDirectory(prefix="fewstep-") as temporary:
         folder = Path(temporary)
-        for path, content in {
-            "model_index.json": {"_class_name": kind},
-            "unet/config.json": architecture.unet,
-            "vae/config.json": architecture.vae,
-            "text_encoder/config.json": CLIP_TOKENS | dict(architecture.text_encoder),
-            **({"text_encoder_2/config.json": CLIP_TOKENS | dict(second)} if second else {}),
-            "scheduler/scheduler_config.json": architecture.scheduler,
-        }.items():
-            (folder / path).parent.mkdir(exist_ok=True)
-            write_json(folder / path, dict(content))
-        write_clip_tokenizer(folder / "tokenizer", END if second else architecture.pad_token)
-        if second:
-            write_clip_tokenizer(folder / "tokenizer_2", architecture.pad_token)
+        with writing(folder):
+            for path, content in {
+                "model_index.json": {"_class_name": kind},
+                "unet/config.json": architecture.unet,
+                "vae/config.json": architecture.vae,
+                "text_encoder/config.json": CLIP_TOKENS | dict(architecture.text_encoder),
+                **({"text_encoder_2/config.json": CLIP_TOKENS | dict(second)} if second else {}),
+                "scheduler/scheduler_config.json": architecture.scheduler,
+            }.items():
+                (folder / path).parent.mkdir(exist_ok=True)
+                write_json(folder / path, dict(content))
+            write_clip_tokenizer(folder / "tokenizer", END if second else architecture.pad_token)
+            if second:
+                write_clip_tokenizer(folder / "tokenizer_2", architecture.pad_token)
         yield folder
 
 

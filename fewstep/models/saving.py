@@ -1,10 +1,13 @@
 """A pipeline as a diffusers folder that transformers from 4.44 to today's read alike."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from transformers import CLIPTokenizer, CLIPTokenizerFast
@@ -24,7 +27,11 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
         for component in pipeline.components.values():
             if isinstance(component, nn.Module):  # old versions save no other layout
                 component.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        pipeline.save_pretrained(folder, safe_serialization=True)
+        try:
+            pipeline.save_pretrained(folder, safe_serialization=True)
+        except SafetensorError as error:  # of a full disk, which is no OSError of theirs
+            number = int((re.search(r"os error (\d+)", str(error)) or [0, 0])[1])
+            raise OSError(number, os.strerror(number) if number else str(error)) from error
         for name, component in pipeline.components.items():
             if name.startswith("tokenizer"):
                 save_tokenizer(component, folder / name)

@@ -26,6 +26,7 @@ from fewstep.models.components import (
     read_tokenizer,
 )
 from fewstep.models.ldm import PREFIXES, check_all_read, ldm_weights, load_ldm_weights
+from fewstep.models.memory import check_loading
 from fewstep.models.prompts import chunks_of, prompt_lengths
 from fewstep.models.quantised import stored
 from fewstep.models.supported import check_configs
@@ -72,9 +73,14 @@ def load_parts(
     Raises:
         ModelError: naming the component that is missing or cannot be used.
     """
-    is_whole = checkpoint is None and torch.device(device).type != "meta"
-    load, given = (read_network, options) if is_whole else (empty_network, {})
-    networks = {name: load(kind, source, name, revision, **given) for name, kind in kinds.items()}
+    networks = {name: empty_network(kind, source, name, revision) for name, kind in kinds.items()}
+    if checkpoint is None and torch.device(device).type != "meta":
+        numel = sum(w.numel() for network in networks.values() for w in network.parameters())
+        check_loading(numel * torch.float32.itemsize, base)
+        networks = {
+            name: read_network(kind, source, name, revision, **options)
+            for name, kind in kinds.items()
+        }
     if checkpoint is not None:
         fill(networks, checkpoint, base, prefixes)
     unet, vae = networks.pop("unet"), networks.pop("vae")

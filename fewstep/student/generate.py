@@ -22,6 +22,9 @@ from fewstep.types import Denoiser, Latents, PredictedTrajectory
 TEACHER_STEPS = 50
 """In how many steps a teacher is sampled by default."""
 
+BATCH = 64
+"""Images that are generated, or decoded, at a time."""
+
 
 @dataclass(frozen=True)
 class ImageSampler:
@@ -44,7 +47,7 @@ class ImageSampler:
         generators: Sequence[torch.Generator],
         height: int,
         width: int | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         *,
         x_0: Latents | None = None,
     ) -> Latents:
@@ -85,7 +88,7 @@ class ImageSampler:
         sample = SAMPLERS[self.sampler]
         yield from sample(self.denoiser, x_t, self.timesteps, cond, schedule, draw)
 
-    def decode(self, latents: Latents, batch_size: int = 64) -> Tensor:
+    def decode(self, latents: Latents, batch_size: int = BATCH) -> Tensor:
         """Return images as uint8 [batch, H, W, 3].
 
         Raises:

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,12 +16,12 @@ from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
-from fewstep.files import check_writable, locked, write_file
+from fewstep.files import check_writable, locked, write_file, writing
 from fewstep.models.loading import default_device
 from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
 from fewstep.training.loop import Requests, StepResult, train
-from fewstep.training.plan import explained_memory
+from fewstep.training.memory import check_memory, explained_memory
 from fewstep.training.previews import Previews
 from fewstep.training.run_dir import claim_run, log_entry, truncate_log
 from fewstep.training.setup import Components, build
@@ -36,19 +36,30 @@ class TrainingStep(TaskProgress):
     result: StepResult | None = None
 
 
-def distill_run(config: Config, run: Path, device: str | None = None) -> int:
+def distill_run(
+    config: Config, run: Path, device: str | None = None, *, force: bool = False
+) -> int:
     """Train, or continue, the run in folder `run`; return the number of steps done.
 
+    `force` starts although the memory does not suffice.
+
     Raises:
-        UserError: before any training, if a setting, the model, the data or the folder is at fault.
+        UserError: before any training, if a setting, the model, the data, the memory or the folder
+            is at fault.
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
-    return finish(distill(config, run, device))
+    return finish(distill(config, run, device, force=force))
 
 
-def distill(config: Config, run: Path, device: str | None = None) -> Steps[int]:
+def distill(
+    config: Config, run: Path, device: str | None = None, *, force: bool = False
+) -> Steps[int]:
     """Do what `distill_run` does while iterated, and yield how far encoding and training are."""
-    return train_run(build(config, run, device or default_device()))
+    device = device or default_device()
+    with explained_memory(config, run, device):
+        if not force:
+            check_memory(config, device)
+        return (yield from train_run(build(config, run, device)))
 
 
 def train_run(components: Components) -> Steps[int]:
@@ -66,7 +77,7 @@ def train_run(components: Components) -> Steps[int]:
         components.offload()
         components.checkpoints.load_last()
         if Stopped.read(run) is None:
-            with stop_signals() as received, explained_memory(components.config):
+            with stop_signals() as received:
                 yield from train_to_end(components, batches, received)
         stopped = take_back(components)
         if processes.is_main:
@@ -151,15 +162,18 @@ class Record:
         self.components, self.previews = components, Previews(components)
         self.monitor = ImageMonitor(components)
         self.trackers = Trackers(components.config, components.run, step)
-        self.file = open(log, "a", encoding="utf-8")  # noqa: SIM115
+        with writing(log):
+            self.file = open(log, "a", encoding="utf-8")  # noqa: SIM115
         self.task, self.clock = f"training {components.run.name}", time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-        self.trackers.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with suppress(OSError) if kind else nullcontext():  # what is not written is known already
+            self.file.close()
+        with suppress(OSError) if kind else writing(self.components.run / "tensorboard"):
+            self.trackers.close()
 
     def start_clock(self) -> None:
         """Time the next step from now on: saving and previews are no part of it."""
@@ -170,8 +184,9 @@ class Record:
         seconds = time.perf_counter() - self.clock
         measured = self.monitor.check_if_due()
         entry = log_entry(result, self.components.global_batch, seconds, measured)
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
+        with writing(Path(self.file.name)):
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
         self.trackers.log(entry)
         note = f"loss {result.loss:.4f}  {entry['images_per_second']:.0f} img/s"
         steps = self.components.config.train.steps

@@ -1,128 +1,201 @@
 """What a run will need, before anything is downloaded, encoded or trained."""
 
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from fewstep.config import Config
-from fewstep.errors import UserError
+from fewstep.data.count import count_pairs
+from fewstep.data.dataset import GENERATED_BATCH
 from fewstep.methods.base import needs_latents
+from fewstep.models.adapters import usable_ranks
+from fewstep.models.counting import num_bytes
 from fewstep.models.precision import precision_for
 from fewstep.models.prompts import planned_prompt
-from fewstep.training.networks import build_networks, load_family
-from fewstep.training.settings import check_settings
-from fewstep.training.step_cost import StepCost, decode_bytes, num_bytes, step_cost
-
-GIB = 2**30
-CONTEXT = 1.0 * GIB
-"""What CUDA, the workspaces of its libraries and its allocator's gaps take besides tensors."""
-
-EFFICIENCY = (0.15, 0.4)
-"""The fraction of its published matrix rate that a GPU reaches in training a UNet: a range."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU: memory that a process can have, and TFLOP/s in half precision and in fp32."""
-
-    name: str
-    gib: float
-    half: float
-    full: float
-
-    def seconds(self, flops: int, precision: str) -> tuple[float, float]:
-        """Return the time of so many operations, at best and at worst."""
-        rate = (self.full if precision == "fp32" else self.half) * 1e12
-        worst, best = EFFICIENCY
-        return flops / rate / best, flops / rate / worst
-
-
-GPUS = (
-    Gpu("T4", 14.6, 65, 8.1),
-    Gpu("RTX 3060 12 GB", 11.8, 51, 12.7),
-    Gpu("RTX 3090", 23.7, 71, 35.6),
-    Gpu("RTX 4090", 23.6, 165, 82.6),
-    Gpu("A100 40 GB", 39.4, 312, 19.5),
-    Gpu("H100", 79.1, 989, 66.9),
-    Gpu("H200", 139.8, 989, 66.9),
+from fewstep.student.generate import BATCH
+from fewstep.training.gpus import CONTEXT, GIB, Gpu
+from fewstep.training.networks import Networks, build_networks, load_family
+from fewstep.training.settings import check_batch, check_settings
+from fewstep.training.step_cost import (
+    StepCost,
+    base_bytes,
+    decode_bytes,
+    encode_bytes,
+    generate_bytes,
+    parts_bytes,
+    step_cost,
 )
-"""Dense rates of the makers' data sheets."""
+
+PREVIEWED = 4
+"""Captions that a preview shows where no prompts are set."""
+
+STEP = "a training step"
+"""The part of a run that a batch or checkpointing make smaller."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run needs: parameters, bytes and operations."""
+class Needs:
+    """What one process of a run needs of its device: operations, and bytes by the part of the run.
+
+    `peaks` has the most bytes on the device of each part. `main_bytes` is the most of main memory
+    that loading, saving and what is offloaded take beside a GPU. `narrow_modules` have fewer inputs
+    or outputs than the rank of their LoRA, which is partly wasted there.
+    """
 
     precision: str
+    on_cpu: bool
     trained_parameters: int
     trained_modules: int
+    narrow_modules: int
     cost: StepCost
-    preview_bytes: int
-    cache_bytes_per_pair: int
-    cache_bytes_per_caption: int
-    num_pairs: int | None
-    images_per_step: int
-    steps: int
+    peaks: Mapping[str, int]
+    main_bytes: int
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory on the device: of a training step, or of drawing a preview."""
-        return max(self.cost.bytes, self.cost.standing + self.preview_bytes)
-
-    @property
-    def cache_bytes(self) -> int | None:
-        """The size on the disk with one caption an image, where the number of pairs is set."""
-        return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
+        """The most memory on the device, of any part of the run."""
+        return max(self.peaks.values())
 
     def fits(self, gpu: Gpu) -> bool:
         """Return whether the peak and CUDA's own memory fit a GPU."""
         return self.peak_bytes + CONTEXT <= gpu.gib * GIB
 
-    def hours(self, gpu: Gpu) -> tuple[float, float]:
-        """Return the hours of the whole run, at best and at worst."""
-        best, worst = gpu.seconds(self.cost.flops, self.precision)
-        return best * self.steps / 3600, worst * self.steps / 3600
+
+@dataclass(frozen=True)
+class Plan(Needs):
+    """What a whole run needs: also its time and the size of its cache."""
+
+    cache_bytes_per_pair: int
+    cache_bytes_per_caption: int
+    num_pairs: int | None
+    is_counted: bool
+    images_per_step: int
+    steps: int
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The size on the disk with one caption an image, where the number of pairs is known."""
+        return None if self.num_pairs is None else self.num_pairs * self.cache_bytes_per_pair
+
+    def step_seconds(self, gpu: Gpu) -> tuple[float, float] | None:
+        """Return the time of a step, at best and at worst, if the GPU's rate is known."""
+        return gpu.seconds(self.cost.flops, self.cost.kernels, self.precision)
+
+    def run_seconds(self, gpu: Gpu) -> tuple[float, float] | None:
+        """Return the time of all steps and of a fake score's warm-up, without encoding."""
+        if (step := self.step_seconds(gpu)) is None:
+            return None
+        steps = self.steps + self.cost.warmup_flops / self.cost.flops
+        return step[0] * steps, step[1] * steps
 
 
 def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
     """Count what a run needs; "auto" is the precision of a T4, unless it runs on the CPU.
 
     Raises:
-        UserError: as training would, for whatever the configs decide.
+        UserError: as training would, for whatever configs and data decide.
     """
-    check_settings(config)
-    model, data, train = config.model, config.data, config.train
-    precision = model.precision
-    if on_cpu or precision == "auto":
-        precision = precision_for(precision, "cpu") if on_cpu else "fp16"
-    model = replace(model, precision=precision)
-    networks = build_networks(replace(config, model=model), load_family(model, "meta"))
-    family, trained = networks.family, networks.roles.trained
-    cost, preview_bytes = step_cost(networks), decode_bytes(networks)
-    if on_cpu or data.streaming:  # nothing is offloaded
-        parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
-        cost, preview_bytes = replace(cost, vae_and_text_encoder=parts), preview_bytes - parts
+    networks = skeleton(config, on_cpu)
+    data, train, family = config.data, config.train, networks.family
+    num_pairs, per_process = count_pairs(data), train.batch_size * train.accumulate
+    if num_pairs is not None:
+        check_batch(train, data.path, num_pairs, train.processes or 1)
     latents = 2 * 4 * math.prod(family.latent_shape(networks.resolution))  # mean and std in fp32
     latents *= needs_latents(networks.method)
     text = num_bytes(family.encode_prompts([planned_prompt(family)]).values())
     return Plan(
-        precision=precision,
-        trained_parameters=sum(weight.numel() for weight in trained.values()),
-        trained_modules=len({name.split(".lora_")[0] for name in trained}),
-        cost=cost,
-        preview_bytes=preview_bytes,
+        **vars(needs_of(networks, on_cpu)),
         cache_bytes_per_pair=0 if data.streaming else (2 if data.flip else 1) * latents + text,
         cache_bytes_per_caption=text if data.captions == "all" and not data.streaming else 0,
-        num_pairs=data.num_pairs,
-        images_per_step=train.batch_size * train.accumulate,
+        num_pairs=data.num_pairs if num_pairs is None else num_pairs,
+        is_counted=num_pairs is not None,
+        images_per_step=per_process * (train.processes or 1),
         steps=train.steps,
     )
+
+
+def skeleton(config: Config, on_cpu: bool) -> Networks:
+    """Build a run's networks from configs alone, without weights."""
+    check_settings(config)
+    precision = config.model.precision
+    if on_cpu or precision == "auto":
+        precision = precision_for(precision, "cpu") if on_cpu else "fp16"
+    model = replace(config.model, precision=precision)
+    train = replace(config.train, compile=False)  # which changes the time alone
+    family = load_family(model, "meta")
+    return build_networks(replace(config, model=model, train=train), family)
+
+
+def needs_of(networks: Networks, on_cpu: bool) -> Needs:
+    """Count what networks without weights would need on their device."""
+    config, trained, parts = networks.config, networks.roles.trained, parts_bytes(networks)
+    cost = step_cost(networks)
+    if on_cpu or config.data.streaming:  # nothing is offloaded
+        cost = replace(cost, vae_and_text_encoder=parts)
+    encoding, count = encoding_bytes(networks), shown_images(config)
+    before = cost.standing if config.data.streaming else cost.weights + cost.adapters + parts
+    peaks = {STEP: cost.bytes, "encoding the data": before + encoding}
+    if count:
+        drawing = max(generate_bytes(networks, count), decode_bytes(networks, count))
+        peaks["a preview"] = cost.standing - cost.vae_and_text_encoder + parts + drawing
+    saving = cost.optimizer  # once more, as the bytes of a file
+    if on_cpu:
+        peaks["saving a checkpoint"] = cost.standing + saving
+        peaks["loading the model"] = loading_bytes(networks)
+    return Needs(
+        precision=config.model.precision,
+        on_cpu=on_cpu,
+        trained_parameters=sum(weight.numel() for weight in trained.values()),
+        trained_modules=len({name.split(".lora_")[0] for name in trained}),
+        narrow_modules=narrow_modules(networks),
+        cost=cost,
+        peaks=peaks,
+        main_bytes=max(loading_bytes(networks), parts + cost.adapters + cost.optimizer + saving),
+    )
+
+
+def narrow_modules(networks: Networks) -> int:
+    """Return how many modules are narrower than the rank of the LoRA on them."""
+    family, adapter = networks.family, networks.config.adapter
+    if adapter is None:
+        return 0
+    ranks = usable_ranks(family.network, family.lora_presets[adapter.preset])
+    return sum(adapter.rank > rank for rank in ranks)
+
+
+def shown_images(config: Config) -> int:
+    """Return how many images a preview, or a check of the student's images, makes at a time."""
+    previewed = config.train.preview_every and (len(config.train.preview_prompts) or PREVIEWED)
+    checked = config.stop.num_prompts * config.stop.num_images if config.stop else 0
+    return min(max(previewed, checked), BATCH)
+
+
+def preparing_peaks(networks: Networks) -> dict[str, int]:
+    """Return the bytes of the parts of `fewstep prepare`, which trains nothing."""
+    weights = base_bytes(networks) + parts_bytes(networks)
+    return {
+        "loading the model": loading_bytes(networks),
+        "encoding the data": weights + encoding_bytes(networks),
+    }
+
+
+def encoding_bytes(networks: Networks) -> int:
+    """Return what encoding the data takes besides weights; prompts alone have the teacher's."""
+    data = networks.config.data
+    if data.path.endswith(".txt") and needs_latents(networks.method):
+        return generate_bytes(networks, min(GENERATED_BATCH, data.num_pairs or GENERATED_BATCH))
+    return encode_bytes(networks, images=needs_latents(networks.method))
+
+
+def loading_bytes(networks: Networks) -> int:
+    """Return what loading takes of main memory: every weight is read in fp32."""
+    model, parts = networks.config.model, parts_bytes(networks)
+    if model.quantize != "none":
+        whole = load_family(replace(model, quantize="none", precision="fp32"), "meta").network
+        return parts + num_bytes(whole.parameters())
+    return parts + base_bytes(networks) // networks.family.dtype.itemsize * torch.float32.itemsize
 
 
 def smaller(config: Config) -> Iterator[tuple[dict[str, object], Config]]:
@@ -137,99 +210,3 @@ def smaller(config: Config) -> Iterator[tuple[dict[str, object], Config]]:
         train = replace(train, batch_size=train.batch_size // 2, accumulate=train.accumulate * 2)
         changed |= {"train.batch_size": train.batch_size, "train.accumulate": train.accumulate}
         yield changed, replace(config, train=train)
-
-
-def advice(config: Config, plan: Plan, gpu: Gpu) -> str:
-    """Return whether a run fits a GPU and, where it does not, the first change that makes it."""
-    if plan.fits(gpu):
-        return f"fits a {gpu.name}"
-    for changed, other in smaller(config):
-        if plan_run(other).fits(gpu):
-            settings = ", ".join(f"{setting} = {value}" for setting, value in changed.items())
-            return f"does not fit a {gpu.name}; it does with {settings}"
-    return (
-        f"does not fit a {gpu.name}, whatever its batch: lower data.resolution or adapter.rank, "
-        "or use a larger GPU"
-    )
-
-
-def as_json(config: Config, plan: Plan) -> str:
-    """Return the plan for programs."""
-    cards = {
-        gpu.name: {"fits": plan.fits(gpu), "hours": [round(h, 2) for h in plan.hours(gpu)]}
-        for gpu in GPUS
-    }
-    entries = {
-        **asdict(plan),
-        "peak_bytes": plan.peak_bytes,
-        "cache_bytes": plan.cache_bytes,
-        "cards": cards,
-        "verdict": advice(config, plan, GPUS[0]),
-    }
-    return json.dumps(entries, indent=2)
-
-
-def print_plan(config: Config, plan: Plan) -> None:
-    """Print the plan as two tables and a sentence."""
-    console, cost = Console(), plan.cost
-    accumulates = config.train.accumulate > 1
-    rows = {
-        "network, frozen weights": cost.weights,
-        "trained weights and their average": cost.adapters,
-        "optimiser": cost.optimizer,
-        "activations": cost.activations,
-        "gradients" if accumulates else "(gradients, as activations go)": cost.gradients,
-        "VAE and text encoder": cost.vae_and_text_encoder,
-    }
-    memory = Table("memory on the device", "GiB", title=f"one step, {plan.precision}")
-    for name, size in rows.items():
-        memory.add_row(name, f"{size / GIB:.2f}")
-    memory.add_section()
-    memory.add_row("at the peak, previews included", f"{plan.peak_bytes / GIB:.2f}")
-    gpus = Table("GPU", "GiB", "fits", "seconds a step", "hours", title="predicted, not measured")
-    for gpu in GPUS:
-        seconds = "{:.2f} – {:.2f}".format(*gpu.seconds(cost.flops, plan.precision))
-        hours = "{:.1f} – {:.1f}".format(*plan.hours(gpu))
-        gpus.add_row(gpu.name, f"{gpu.gib:.0f}", "yes" if plan.fits(gpu) else "no", seconds, hours)
-    console.print(memory, gpus)
-    console.print(
-        f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in {plan.trained_modules} "
-        f"modules; {cost.flops / 1e12:.2f} TFLOP a step of {plan.images_per_step} images; "
-        f"{cache_summary(plan)}; the run {advice(config, plan, GPUS[0])}."
-    )
-
-
-def cache_summary(plan: Plan) -> str:
-    """Return how much of the disk the cache takes, in words."""
-    if not plan.cache_bytes_per_pair:
-        return "there is no cache, as data.streaming is true"
-    summary = f"the cache takes {plan.cache_bytes_per_pair / 1e3:.0f} kB a pair"
-    if plan.cache_bytes is not None:
-        summary += f", {plan.cache_bytes / 1e9:.2f} GB in all"
-    if plan.cache_bytes_per_caption:
-        kb = plan.cache_bytes_per_caption / 1e3
-        summary += f", and {kb:.0f} kB for each caption but the first"
-    return summary
-
-
-def this_gpu() -> Gpu:
-    """Return the GPU that is used, without its rates."""
-    return Gpu(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / GIB, 0, 0)
-
-
-@contextmanager
-def explained_memory(config: Config) -> Iterator[None]:
-    """Explain a GPU's lack of memory by the plan.
-
-    Raises:
-        UserError: in place of the allocator's error.
-    """
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        hint = advice(config, plan_run(config), this_gpu())
-        raise UserError(
-            f"the GPU has no memory left ({' '.join(str(error).split())[:120]}…): by its plan the "
-            f"run {hint}; nvidia-smi shows what else uses it. What was saved is continued with "
-            "these settings too"
-        ) from error

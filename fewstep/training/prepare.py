@@ -13,6 +13,7 @@ from fewstep.errors import UserError
 from fewstep.models.loading import default_device, load_skeleton
 from fewstep.models.prompts import clip_lengths
 from fewstep.training.distill import encode
+from fewstep.training.memory import check_preparing
 from fewstep.training.networks import load_family
 from fewstep.training.setup import join_processes, open_dataset, with_precision
 
@@ -33,12 +34,16 @@ class Prepared:
         return "\n".join([*self.notes, done])
 
 
-def prepare_data(config: Config, run: Path, device: str | None = None) -> Steps[Prepared]:
+def prepare_data(
+    config: Config, run: Path, device: str | None = None, *, force: bool = False
+) -> Steps[Prepared]:
     """Encode, while iterated, the data of a config for the run `run` and those beside it.
 
+    `force` starts although the memory does not suffice.
+
     Raises:
-        UserError: before any work, if a setting, the model, the data or the disk is at fault; or if
-            too many images cannot be used.
+        UserError: before any work, if a setting, the model, the data, the memory or the disk is at
+            fault; or if too many images cannot be used.
     """
     if config.data.streaming:
         raise UserError(
@@ -46,6 +51,8 @@ def prepare_data(config: Config, run: Path, device: str | None = None) -> Steps[
             "prepare; leave it out to have a cache"
         )
     device = device or default_device()
+    if not force:
+        check_preparing(config, device)
     processes = join_processes(config.train, device)
     family = load_family(with_precision(config, device).model, device)
     dataset = open_dataset(config, run, family, processes)

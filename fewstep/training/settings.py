@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.config import TEACHER_GUIDANCE, Config, FakeSettings, load_config
+from fewstep.config import TEACHER_GUIDANCE, Config, FakeSettings, TrainSettings, load_config
 from fewstep.errors import SettingError
 from fewstep.methods import METHODS
 from fewstep.strict import from_tables
@@ -116,6 +116,17 @@ def fake_settings(config: Config) -> FakeSettings | None:
             f"cannot follow the student; use {adapter.rank} or more, or leave fake.rank out"
         )
     return replace(fake, rank=rank, learning_rate=fake.learning_rate or config.train.learning_rate)
+
+
+def check_batch(train: TrainSettings, path: str, num_pairs: int, num_processes: int) -> None:
+    """Raise a SettingError if a step takes more samples than there are pairs at `path`."""
+    count = train.batch_size * train.accumulate * num_processes
+    if count > num_pairs:
+        raise SettingError(
+            f"a step takes {count} samples (train.batch_size = {train.batch_size}, "
+            f"train.accumulate = {train.accumulate}, {num_processes} processes), and data.path "
+            f"{path!r} has {num_pairs} pairs: lower these, or give more pairs"
+        )
 
 
 def _is_known_to_accelerate(tracker: str) -> bool:

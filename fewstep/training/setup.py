@@ -26,7 +26,7 @@ from fewstep.training.checkpoint import Checkpoints, TrainState
 from fewstep.training.init import start_from
 from fewstep.training.loop import FakeTraining
 from fewstep.training.networks import Networks, build_networks, load_family
-from fewstep.training.settings import build_method, check_settings
+from fewstep.training.settings import build_method, check_batch, check_settings
 
 OPTIMIZERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adamw8bit": AdamW8bit}
 """What `train.optimizer` may be."""
@@ -68,13 +68,8 @@ class Components(Networks):
 
     def check_batch(self, num_pairs: int) -> None:
         """Raise a SettingError if a step takes more samples than there are pairs."""
-        if self.global_batch > num_pairs:
-            train, path = self.config.train, self.config.data.path
-            raise SettingError(
-                f"a step takes {self.global_batch} samples (train.batch_size = {train.batch_size}, "
-                f"train.accumulate = {train.accumulate}, {self.processes.count} processes), and "
-                f"data.path {path!r} has {num_pairs} pairs: lower these, or give more pairs"
-            )
+        config = self.config
+        check_batch(config.train, config.data.path, num_pairs, self.processes.count)
 
     def offload(self) -> None:
         """Move VAE and text encoder from a GPU to the CPU, unless every step needs them."""

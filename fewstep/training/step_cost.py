@@ -1,28 +1,25 @@
-"""The FLOPs and bytes of one training step, counted by running it on the meta device.
+"""What one training step costs, counted by running it on the meta device.
 
 The method's own loss runs there, without a single weight: operations know shapes and no values.
 """
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
+from fewstep.data.encode import PROMPTS_AT_ONCE
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import NoiseSchedule
+from fewstep.errors import SettingError
 from fewstep.methods import Batch, LearnsFake
+from fewstep.models.counting import OperationCounter, fused_attention, num_bytes
 from fewstep.models.prompts import planned_prompt
 from fewstep.training.adamw8bit import state_bytes
 from fewstep.training.loop import Loss
 from fewstep.training.networks import Networks
+from fewstep.types import Conditioning, Latents, PerSample
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,13 @@ class StepCost:
     """One optimiser step: FLOPs of all its micro-batches, and bytes by what they hold.
 
     `moving` is the peak of activations and gradients together: without accumulation gradients
-    grow as activations are freed.
+    grow as activations are freed. `kernels` are the operations that make a tensor. `warmup_flops`
+    are those of a fake score's updates before the first step.
     """
 
     flops: int
+    kernels: int
+    warmup_flops: int
     weights: int
     adapters: int
     optimizer: int
@@ -53,56 +53,6 @@ class StepCost:
         return self.standing + self.moving
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follows the memory of every tensor that an operation makes until it is freed."""
-
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._follow(tensor.untyped_storage())
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._freed, key, size)
-
-    def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Compute attention as GPUs do, without the matrix of scores that the meta device makes."""
-    plain = functional.scaled_dot_product_attention
-
-    def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-        return kernel(query, key, value, None, torch.is_grad_enabled())[0]
-
-    functional.scaled_dot_product_attention = fused
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = plain
-
-
 class MetaSchedule(NoiseSchedule):
     """A schedule on the meta device, where the value of its last level cannot be read."""
 
@@ -112,66 +62,156 @@ class MetaSchedule(NoiseSchedule):
         return False
 
 
+@dataclass(frozen=True)
+class MetaDraw(Draw):
+    """Randomness of `size` samples that has a shape alone."""
+
+    size: int = 1
+
+    def noise_like(self, x: Latents) -> Latents:
+        """Return a tensor of the shape of `x`."""
+        return torch.empty_like(x)
+
+    def uniform(self) -> PerSample:
+        """Return a tensor of one number a sample."""
+        return torch.empty(self.size, device=self.device)
+
+
 def step_cost(networks: Networks) -> StepCost:
-    """Run one optimiser step of networks that are on the meta device."""
-    family, roles, train = networks.family, networks.roles, networks.config.train
-    uncond, text = (family.encode_prompts([p]) for p in ("", planned_prompt(family)))
-    nets, schedule = networks.denoisers(uncond), MetaSchedule(**vars(family.schedule))
-    shape, size = family.latent_shape(networks.resolution), train.batch_size
-    cond = {name: row.to("meta").expand(size, *row.shape[1:]) for name, row in text.items()}
-    batch = Batch(torch.empty(size, *shape, device="meta"), cond)
+    """Run one optimiser step of networks that are on the meta device.
+
+    Raises:
+        SettingError: if its tensors are too large even to be counted.
+    """
+    roles, train, fake = networks.roles, networks.config.train, networks.config.fake
     network = networks.network_for_training()
-    weights = (w for each in (family.network, network)
-               for w in (*each.parameters(), *each.buffers()))  # fmt: skip
+    weights = (*_weights(networks.family.network), *_weights(network))
     known = {id(weight): weight for weight in (*weights, *roles.averaged.values())}.values()
     micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
+    counter = OperationCounter(known)
+    update, update_fake = _updates(networks)
 
-    def backward(micro: int, loss: Loss = networks.method.loss) -> None:
-        samples = range(micro * size, (micro + 1) * size)
-        draw = Draw.keyed(train.seed, samples, "meta")
-        loss(nets, batch, schedule, draw).loss.mean().backward()
+    def counted(learn: Callable[[], None], trained: Mapping[str, nn.Parameter]) -> tuple[int, int]:
+        flops, kernels = counter.flops, counter.kernels
+        for _ in range(micro_batches):
+            learn()
+        for weight in trained.values():
+            weight.grad = None
+        flops, kernels = counter.flops - flops, counter.kernels - kernels
+        times = train.accumulate
+        return times * flops // micro_batches, times * kernels // micro_batches
 
-    def update_fake() -> None:
-        if isinstance(networks.method, LearnsFake):
-            with roles.fake_learns():
-                backward(0, networks.method.fake_loss)
-            for weight in roles.fake_trained.values():
-                weight.grad = None
-
-    with LiveBytes(known) as live, fused_attention():
-        update_fake()
-        for micro in range(micro_batches):
-            backward(micro)
-    with FlopCounterMode(display=False) as flops, fused_attention():  # its hooks hold activations
-        backward(0)
-        for _ in range(networks.config.fake.updates if networks.config.fake else 0):
-            update_fake()
-
+    try:
+        with counter, fused_attention():
+            fake_flops, fake_kernels = counted(update_fake, roles.fake_trained)
+            flops, kernels = counted(update, roles.trained)
+    except RuntimeError as error:
+        raise _too_large(networks, error) from error
     gradients = num_bytes(roles.trained.values())
     held = (*roles.trained.values(), *roles.averaged.values(), *roles.fake_trained.values())
     adapters = num_bytes({id(weight): weight for weight in held}.values())
     learns = (*roles.trained.values(), *roles.fake_trained.values())
     return StepCost(
-        flops=flops.get_total_flops() * train.accumulate,
-        weights=num_bytes(known) - adapters,
+        flops=flops + fake_flops * (fake.updates if fake else 0),
+        kernels=kernels + fake_kernels * (fake.updates if fake else 0),
+        warmup_flops=fake_flops * (fake.warmup if fake else 0),
+        weights=base_bytes(networks),
         adapters=adapters,
         gradients=gradients,
         optimizer=state_bytes(learns) if train.optimizer == "adamw8bit" else 2 * num_bytes(learns),
-        activations=live.peak - (gradients if micro_batches > 1 else 0),
-        moving=live.peak,
+        activations=counter.peak - (gradients if micro_batches > 1 else 0),
+        moving=counter.peak,
     )
 
 
-def decode_bytes(networks: Networks) -> int:
-    """Return what previews need besides the network: VAE and text encoder, and one decoding."""
+def _updates(networks: Networks) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return one micro-batch of the student's update, and of the fake score's if there is one."""
+    family, method, size = networks.family, networks.method, networks.config.train.batch_size
+    uncond, text = (family.encode_prompts([p]) for p in ("", planned_prompt(family)))
+    nets, schedule = networks.denoisers(uncond), MetaSchedule(**vars(family.schedule))
+    shape = family.latent_shape(networks.resolution)
+
+    def backward(loss: Loss) -> None:
+        batch = Batch(torch.empty(size, *shape, device="meta"), _rows(text, size))
+        draw = MetaDraw((), "meta", size=size)
+        loss(nets, batch, schedule, draw).loss.mean().backward()
+
+    def update_fake() -> None:
+        if isinstance(method, LearnsFake):
+            with networks.roles.fake_learns():
+                backward(method.fake_loss)
+
+    return lambda: backward(method.loss), update_fake
+
+
+def _too_large(networks: Networks, error: RuntimeError) -> SettingError:
+    train = networks.config.train
+    return SettingError(
+        f"a step with train.batch_size = {train.batch_size} and data.resolution = "
+        f"{networks.resolution} is too large to be counted ({' '.join(str(error).split())[:100]}); "
+        "lower them"
+    )
+
+
+def _rows(cond: Conditioning, count: int) -> Conditioning:
+    """Return the conditioning of so many prompts, on the meta device."""
+    return {name: row.to("meta").expand(count, *row.shape[1:]) for name, row in cond.items()}
+
+
+def base_bytes(networks: Networks) -> int:
+    """Return the bytes of the network that is adapted or copied, and stays frozen."""
+    own = {
+        id(weight)
+        for role in (networks.roles.trained, networks.roles.averaged, networks.roles.fake_trained)
+        for weight in role.values()
+    }
+    return num_bytes(w for w in _weights(networks.family.network) if id(w) not in own)
+
+
+def parts_bytes(networks: Networks) -> int:
+    """Return the bytes of the VAE's and the text encoder's weights."""
+    parts = networks.family.vae_and_text_encoder
+    return num_bytes(weight for part in parts for weight in part.parameters())
+
+
+def decode_bytes(networks: Networks, count: int) -> int:
+    """Return what decoding `count` images takes besides the weights."""
+    shape = networks.family.latent_shape(networks.resolution)
+    with _beside(networks) as counter, fused_attention():
+        networks.family.decode(torch.empty(count, *shape, device="meta"))
+    return counter.peak
+
+
+def encode_bytes(networks: Networks, images: bool = True) -> int:
+    """Return what encoding takes besides the weights: an image, or as many prompts as at once."""
+    side, family = networks.resolution, networks.family
+    with _beside(networks) as prompts, fused_attention():
+        family.encode_prompts([planned_prompt(family)] * PROMPTS_AT_ONCE)
+    if not images:
+        return prompts.peak
+    with _beside(networks) as one_image, fused_attention():
+        family.encode_images(torch.empty(1, 3, side, side, device="meta"))
+    return max(one_image.peak, prompts.peak)
+
+
+def generate_bytes(networks: Networks, count: int) -> int:
+    """Return what a step of the guided teacher takes besides the weights, for `count` images."""
     family = networks.family
-    parts = [weight for part in family.vae_and_text_encoder for weight in part.parameters()]
-    latents = torch.empty(1, *family.latent_shape(networks.resolution), device="meta")
-    with LiveBytes(parts) as live, fused_attention():
-        family.decode(latents)
-    return num_bytes(parts) + live.peak
+    uncond = family.encode_prompts([""])
+    x_t = torch.empty(count, *family.latent_shape(networks.resolution), device="meta")
+    t = torch.zeros(count, dtype=torch.int64, device="meta")
+    with _beside(networks) as counter, fused_attention(), torch.no_grad():
+        networks.denoisers(uncond).teacher(x_t, t, _rows(uncond, count))
+    return counter.peak
 
 
-def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes that tensors take."""
-    return sum(tensor.nbytes for tensor in tensors)
+def _beside(networks: Networks) -> OperationCounter:
+    """Return a counter to which all weights are known."""
+    family = networks.family
+    parts = (family.network, *family.vae_and_text_encoder)
+    return OperationCounter([weight for part in parts for weight in _weights(part)])
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    """Return the parameters, and the buffers that quantised weights are."""
+    return [*network.parameters(), *network.buffers()]

@@ -12,9 +12,13 @@ from fewstep.errors import SettingError, UserError
 from fewstep.methods import METHODS
 from fewstep.models.architectures import ARCHITECTURES
 from fewstep.models.hub import on_the_hub
+from fewstep.models.memory import in_words
 from fewstep.strict import from_tables
 from fewstep.toml import parsed, with_paths
-from fewstep.training.plan import GIB, GPUS, Gpu, advice, cache_summary, plan_run
+from fewstep.training.gpus import GPUS, Gpu
+from fewstep.training.memory import Room, advice
+from fewstep.training.plan import plan_run
+from fewstep.training.plan_report import cache_summary, in_time
 from fewstep.training.settings import check_settings
 
 PACKAGE = Path(__file__).parents[1]
@@ -122,10 +126,11 @@ def planned(config: Config, card: str) -> str:
     gpu = CARDS.get(card)
     plan = plan_run(config, on_cpu=gpu is None)
     words = [f"{counted(plan.steps, 'step')} of {counted(plan.images_per_step, 'image')}"]
-    words.append(f"{plan.peak_bytes / GIB:.2f} GiB of memory at the peak (predicted)")
+    words.append(f"{in_words(plan.peak_bytes)} of memory at the peak (predicted)")
     if gpu is None:
         words.append("its time is known after the first steps, as processors differ")
     else:
-        low, high = plan.hours(gpu)
-        words += [advice(config, plan, gpu), f"{low:.1f} to {high:.1f} hours (predicted)"]
-    return "; ".join([*words, cache_summary(plan)]) + "."
+        words.append(advice(config, plan, Room.of(gpu)))
+        time = plan.run_seconds(gpu)
+        words.append(f"{in_time(time)} (predicted)" if time else f"no {plan.precision} units")
+    return "; ".join([*words, cache_summary(config, plan)]) + "."

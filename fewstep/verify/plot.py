@@ -1,11 +1,13 @@
 """The bench in one image: the four parts of the error, a panel each."""
 
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fewstep.files import write_file
 from fewstep.verify.predictions import Results
 
 INK, MUTED = "#22303c", "#8a97a3"
@@ -29,7 +31,9 @@ def plot(results: Results, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
         axes.title.set(fontsize=11.5, fontweight="bold", color=INK)
-    figure.savefig(path)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_file(path, content.getvalue())
 
 
 def solver_panel(axes: Axes, results: Results) -> None:

@@ -6,19 +6,37 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
+from peft.tuners.lora import LoraLayer
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewstep.config import AdapterSettings, Config, ModelSettings, TrainSettings, load_config
+from fewstep.config import (
+    AdapterSettings,
+    Config,
+    FakeSettings,
+    ModelSettings,
+    TrainSettings,
+    load_config,
+)
 from fewstep.console import finish
 from fewstep.diffusion.random import Draw
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
+from fewstep.models.counting import OperationCounter, num_bytes
 from fewstep.models.loading import load_model
-from fewstep.training.distill import distill_run, open_batches
-from fewstep.training.plan import GPUS, Gpu, Plan, advice, as_json, cache_summary, plan_run, smaller
+from fewstep.training.distill import open_batches
+from fewstep.training.gpus import GPUS
+from fewstep.training.plan import Plan, narrow_modules, plan_run, skeleton, smaller
+from fewstep.training.plan_report import (
+    cache_summary,
+    gpu_table,
+    in_time,
+    show_plan,
+    to_json,
+    verdict,
+)
 from fewstep.training.setup import build
-from fewstep.training.step_cost import LiveBytes, num_bytes
+from fewstep.training.step_cost import decode_bytes, generate_bytes
 from tests.tiny import tiny_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sd15-*.toml"))
@@ -38,6 +56,11 @@ def sd15(method="multi-boundary-cd", rank=64, **train):
 @pytest.fixture(scope="module")
 def plan():
     return plan_run(sd15())
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return plan_run(tiny_config())
 
 
 def test_parameters_and_static_memory_are_exact(plan):
@@ -107,7 +130,7 @@ def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpo
         draw = Draw.keyed(0, range(4))
         components.method.loss(nets, batch, family.schedule, draw).loss.mean().backward()
 
-    with LiveBytes(known) as live:
+    with OperationCounter(known) as live:
         backward()
     components.state.optimizer.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as flops:
@@ -118,44 +141,18 @@ def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpo
     assert planned.cost.moving == pytest.approx(live.peak, rel=0.1)
 
 
-def test_live_bytes_fall_when_tensors_are_freed():
-    with LiveBytes() as live:
-        one = torch.empty(1000)
-        two = one + 1
-        assert live.now == 8000
-        view = two[:10]
-        del one, two
-        assert live.now == 4000, "a view keeps its storage"
-        del view
-    assert (live.now, live.peak) == (0, 8000)
-
-
-def test_a_run_that_does_not_fit_is_told_what_to_change(plan, monkeypatch):
-    config, card = sd15(batch_size=8), GPUS[0]
-    sizes = {("none", 8): 20, ("selective", 8): 18, ("full", 8): 15.5, ("full", 4): 13}
-
-    def planned(asked, **settings):
-        size = sizes[asked.train.checkpointing, asked.train.batch_size] * 2**30
-        moving = int(size) - plan.cost.standing
-        return replace(plan, cost=replace(plan.cost, moving=moving))
-
-    monkeypatch.setattr("fewstep.training.plan.plan_run", planned)
-    told = advice(config, planned(config), card)
-    assert told == (
-        "does not fit a T4; it does with train.checkpointing = full, train.batch_size = 4, "
-        "train.accumulate = 2"
-    )
-
-
 def test_smaller_runs_have_the_same_effective_batch():
     for _, config in smaller(sd15(batch_size=8)):
         assert config.train.batch_size * config.train.accumulate == 8
 
 
 def test_programs_can_read_a_plan(plan: Plan):
-    entries = json.loads(as_json(sd15(), plan))
+    entries = json.loads(to_json(sd15(), plan))
     assert entries["trained_parameters"] == 67_252_224
     assert entries["cards"]["T4"]["fits"] is True
+    assert entries["cards"]["H100"]["seconds_a_step"][1] == pytest.approx(
+        max(plan.cost.flops / 989e12 / 0.15, plan.cost.kernels * 20e-6), rel=0.01
+    )
     assert entries["verdict"] == "fits a T4"
 
 
@@ -167,7 +164,7 @@ def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
     parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
     assert (cached.cost.vae_and_text_encoder, streaming.cost.vae_and_text_encoder) == (0, parts)
     assert streaming.cost.bytes == cached.cost.bytes + parts
-    assert cache_summary(streaming) == "there is no cache, as data.streaming is true"
+    assert cache_summary(config, streaming) == "there is no cache, as data.streaming is true"
 
 
 def test_the_cache_is_planned_as_it_is_made(tmp_path):
@@ -177,20 +174,127 @@ def test_the_cache_is_planned_as_it_is_made(tmp_path):
         dataset = build(replace(config, data=data), tmp_path / "run", "cpu").dataset
         planned = plan_run(replace(config, data=replace(data, captions="all")))
         assert planned.cache_bytes == dataset.cache_bytes, "of one caption an image"
-        assert "GB in all, and 2 kB for each caption but the first" in cache_summary(planned)
+        told = cache_summary(config, planned)
+        assert "kB for 12 pairs, and 1.5 kB for each caption but the first" in told
     assert plan_run(config).cache_bytes_per_caption == 0
-
-
-def test_a_gpu_without_memory_is_told_what_to_change(monkeypatch, tmp_path):
-    def full(*args):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    monkeypatch.setattr("fewstep.training.distill.steps_of", full)
-    monkeypatch.setattr("fewstep.training.plan.this_gpu", lambda: Gpu("small card", 1.0, 0, 0))
-    with pytest.raises(UserError, match=r"allocate 2 GiB.*does not fit a small card"):
-        distill_run(tiny_config(), tmp_path / "run")
 
 
 def test_a_bad_setting_is_refused_by_the_plan_too():
     with pytest.raises(UserError, match="use 40, 48 or 52"):
         plan_run(replace(sd15(), method={"name": "multi-boundary-cd", "num_solver_steps": 50}))
+
+
+def test_the_pairs_that_are_there_are_planned_and_not_those_that_a_config_names(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a box")
+    config = tiny_config(batch_size=1)
+    here = replace(config, data=replace(config.data, path=str(tmp_path), num_pairs=5000))
+    planned = plan_run(here)
+    assert planned.cache_bytes == 3 * planned.cache_bytes_per_pair
+    later = replace(here, data=replace(here.data, path=str(tmp_path / "later")))
+    told = cache_summary(later, plan_run(later))
+    assert "5000 pairs that data.num_pairs names, as" in told
+    assert told.endswith("later was not counted")
+    with pytest.raises(UserError, match=r"takes 4 samples .* has 3 pairs"):
+        plan_run(replace(here, train=replace(here.train, batch_size=4)))
+
+
+def test_on_a_cpu_no_gpu_is_named_and_no_time_is_predicted(capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.training.memory.available_memory", lambda: 2**30)
+    config = tiny_config()
+    plan = plan_run(config, on_cpu=True)
+    monkeypatch.setattr("fewstep.training.plan_report.plan_run", lambda config, on_cpu: plan)
+    show_plan(config, on_cpu=True, as_json=False)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert not [gpu.name for gpu in GPUS if gpu.name in printed]
+    assert "fits this machine's main memory, of which 1.00 GiB are free" in printed
+    assert "no time is predicted for a CPU" in printed
+    show_plan(config, on_cpu=True, as_json=True)
+    entries = json.loads(capsys.readouterr().out)
+    assert entries["cards"] == {}
+    assert entries["verdict"].startswith("fits this machine's main memory")
+
+
+def test_a_gpu_without_units_for_bf16_gets_no_rate_for_it(plan):
+    t4, others = GPUS[0], GPUS[1:]
+    bf16 = replace(plan, precision="bf16")
+    assert bf16.step_seconds(t4) is bf16.run_seconds(t4) is None
+    assert all(bf16.step_seconds(gpu) == plan.step_seconds(gpu) for gpu in others)
+    told = verdict(sd15(), bf16)
+    assert told == "fits a T4, which has no units for bf16: set model.precision = fp16 for it"
+    assert json.loads(to_json(sd15(), bf16))["cards"]["T4"]["hours"] is None
+    cells = [[*column.cells] for column in gpu_table(bf16).columns]
+    assert [column[0] for column in cells] == ["T4", "15", "yes", "no bf16 units", "no rate known"]
+
+
+def test_a_geforces_half_precision_is_summed_in_fp32_as_pytorch_does():
+    geforces = [gpu for gpu in GPUS if gpu.name.startswith("RTX")]
+    assert [gpu.half / gpu.full for gpu in geforces] == pytest.approx([2] * 3, rel=0.01)
+
+
+def test_a_small_network_takes_the_time_of_its_kernels_on_any_gpu(tiny):
+    for gpu in GPUS:
+        best, worst = tiny.step_seconds(gpu)
+        assert (best, worst) == (tiny.cost.kernels * 5e-6, tiny.cost.kernels * 20e-6)
+        assert tiny.run_seconds(gpu) == (6 * best, 6 * worst)
+    assert in_time(tiny.step_seconds(GPUS[0])).endswith(" ms")
+
+
+def test_modules_that_are_narrower_than_the_rank_are_counted(tiny):
+    assert tiny.narrow_modules == 0
+    networks = skeleton(replace(tiny_config(), adapter=AdapterSettings(rank=17)), on_cpu=False)
+    layers = [m for m in networks.family.network.modules() if isinstance(m, LoraLayer)]
+    narrow = [m for m in layers if min(m.get_base_layer().weight.flatten(1).shape) < 17]
+    assert 0 < narrow_modules(networks) == len(narrow) < len(layers)
+
+
+def test_every_process_adds_to_a_step(tiny):
+    assert tiny.images_per_step == 2
+    assert plan_run(tiny_config(processes=3)).images_per_step == 6
+
+
+def test_a_fake_scores_updates_and_warm_up_are_part_of_the_time():
+    config = tiny_config("trajectory-matching")
+    warm, updated = (
+        plan_run(replace(config, fake=FakeSettings(updates=updates, warmup=warmup)))
+        for updates, warmup in ((1, 6), (2, 0))
+    )
+    update = updated.cost.flops - warm.cost.flops
+    assert 0 < update < warm.cost.flops
+    assert (warm.cost.warmup_flops, updated.cost.warmup_flops) == (6 * update, 0)
+    run, step = warm.run_seconds(GPUS[0])[0], warm.step_seconds(GPUS[0])[0]
+    assert run / step == pytest.approx(6 + 6 * update / warm.cost.flops)
+
+
+def test_previews_and_saving_are_planned_beside_the_step(tiny):
+    assert "a preview" not in tiny.peaks, "none is drawn"
+    prompts = ("a cat",) * 40
+    whole = replace(tiny_config(preview_every=1, preview_prompts=prompts), adapter=None)
+    planned, networks = plan_run(whole, on_cpu=True), skeleton(whole, on_cpu=True)
+    drawn = planned.peaks["a preview"] - planned.cost.standing
+    assert drawn == max(decode_bytes(networks, 40), generate_bytes(networks, 40))
+    saved = planned.peaks["saving a checkpoint"] - planned.cost.standing
+    assert saved == 2 * planned.cost.gradients, "the moments once more, as a file"
+
+
+def test_what_is_compiled_is_planned_too(tiny):
+    assert plan_run(tiny_config(compile=True)).cost == tiny.cost
+
+
+def test_a_batch_that_cannot_even_be_counted_is_refused():
+    config = tiny_config(batch_size=10**9 - 1)
+    huge = replace(config, data=replace(config.data, path="later/here", resolution=2**29))
+    with pytest.raises(UserError, match=r"train\.batch_size = 999999999 and data\.resolution"):
+        plan_run(huge)
+
+
+def test_no_random_numbers_are_drawn_for_a_plan(monkeypatch):
+    def drawn(*args, **kwargs):
+        raise AssertionError("a plan has no values")
+
+    config = tiny_config(batch_size=10**6)
+    config = replace(config, data=replace(config.data, path="later/here"))
+    monkeypatch.setattr("fewstep.diffusion.random.generator", drawn)
+    monkeypatch.setattr("fewstep.models.adapters.generator", drawn)
+    assert plan_run(config).peak_bytes > 10**11

@@ -84,7 +84,7 @@ def test_the_plan_says_memory_time_and_whether_it_fits():
     config = tiny_config()
     text, folders = to_toml(config), [Path(config.model.base)]
     on_card = planned(read_recipe(text, folders), T4)
-    assert "GiB of memory at the peak" in on_card
+    assert "MiB of memory at the peak" in on_card
     assert "fits a T4" in on_card
-    assert "hours (predicted)" in on_card
+    assert "ms (predicted)" in on_card
     assert "after the first steps" in planned(read_recipe(text, folders), PROCESSOR)
