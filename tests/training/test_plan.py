@@ -40,6 +40,7 @@ from fewstep.training.step_cost import decode_bytes, generate_bytes
 from tests.tiny import tiny_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sd15-*.toml"))
+XL_RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sdxl-*.toml"))
 SD15 = ModelSettings(base="stable-diffusion-v1-5/stable-diffusion-v1-5", precision="fp16")
 MIB = 2**20
 
@@ -110,7 +111,16 @@ def test_the_recipe_of_trajectory_matching_fits_its_card_and_has_a_reason_for_ev
     assert plan_run(load_config(path)).fits(next(c for c in GPUS if c.name == "RTX 4090"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", XL_RECIPES, ids=lambda path: path.stem)
+def test_each_recipe_of_sdxl_fits_its_card(recipe):
+    card = {"sdxl-12gb": "RTX 3060 12 GB", "sdxl-24gb": "RTX 4090"}[recipe.stem]
+    plan = plan_run(load_config(recipe))
+    assert plan.trained_parameters == 196_751_360
+    assert plan.fits(next(c for c in GPUS if c.name == card))
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *XL_RECIPES], ids=lambda path: path.stem)
 def test_every_value_of_a_recipe_has_its_reason(recipe):
     lines = [line for line in recipe.read_text().splitlines() if " = " in line]
     assert [line for line in lines if "  # " not in line] == []
