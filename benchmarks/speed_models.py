@@ -31,6 +31,22 @@ class Size:
 
 
 SIZES = {
+    "smallest": Size(
+        64,
+        {
+            "sample_size": 8,
+            "block_out_channels": (8,),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D",),
+            "up_block_types": ("CrossAttnUpBlock2D",),
+            "cross_attention_dim": 8,
+            "attention_head_dim": 2,
+            "norm_num_groups": 4,
+        },
+        {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4},
+        {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+         "num_attention_heads": 1},
+    ),
     "tiny": Size(
         64,
         {
@@ -55,7 +71,8 @@ SIZES = {
          "num_attention_heads": 12},
     ),
 }  # fmt: skip
-"""`sd15` is Stable Diffusion 1.5's published configuration with a smaller vocabulary."""
+"""`smallest` is for what does not depend on the network; `sd15` is Stable Diffusion 1.5's published
+configuration with a smaller vocabulary."""
 
 
 def save_pipeline(name: str, folder: Path) -> Path:
