@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -39,7 +40,10 @@ from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["benchmarks.kills_program"])
+FORKS.set_forkserver_preload(["benchmarks.kills_program", "pydantic", "tensorboardX"])
+
+LANES = 2
+"""Runs that are killed at a time, each in processes of its own."""
 
 TIMES = ("images_per_second", "memory")
 """What a line of metrics.jsonl says of the machine, and not of the run."""
@@ -78,9 +82,9 @@ def config_for(base: Path) -> Config:
         method={"name": "multi-boundary-cd"},
         model=ModelSettings(base=str(base)),
         adapter=AdapterSettings("attention", rank=2),
-        data=DataSettings(num_pairs=12),
+        data=DataSettings(num_pairs=8),
         train=TrainSettings(
-            steps=8, batch_size=2, warmup=1, save_every=3, preview_every=4,
+            steps=6, batch_size=2, warmup=1, save_every=2, preview_every=3,
             preview_prompts=("a red heart",), learning_rate=1e-2,
         ),
     )  # fmt: skip
@@ -213,12 +217,15 @@ def measure(runs: int, stops: int, seed: int) -> dict[str, Any]:
             stage = ("step", "checkpoint", "preview")[i % 3]
             signum = (signal.SIGINT, signal.SIGTERM)[i % 2]
             plans.append([Blow(stage, rng.randint(1, 2), rng.uniform(0, seconds[stage]), signum)])
-        rows = []
-        for number, blows in enumerate(plans):
-            hits = complete(config, folder / str(number), blows)
+
+        def row(number: int) -> dict[str, Any]:
+            hits = [record(*hit) for hit in complete(config, folder / str(number), plans[number])]
             differing = differences(folder / str(number), whole)
-            rows.append({"signals": [record(*hit) for hit in hits], "differing": differing})
-            print(number, [signalled["hit"] for signalled in rows[-1]["signals"]], differing)
+            print(number, [one["hit"] for one in hits], differing or "the same")
+            return {"signals": hits, "differing": differing}
+
+        with ThreadPoolExecutor(LANES) as lanes:
+            rows = [*lanes.map(row, range(len(plans)))]
     return summary(rows, runs) | {"seed": seed, "rows": rows}
 
 
