@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -35,14 +35,14 @@ from fewstep.config import (
     TrainSettings,
     to_toml,
 )
-from fewstep.evaluation.intervals import proportion
+from fewstep.evaluation.intervals import Interval, proportion
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["benchmarks.kills_program", "pydantic", "tensorboardX"])
 
-LANES = 2
+LANES = 4
 """Runs that are killed at a time, each in processes of its own."""
 
 TIMES = ("images_per_second", "memory")
@@ -198,8 +198,8 @@ def record(blow: Blow, tried: Attempt) -> dict[str, Any]:
     return entry
 
 
-def measure(runs: int, stops: int, seed: int) -> dict[str, Any]:
-    """Kill `runs` runs and stop `stops`; compare each with one that was left alone."""
+def measure(runs: int, stops: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Kill `runs` runs and stop `stops`; yield after each how all so far compare with one alone."""
     rng = Random(seed)
     deck = [STAGES[i % len(STAGES)] for i in range(2 * runs)]
     rng.shuffle(deck)
@@ -225,8 +225,17 @@ def measure(runs: int, stops: int, seed: int) -> dict[str, Any]:
             return {"signals": hits, "differing": differing}
 
         with ThreadPoolExecutor(LANES) as lanes:
-            rows = [*lanes.map(row, range(len(plans)))]
-    return summary(rows, runs) | {"seed": seed, "rows": rows}
+            rows = []
+            for done in lanes.map(row, range(len(plans))):
+                rows.append(done)
+                yield summary(rows, runs) | {"seed": seed, "rows": rows}
+
+
+def share_of_the_same(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the share of the rows without a difference; of one there is no interval."""
+    same = [not row["differing"] for row in rows]
+    share = proportion(same) if len(same) > 1 else Interval(float(same[0]), None, None, 1)
+    return asdict(share)
 
 
 def summary(rows: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
@@ -234,13 +243,13 @@ def summary(rows: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
     killed, stopped = rows[:runs], rows[runs:]
     hits = Counter(one["hit"] for row in killed for one in row["signals"])
     result: dict[str, Any] = {
-        "same_after_kills": asdict(proportion([not row["differing"] for row in killed])),
+        "same_after_kills": share_of_the_same(killed),
         "kills_by_stage": dict(sorted(hits.items())),
     }
-    if len(stopped) > 1:
+    if stopped:
         signals = [one for row in stopped for one in row["signals"]]
         result |= {
-            "same_after_stops": asdict(proportion([not row["differing"] for row in stopped])),
+            "same_after_stops": share_of_the_same(stopped),
             "longest_seconds_to_end": max(one.get("seconds_to_end", 0) for one in signals),
             "most_steps_begun_after": max(one.get("steps_begun_after", 0) for one in signals),
         }
@@ -254,10 +263,10 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=12, help="runs that are stopped")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    result = measure(args.runs, args.stops, args.seed)
     about = {"command": "python -m benchmarks.kills -o benchmarks/results/kills.json",
              "commit": commit(), "machine": machine()}  # fmt: skip
-    write_file(args.out, json.dumps(about | result, indent=1) + "\n")
+    for result in measure(args.runs, args.stops, args.seed):
+        write_file(args.out, json.dumps(about | result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
