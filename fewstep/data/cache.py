@@ -94,6 +94,14 @@ class LatentCache:
             return Batch(shape, cond, has_latents=False)
         return Batch(torch.stack(x_0), cond)
 
+    def caption_of(self, sample: int) -> str:
+        """Return the caption that a sample of the run shows; the empty one where it is dropped."""
+        pair = self.order.pair(sample)
+        shard = int(self.shard[pair])
+        place = pair - int(torch.searchsorted(self.shard, shard))
+        captions = read_about(shard_file(self.folder, "latents", shard))["captions"][place]
+        return choose(self.seed, sample, captions, self.num_views, self.caption_dropout)[0] or ""
+
     def _latents(self, pair: int) -> tuple[Tensor, Tensor]:
         file = tensor_file(shard_file(self.folder, "latents", int(self.shard[pair])))
         size, row = self.sizes[int(self.size[pair])], int(self.row[pair])

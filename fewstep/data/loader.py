@@ -27,7 +27,8 @@ class Batches(Protocol):
     """Where the batches of a run come from: a cache, or a stream that is encoded at each step.
 
     `reader` needs no network and may run ahead in loader processes; `batch` makes a batch of what
-    it returns. `uncond` is the empty prompt's conditioning, one row.
+    it returns. `uncond` is the empty prompt's conditioning, one row. `caption_of` is a sample's
+    caption, empty where it is dropped.
     """
 
     def __len__(self) -> int: ...
@@ -45,6 +46,8 @@ class Batches(Protocol):
     def batch(self, read: Any) -> Batch:
         """Return the batch of what `reader` has read."""
         ...
+
+    def caption_of(self, sample: int) -> str: ...
 
 
 def batches_at(

@@ -67,6 +67,11 @@ class Stream:
             texts.append(caption or "")
         return Batch(torch.stack(x_0), self.family.encode_prompts(texts))
 
+    def caption_of(self, sample: int) -> str:
+        """Return the caption that a sample of the run shows; the empty one where it is dropped."""
+        (((_, _, captions),), _) = self.reader([sample])
+        return choose(self.seed, sample, captions, self.num_views, self.caption_dropout)[0] or ""
+
 
 def read_pairs(pairs: Pairs, order: Order, samples: Sequence[int]) -> Read:
     """Read the samples with these numbers in the run, in a loader process if there are any."""

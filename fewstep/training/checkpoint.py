@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from fewstep.errors import UserError
 from fewstep.files import write_file, write_folder
 from fewstep.student.unfinished import saved_checkpoints
-from fewstep.training.divergence import DivergenceMonitor
+from fewstep.training.divergence import DivergenceMonitor, TrainingDivergedError, not_finite
 
 FAKE = "fake_"
 """How the names of the fake score's files begin in a checkpoint."""
@@ -129,7 +129,14 @@ class Checkpoints:
         return saved_checkpoints(self.folder)
 
     def save(self) -> Path:
-        """Save the state, and remove checkpoints that are no longer kept."""
+        """Save the state, and remove checkpoints that are no longer kept.
+
+        Raises:
+            TrainingDivergedError: if weights are not finite; the last checkpoint is kept.
+        """
+        if broken := not_finite(self.state.trained) or not_finite(self.state.averaged):
+            what = f"the weight {broken[0]} is not finite after it"
+            raise TrainingDivergedError(self.state.step - 1, what)
 
         def fill(folder: Path) -> None:
             for name, tensors in self.state.tensors().items():

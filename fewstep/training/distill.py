@@ -20,6 +20,8 @@ from fewstep.files import check_writable, locked, write_file, writing
 from fewstep.models.loading import default_device
 from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
+from fewstep.training.diagnosis import explained
+from fewstep.training.divergence import TrainingDivergedError
 from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.memory import check_memory, explained_memory
 from fewstep.training.previews import Previews
@@ -214,9 +216,12 @@ def steps_of(components: Components, batches: Batches) -> Iterator[StepResult]:
         processes=processes,
         fake=fake,
     )
-    for result in steps:
-        components.skipped.settle()
-        yield result
+    try:
+        for result in steps:
+            components.skipped.settle()
+            yield result
+    except TrainingDivergedError as error:
+        raise explained(error, components, batches) from None
 
 
 @contextmanager

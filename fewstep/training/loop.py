@@ -17,7 +17,7 @@ from fewstep.distributed import ALONE, Processes
 from fewstep.methods.base import Batch, Denoisers, LearnsFake, LossOutput, Method
 from fewstep.training.average import update_average
 from fewstep.training.checkpoint import TrainState
-from fewstep.training.divergence import diverged
+from fewstep.training.divergence import diverged, of_samples
 
 BatchAt = Callable[[Sequence[int]], Batch]
 """Returns the batch of the samples with these numbers in the run."""
@@ -75,18 +75,21 @@ def train(
 
     if fake is not None and state.step == 0:
         for number in range(settings.steps, settings.steps + fake.warmup):  # which no step takes
-            fake.update(nets, batches(number), schedule, processes)
+            with of_samples(gathered_samples(number, settings, processes)):
+                fake.update(nets, batches(number), schedule, processes)
     for step in range(state.step, settings.steps):
         samples, numbers = batches(step), {}
-        if fake is not None:
-            samples = list(samples)
-            for update in range(fake.updates):
-                numbers = fake.update(nets, samples, schedule, processes, update)
-        progress = step / settings.steps
-        outputs = learn(state, method.loss, nets, samples, schedule, settings, progress)
-        if fake is not None:
-            numbers["teacher_fake_gap"] = mean_gap(outputs, processes)
-        yield replace(take_step(state, outputs, schedule, settings, processes), fake=numbers)
+        with of_samples(gathered_samples(step, settings, processes)):
+            if fake is not None:
+                samples = list(samples)
+                for update in range(fake.updates):
+                    numbers = fake.update(nets, samples, schedule, processes, update)
+            progress = step / settings.steps
+            outputs = learn(state, method.loss, nets, samples, schedule, settings, progress)
+            if fake is not None:
+                numbers["teacher_fake_gap"] = mean_gap(outputs, processes)
+            result = take_step(state, outputs, schedule, settings, processes)
+        yield replace(result, fake=numbers)
 
 
 def learn(
@@ -173,10 +176,10 @@ def take_step(
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     losses, t, norm = to_host(losses, t, norm)  # the one time that the host waits
     by_noise = by_quarter(losses, t, schedule)
-    state.monitor.check_loss(step, losses.mean().item(), by_noise)
+    state.monitor.check_loss(step, losses, by_noise)
     grad_norm = None if scaler.is_enabled() and not norm.isfinite() else norm.item()
     if grad_norm is not None:  # else the scaler skips this step
-        state.monitor.check_gradient(step, grad_norm, state.trained)
+        state.monitor.check_gradient(step, grad_norm, state.trained, losses)
         if grad_norm > settings.max_grad_norm:
             torch._foreach_mul_(gradients, settings.max_grad_norm / grad_norm)
     for group in state.optimizer.param_groups:
@@ -194,7 +197,7 @@ def take_step(
         loss_by_noise=by_noise,
         grad_norm=grad_norm,
         learning_rate=learning_rate(step, settings),
-        loss_scale=checked_scale(step, scaler),
+        loss_scale=checked_scale(step, scaler, losses),
     )
 
 
@@ -205,13 +208,13 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def checked_scale(step: int, scaler: GradScaler) -> float | None:
+def checked_scale(step: int, scaler: GradScaler, losses: Tensor) -> float | None:
     """Return the loss scale; where it is below 1, the overflow is not the scale's fault."""
     if not scaler.is_enabled():
         return None
     scale = scaler.get_scale()
     if scale < 1:
-        raise diverged(step, "the gradient overflows fp16 at every scale of the loss")
+        raise diverged(step, "the gradient overflows fp16 at every scale of the loss", losses)
     return scale
 
 
@@ -233,6 +236,12 @@ def micro_batches(
     for micro in range(settings.accumulate):
         batch = (step * settings.accumulate + micro) * processes.count + processes.rank
         yield range(batch * settings.batch_size, (batch + 1) * settings.batch_size)
+
+
+def gathered_samples(step: int, settings: TrainSettings, processes: Processes) -> list[int]:
+    """Return the sample numbers of a step in the order in which all processes' are gathered."""
+    ranks = (replace(processes, rank=rank) for rank in range(processes.count))
+    return [n for each in ranks for part in micro_batches(step, settings, each) for n in part]
 
 
 @dataclass(frozen=True)

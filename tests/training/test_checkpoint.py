@@ -53,7 +53,7 @@ def save_as(checkpoints, step):
 def losses_from(step, monitor):
     """Show the monitor losses that are a hundred times as high from step 61 on."""
     for number in range(step, 100):
-        monitor.check_loss(number, 1.0 if number < 60 else 101.0, ())
+        monitor.check_loss(number, torch.tensor([1.0 if number < 60 else 101.0]), ())
         yield number + 1
 
 
