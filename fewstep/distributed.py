@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import SettingError
+from fewstep.errors import SettingError, UserError
 
 TIMEOUT = timedelta(hours=2)
 """How long a process waits for another, which may still encode images or draw a preview."""
@@ -87,9 +87,31 @@ def awaited() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def connected() -> Iterator[None]:
+    """Explain, within the block, that another process is gone.
+
+    Raises:
+        UserError: in place of the library's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's has no class of its own
+        is_lost = isinstance(error, getattr(torch.distributed, "DistError", ()))
+        if not is_lost and "gloo" not in str(error):
+            raise
+        raise UserError(
+            "another process of this run ended or cannot be reached, and its own message says why; "
+            "what was saved is kept: end all of them and run the same command again to continue"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Processes:
-    """This process's rank among `count` processes."""
+    """This process's rank among `count` processes.
+
+    Its methods raise a UserError where another process is gone.
+    """
 
     rank: int = 0
     count: int = 1
@@ -128,7 +150,8 @@ class Processes:
 
         gradients = [weight.grad for weight in parameters if weight.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        means = cast(Tensor, reduce(flat, "mean"))
+        with connected():
+            means = cast(Tensor, reduce(flat, "mean"))
         parts = means.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -139,7 +162,8 @@ class Processes:
             return values
         from accelerate.utils import gather
 
-        return gather(values)  # type: ignore[return-value]
+        with connected():
+            return gather(values)  # type: ignore[return-value]
 
     def gather_lines(self, lines: list[str]) -> list[str]:
         """Return the lines of all processes, in the order of their ranks."""
@@ -147,7 +171,8 @@ class Processes:
             return lines
         from accelerate.utils import gather_object
 
-        return gather_object(lines)
+        with connected():
+            return gather_object(lines)
 
     def all_reduce_max(self, number: int) -> int:
         """Return the largest of the processes' numbers."""
@@ -169,7 +194,8 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState().wait_for_everyone()
+            with connected():
+                PartialState().wait_for_everyone()
 
 
 ALONE = Processes()

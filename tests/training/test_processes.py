@@ -19,12 +19,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fewstep.__main__ import run_command
 from fewstep.config import DataSettings, load_config, to_toml
 from fewstep.console import finish
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted, SettingError
 from fewstep.models.loading import load_model
-from fewstep.training.distill import distill_run
+from fewstep.training import distill
+from fewstep.training.distill import distill_run, steps_of
 from fewstep.training.loop import micro_batches
 from fewstep.training.prepare import prepare_data
 from fewstep.training.setup import open_dataset
@@ -256,6 +258,31 @@ def test_killed_under_its_launcher_it_continues_to_the_bit(
     assert not (run / "artefact").exists(), "it ended before it was killed: the test is blind"
     subprocess.run(command, check=True, capture_output=True)
     assert same(state(uninterrupted(streaming)), state(run))
+
+
+@pytest.mark.slow
+def test_where_one_of_two_is_killed_the_other_says_so_and_both_continue(folder, together, tmp_path):
+    config, run, told = config_for(folder, 1, 2), tmp_path / "run", tmp_path / "told"
+    assert run_together(2, with_the_second_killed, config, run, told) == [2, -signal.SIGKILL]
+    message = told.read_text()
+    assert "fewstep: another process of this run ended" in message
+    assert "run the same command again to continue" in message
+    assert "Traceback" not in message
+    assert two(config, run) == [0, 0]
+    assert same(state(together), state(run))
+
+
+def with_the_second_killed(rank: int, config, run: Path, told: Path) -> None:
+    def killed_after_a_step(*arguments):
+        for result in steps_of(*arguments):
+            if rank == 1 and result.step == 3:
+                signal.raise_signal(signal.SIGKILL)
+            yield result
+
+    distill.steps_of = killed_after_a_step
+    if rank == 0:
+        sys.stderr = told.open("w")
+    run_command(lambda: distill.distill_run(config, run))
 
 
 @pytest.mark.slow
