@@ -26,7 +26,12 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for 
 
 install_import_hook(CHECKED, f"{__name__}.check")
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("fewstep", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "fewstep",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # as every test is on a busy machine
+)
 hypothesis.settings.load_profile("fewstep")
 
 Network = Callable[[Tensor, Tensor], Tensor]

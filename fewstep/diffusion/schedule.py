@@ -22,6 +22,9 @@ Levels = Float[Tensor, "batch *ones"]
 CLEAN = -1
 """The timestep of clean data: alpha is 1, sigma is 0. Timestep 0 is already a little noisy."""
 
+MOST_TIMESTEPS = 100_000
+"""A hundred times as many as any model has; a file that says more would fill the memory."""
+
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
     """Shape one number a sample so that it broadcasts over `like`."""
@@ -123,6 +126,10 @@ def _betas(config: Mapping[str, Any]) -> list[float]:
     if config.get("trained_betas") is not None:
         return [float(beta) for beta in config["trained_betas"]]
     num = config["num_train_timesteps"]
+    if not isinstance(num, int) or not 1 < num <= MOST_TIMESTEPS:
+        raise ValueError(
+            f"num_train_timesteps is {num!r} in the scheduler config; use 2 to {MOST_TIMESTEPS}"
+        )
     kind = config["beta_schedule"]
     if kind == "squaredcos_cap_v2":
         return [min(1 - _squared_cos((i + 1) / num) / _squared_cos(i / num), 0.999)

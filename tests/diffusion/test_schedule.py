@@ -138,6 +138,12 @@ def test_an_unknown_beta_schedule_is_refused_by_name(config):
         NoiseSchedule.from_config(config | {"beta_schedule": "sigmoid"})
 
 
+@pytest.mark.parametrize("number", [10**12, 1, 0, -5, 2.5, "1000", None])
+def test_a_number_of_timesteps_that_no_model_has_is_refused(config, number):
+    with pytest.raises(ValueError, match=r"num_train_timesteps is .* use 2 to 100000"):
+        NoiseSchedule.from_config(config | {"num_train_timesteps": number})
+
+
 @pytest.mark.parametrize(
     "table",
     [[], [0.9, 0.95], [0.9, 0.9], [1.0, 0.5], [1.2, 0.5], [0.5, -0.1], [0.5, math.nan]],
