@@ -4,6 +4,7 @@ VENV ?= .venv
 WORKERS ?= 2
 FLOOR ?= .venv-floor
 MIDDLE ?= .venv-middle
+AUDIT ?= .venv-audit
 OLD_TESTS ?= tests/models tests/training tests/student tests/export
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow test-notebook test-floor test-middle check verify screenshots format docs constraints clean
+.PHONY: help install demo test test-slow test-notebook test-floor test-middle check audit verify screenshots format docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -51,6 +52,9 @@ check: $(READY)  ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+audit:  ## look for known faults in the pinned packages, where PyPI's advisories can be reached
+	@$(PYTHON) tools/audit.py $(AUDIT)
+
 verify: $(READY)  ## renew the truth bench's committed results, plot and page (5 minutes)
 	$(BIN)/fewstep verify -o build/verify
 	cp build/verify/verify.json benchmarks/results/
@@ -72,7 +76,7 @@ constraints:  ## write constraints/current.txt anew (TORCH=2.13.0 chooses anothe
 	$(or $(PYTHON),python3) tools/constraints.py $(TORCH)
 
 clean:  ## remove what was built, but no runs
-	rm -rf $(VENV) $(FLOOR) $(MIDDLE) site build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) $(MIDDLE) $(AUDIT) site build .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints/current.txt tools/install.py fewstep/__init__.py
 	@$(if $(PYTHON),,$(error fewstep needs Python 3.11 or newer and found none; install it, \
