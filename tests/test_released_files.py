@@ -1,4 +1,7 @@
-"""Files that release 0.1.0 wrote are read by today's code: a run, its cache, its artefacts."""
+"""Files of every format are read by today's code: a run, its cache, its artefacts.
+
+Release 0.1.0 wrote contracts of format 1; those after it are of format 2.
+"""
 
 import json
 import shutil
@@ -10,23 +13,38 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.config import load_config
-from fewstep.student.contract import LORA_FILE, Contract
+from fewstep.student.contract import LORA_FILE, READ_VERSIONS, Contract
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import distill_run
 
-RELEASED = Path(__file__).parent / "fixtures" / "release-0.1.0"
-ARTEFACTS = [RELEASED / "cd" / "artefact", RELEASED / "multi-boundary-artefact"]
+FIXTURES = Path(__file__).parent / "fixtures"
+RELEASED = FIXTURES / "release-0.1.0"
+FORMATS = {1: RELEASED, 2: FIXTURES / "format-2"}
+ARTEFACTS = [
+    pytest.param(version, folder / artefact, id=f"{version}-{artefact}")
+    for version, folder in FORMATS.items()
+    for artefact in ("cd/artefact", "multi-boundary-artefact")
+]
+
+
+def copied(release, folder):
+    """Return a copy of a release's run and its cache, which may be written to."""
+    return Path(shutil.copytree(release, folder, dirs_exist_ok=True))
 
 
 @pytest.fixture
 def released(tmp_path):
-    """A copy of the released run and its cache, which may be written to."""
-    shutil.copytree(RELEASED, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+    return copied(RELEASED, tmp_path)
 
 
-def test_a_released_run_continues_from_its_checkpoint_and_its_cache(released):
+def test_there_is_a_fixture_of_every_format():
+    assert tuple(FORMATS) == READ_VERSIONS
+
+
+@pytest.mark.parametrize("version", FORMATS)
+def test_a_released_run_continues_from_its_checkpoint_and_its_cache(version, tmp_path):
     """Stopped after 2 of 4 steps, it ends with the weights that the release itself ended with."""
+    released = copied(FORMATS[version], tmp_path)
     run, cache = released / "cd", released / "cache"
     encoded = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert distill_run(load_config(run / "config.toml"), run) == 4
@@ -34,24 +52,24 @@ def test_a_released_run_continues_from_its_checkpoint_and_its_cache(released):
     assert steps == [1, 2, 3, 4]
     assert encoded == {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     ours = load_file(run / "artefact" / LORA_FILE)
-    theirs = load_file(RELEASED / "cd" / "artefact" / LORA_FILE)
+    theirs = load_file(FORMATS[version] / "cd" / "artefact" / LORA_FILE)
     assert ours.keys() == theirs.keys()
     for name, weights in ours.items():  # another processor rounds otherwise
         torch.testing.assert_close(weights, theirs[name], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda path: path.parent.name)
-def test_a_released_contract_is_written_again_as_it_was_in_todays_version(artefact):
+@pytest.mark.parametrize(("version", "artefact"), ARTEFACTS)
+def test_a_released_contract_is_written_again_as_it_was_in_todays_version(version, artefact):
     text = (artefact / "fewstep.json").read_text(encoding="utf-8")
     released, ours = json.loads(text), json.loads(Contract.from_json(text).to_json())
-    assert (released.pop("format_version"), ours.pop("format_version")) == (1, 2)
-    assert released.pop("seal") != ours.pop("seal")
+    assert (released.pop("format_version"), ours.pop("format_version")) == (version, 2)
+    assert (released.pop("seal") == ours.pop("seal")) == (version == 2)
     assert released == ours
 
 
-@pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda path: path.parent.name)
-def test_a_released_artefact_samples(artefact):
-    (sampled,) = FewStepPipeline.from_pretrained(artefact)("a red heart", seed=1)
+@pytest.mark.parametrize(("version", "artefact"), ARTEFACTS)
+def test_a_released_artefact_samples(version, artefact):
+    (sampled,) = FewStepPipeline.from_pretrained(artefact)("a red heart", seed=version)
     assert sampled.image.size == (64, 64)
 
 
