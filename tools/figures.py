@@ -225,14 +225,37 @@ def reading() -> str:
     return f"{image}\n\n{_markdown(columns, lines)}\n{note}\n"
 
 
-def memory() -> str:
-    """Whether a training process grows."""
-    results = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))
+def soak() -> str:
+    """Whether a training process grows or slows down."""
+    results = json.loads((RESULTS / "soak.json").read_text(encoding="utf-8"))
+    growth, thirds = results["mib_per_1000_steps"], results["milliseconds_by_third"]
+    times = ", ".join("{value:.1f} ({low:.1f} to {high:.1f})".format(**third) for third in thirds)
     return (
-        "![Resident memory over the steps of a training run](images/memory.png)\n\n"
-        f"Over {results['steps'][-1]:,} steps of the bundled model the process grew by "
-        f"{results['mib_per_1000_steps']:.2f} MiB per 1,000 steps (a line through the last three "
-        f"quarters) of {max(results['resident_mib']):.0f} MiB. {results['machine']}.\n"
+        "![Memory, time of a step and size of the logs over a run](images/soak.png)\n\n"
+        f"Over {results['step'][-1]:,} steps the process grew by {growth['value']:.2f} MiB per "
+        f"1,000 steps (95 %: {growth['low']:.2f} to {growth['high']:.2f}, a line through the last "
+        f"three quarters, n = {growth['n']}) of {max(results['resident_mib']):.0f} MiB. The "
+        f"processor time of a step was, by thirds of the run, {times} ms. A step adds "
+        f"{results['metrics_bytes_per_step']['value']:.0f} bytes to metrics.jsonl.\n"
+        f"{results['work']}. {results['machine']}. By `{results['command']}`.\n"
+    )
+
+
+def kills() -> str:
+    """How many runs ended the same after kills and stops, and where they were hit."""
+    results = json.loads((RESULTS / "kills.json").read_text(encoding="utf-8"))
+    killed, stopped = results["same_after_kills"], results["same_after_stops"]
+    rows = [[stage, str(count)] for stage, count in results["kills_by_stage"].items()]
+    shares = "{same:.0f} of {n}"
+    return (
+        f"{shares.format(same=killed['value'] * killed['n'], **killed)} runs, each killed twice "
+        f"(SIGKILL), and {shares.format(same=stopped['value'] * stopped['n'], **stopped)} that "
+        "were stopped (SIGINT, SIGTERM), ended with the files of the run that was left alone, to "
+        "the bit: weights, optimiser, cache, previews, artefact, export, and metrics.jsonl without "
+        f"times. A stopped run ended within {results['longest_seconds_to_end']:.1f} s, and began "
+        f"at most {results['most_steps_begun_after']} further step. Where the kills hit:\n\n"
+        f"{_markdown(['stage', 'kills'], rows)}\n"
+        f"Seed {results['seed']}. {results['machine']}. By `{results['command']}`.\n"
     )
 
 
@@ -286,7 +309,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sampling-gpu": partial(speed, "sampling_gpu.json"),
     "programs": programs,
     "reading": reading,
-    "memory": memory,
+    "soak": soak,
+    "kills": kills,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }

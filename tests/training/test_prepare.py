@@ -355,3 +355,20 @@ def test_data_check_counts_by_the_tokenizer_of_a_model_that_is_named(tmp_path):
     assert found == {"name": "prompt 2", "tokens": 24, "limit": 22, "beyond": "red heart"}
     refused = checked(tmp_path / "p.txt", "--model", tmp_path)
     assert "neither a diffusers folder" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_two_prepares_at_once_make_the_cache_of_one(tmp_path):
+    config, cache = tmp_path / "config.toml", tmp_path / "cache"
+    folder = folder_of(tmp_path / "p", 40, size=SIZE)
+    config.write_text(to_toml(config_for(folder, cache=str(cache))))
+    command = [sys.executable, "-m", "fewstep", "prepare", str(config)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    alone = load_config(config, [f"data.cache={tmp_path / 'alone'}"])
+    whole = finish(prepare_data(alone, tmp_path / "r")).folder
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in (cache / whole.name).iterdir()) == names, "and no others"
+    for path in whole.glob("*.safetensors"):
+        assert same(load_file(path), load_file(cache / whole.name / path.name))
