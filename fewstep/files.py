@@ -66,6 +66,35 @@ def write_file(path: Path, content: str | bytes) -> None:
                 beside.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove below a folder what killed processes of this machine left half-written there.
+
+    Files of processes that run, or ran elsewhere, are kept. Nobody else may fill a folder below it.
+    """
+    for part in [*folder.rglob(".*.part")]:
+        if part.is_dir():
+            shutil.rmtree(part)
+        elif (writer := _writer(part)) is not None and not _runs(writer):
+            part.unlink(missing_ok=True)
+
+
+def _writer(part: Path) -> int | None:
+    """Return the number of the process of this machine that wrote a file beside another."""
+    name, _, number = part.name.removesuffix(".part").rpartition(".")
+    own = name.endswith(f".{socket.gethostname()}") and number.isdecimal()
+    return int(number) if own else None
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """Return what a file of JSON holds; where it is missing it is made and written first."""
     if not path.exists():

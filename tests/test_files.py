@@ -12,7 +12,7 @@ import pytest
 
 from fewstep import files
 from fewstep.errors import UserError
-from fewstep.files import NotWrittenError, locked, write_file, write_folder
+from fewstep.files import NotWrittenError, locked, remove_unfinished, write_file, write_folder
 from fewstep.models.loading import load_model
 from fewstep.models.saving import save_pipeline
 from fewstep.verify.plot import plot
@@ -131,6 +131,20 @@ def test_a_diffusers_folder_without_room_is_told_as_any_other(tmp_path):
             lambda folder: save_pipeline(family.pipeline(family.network), folder),
         )
     assert contents(tmp_path) == []
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_and_nothing_else(tmp_path):
+    host, ended = files.socket.gethostname(), subprocess.Popen(["true"])
+    ended.wait()
+    kept = [f".a.{host}.{os.getpid()}.part", f".a.{host}.1.part", f".a.elsewhere.{ended.pid}.part",
+            "a", ".lock", "b.part"]  # fmt: skip
+    (tmp_path / "checkpoints" / ".00000003.part").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".00000003.part" / "trained").touch()
+    for name in (*kept, f".a.{host}.{ended.pid}.part"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert contents(tmp_path) == sorted([*kept, "checkpoints"])
+    remove_unfinished(tmp_path / "missing")
 
 
 def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):

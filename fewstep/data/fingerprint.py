@@ -9,7 +9,7 @@ from typing import Any
 
 from fewstep.data.cache import FINGERPRINT, INDEX
 from fewstep.errors import DataError
-from fewstep.files import write_file
+from fewstep.files import remove_unfinished, write_file
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,15 @@ class Fingerprint:
 def claim_cache(root: Path, fingerprint: Fingerprint) -> list[str]:
     """Make the cache's folder below `root`, or check that the one there is of the same data.
 
+    Half-written files of processes that were killed are removed.
+
     Returns notes for the user: how other caches of these data differ, which libraries have changed.
 
     Raises:
         DataError: if the folder holds another cache, or half of one by other libraries.
     """
     folder = root / fingerprint.key
+    remove_unfinished(folder)
     if not (folder / FINGERPRINT).is_file():
         others = [(path.parent, _read(path)) for path in sorted(root.glob(f"*/{FINGERPRINT}"))]
         text = json.dumps(asdict(fingerprint), indent=2, sort_keys=True) + "\n"

@@ -16,7 +16,7 @@ from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
 from fewstep.distributed import Processes
 from fewstep.errors import Interrupted
-from fewstep.files import check_writable, locked, write_file, writing
+from fewstep.files import check_writable, locked, remove_unfinished, write_file, writing
 from fewstep.models.loading import default_device
 from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
@@ -72,6 +72,7 @@ def train_run(components: Components) -> Steps[int]:
     busy = f"{run} is being trained by another process; wait for it, or choose another --run folder"
     with locked(run, busy) if processes.is_main else nullcontext():
         if processes.is_main:
+            remove_unfinished(run)
             claim_run(components)
             write_file(run / RUN_CONTRACT, contract_of(components).to_json())
         processes.wait()
