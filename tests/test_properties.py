@@ -14,11 +14,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from fewstep.config import Config, load_config, to_toml, with_paths
+from fewstep.config import PATHS, Config, load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.strict import from_tables
 from fewstep.student.contract import Contract, _checksum
+from fewstep.toml import with_paths
 from fewstep.training.run_dir import flat
 from fewstep.training.settings import build_method, check_settings
 from tests.artefacts import tiny_contract
@@ -76,7 +77,7 @@ def loaded(text: str | bytes, *overrides: str) -> Config:
 @settings(max_examples=50)
 @given(TABLES)
 def test_tables_of_any_values_are_read_and_written_the_same_or_refused(tables):
-    config = read(lambda: from_tables(Config, with_paths(copy.deepcopy(tables))))
+    config = read(lambda: from_tables(Config, with_paths(copy.deepcopy(tables), PATHS)))
     if config is not None:
         assert loaded(to_toml(config)) == config
 

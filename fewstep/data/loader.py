@@ -27,8 +27,7 @@ class Batches(Protocol):
     """Where the batches of a run come from: a cache, or a stream that is encoded at each step.
 
     `reader` needs no network and may run ahead in loader processes; `batch` makes a batch of what
-    it returns. `uncond` is the empty prompt's conditioning, one row. `caption_of` is a sample's
-    caption, empty where it is dropped.
+    it returns. `uncond` is the empty prompt's conditioning, one row.
     """
 
     def __len__(self) -> int: ...
@@ -47,7 +46,9 @@ class Batches(Protocol):
         """Return the batch of what `reader` has read."""
         ...
 
-    def caption_of(self, sample: int) -> str: ...
+    def caption_of(self, sample: int) -> str:
+        """Return the caption that a sample of the run shows; the empty one where it is dropped."""
+        ...
 
 
 def batches_at(
