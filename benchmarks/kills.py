@@ -150,11 +150,15 @@ def differences(folder: Path, whole: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return what every file of a run holds, by its path."""
+    """Return what every file of a run holds, by its path; of checkpoints, the last one's.
+
+    A run that is stopped saves a checkpoint more, and so keeps another before the last.
+    """
     found: dict[str, Any] = {}
+    earlier = sorted(folder.glob("run/checkpoints/[0-9]*"))[:-1]
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(UNEQUAL):
+        if path.is_file() and path.parent not in earlier and not name.startswith(UNEQUAL):
             found[name] = path.read_bytes()
     lines = map(json.loads, found["run/metrics.jsonl"].splitlines())
     found["run/metrics.jsonl"] = [{k: v for k, v in e.items() if k not in TIMES} for e in lines]

@@ -242,19 +242,26 @@ def soak() -> str:
 
 
 def kills() -> str:
-    """How many runs ended the same after kills and stops, and where they were hit."""
+    """How many runs ended with the same weights after kills and stops."""
     results = json.loads((RESULTS / "kills.json").read_text(encoding="utf-8"))
-    killed, stopped = results["same_after_kills"], results["same_after_stops"]
-    rows = [[stage, str(count)] for stage, count in results["kills_by_stage"].items()]
-    shares = "{same:.0f} of {n}"
+    counts, every = [], (results["same_after_kills"], results["same_after_stops"])
+    first = 0
+    for share in every:
+        rows = results["rows"][first : first + share["n"]]
+        first += share["n"]
+        exported = [{f for f in row["differing"] if f.endswith(".safetensors")
+                     and not f.startswith("run/checkpoints/")} for row in rows]  # fmt: skip
+        counts.append(f"{sum(not files for files in exported)} of {len(rows)}")
+    alike = [f"{share['value'] * share['n']:.0f}" for share in every]
+    stages = [[stage, str(count)] for stage, count in results["kills_by_stage"].items()]
     return (
-        f"{shares.format(same=killed['value'] * killed['n'], **killed)} runs, each killed twice "
-        f"(SIGKILL), and {shares.format(same=stopped['value'] * stopped['n'], **stopped)} that "
-        "were stopped (SIGINT, SIGTERM), ended with the files of the run that was left alone, to "
-        "the bit: weights, optimiser, cache, previews, artefact, export, and metrics.jsonl without "
-        f"times. A stopped run ended within {results['longest_seconds_to_end']:.1f} s, and began "
-        f"at most {results['most_steps_begun_after']} further step. Where the kills hit:\n\n"
-        f"{_markdown(['stage', 'kills'], rows)}\n"
+        f"{counts[0]} runs, each killed twice (SIGKILL), and {counts[1]} that were stopped "
+        "(SIGINT, SIGTERM) ended with the weights, in artefact and export, of the run that was "
+        f"left alone, to the bit. In {alike[0]} and {alike[1]} of them every other file was the "
+        "same too. "
+        f"A stopped run began at most {results['most_steps_begun_after']} further step and ended "
+        f"within {results['longest_seconds_to_end']:.0f} s. Where the kills hit:\n\n"
+        f"{_markdown(['stage', 'kills'], stages)}\n"
         f"Seed {results['seed']}. {results['machine']}. By `{results['command']}`.\n"
     )
 

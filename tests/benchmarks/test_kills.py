@@ -2,11 +2,14 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
 from benchmarks.kills import Attempt, differences, durations, measure
 from benchmarks.kills_program import STAGES, told, told_steps
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.mark.slow
@@ -72,3 +75,16 @@ def test_a_difference_is_seen_and_times_are_none(tmp_path):
     (tmp_path / "b" / "run" / "weights").write_text("other")
     (tmp_path / "b" / "run" / ".weights.part").write_text("left behind")
     assert differences(tmp_path / "a", tmp_path / "b") == ["run/.weights.part", "run/weights"]
+
+
+def test_all_fifty_killed_runs_ended_as_if_they_were_not():
+    result = json.loads((RESULTS / "kills.json").read_text())
+    killed = [row for row in result["rows"] if row["signals"][0]["signal"] == "SIGKILL"]
+    assert len(killed) == 50
+    assert all(-signal.SIGKILL in {one["exit_code"] for one in row["signals"]} for row in killed)
+    differing = {file for row in result["rows"] for file in row["differing"]}
+    last = ("run/checkpoints/00000006/", "run/artefact/", "export/")
+    assert not [f for f in differing if f.startswith(last) and f.endswith(".safetensors")]
+    assert all(f.endswith(".part") for row in killed for f in row["differing"]), "since removed"
+    assert set(STAGES) <= result["kills_by_stage"].keys()
+    assert result["most_steps_begun_after"] <= 1
