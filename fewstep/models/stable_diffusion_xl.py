@@ -14,12 +14,8 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from fewstep.models.components import explained, read_json
 from fewstep.models.ldm import XL_PREFIXES, ldm_weights
-from fewstep.models.stable_diffusion import (
-    NETWORKS,
-    StableDiffusion,
-    diffusers_scheduler,
-    load_parts,
-)
+from fewstep.models.parts import load_parts
+from fewstep.models.stable_diffusion import NETWORKS, StableDiffusion, diffusers_scheduler
 from fewstep.models.supported import check_xl_configs
 from fewstep.models.tokenizer import tokenizer_digest
 from fewstep.types import Conditioning, Latents

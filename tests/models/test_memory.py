@@ -58,7 +58,7 @@ def test_free_memory_is_the_least_of_machine_and_limits(monkeypatch):
 def test_weights_without_room_are_refused_before_they_are_read(monkeypatch):
     read = []
     monkeypatch.setattr(
-        "fewstep.models.stable_diffusion.read_network", lambda *a, **k: read.append(a)
+        "fewstep.models.parts.read_network", lambda *a, **k: read.append(a)
     )
     monkeypatch.setattr(memory, "available_memory", lambda: 2**18)
     with pytest.raises(UserError, match=r"weights of .* KiB of main memory.*256\.00 KiB are free"):
