@@ -134,7 +134,7 @@ def train_to_end(components: Components, batches: Batches, received: list[int]) 
     with Record(components) if processes.is_main else nullcontext() as record:
         if record:
             yield TaskProgress(record.task, components.state.step, train.steps)
-            if components.state.step == 0:
+            if not record.previews.path.exists():  # at the start, or it was killed while drawing
                 record.preview_if_due()
             record.start_clock()
         for result in steps_of(components, batches):

@@ -26,15 +26,20 @@ class Previews:
 
     components: Components
 
+    @property
+    def path(self) -> Path:
+        """Where the preview of the last step that was taken belongs."""
+        return self.components.run / "previews" / f"{self.components.state.step:08d}.png"
+
     def draw_if_due(self) -> Path | None:
         """Draw every `preview_every` steps and at the last; return the image's path."""
         train, step = self.components.config.train, self.components.state.step
         if train.preview_every and (step % train.preview_every == 0 or step == train.steps):
             with self.components.vae_and_text_encoder_on_device():
-                return self.draw(step)
+                return self.draw()
         return None
 
-    def draw(self, step: int) -> Path:
+    def draw(self) -> Path:
         """Generate the preview prompts by the averaged student as it is now."""
         parts, student = self.components, averaged_student(self.components)
         name = parts.config.method["name"]
@@ -42,9 +47,8 @@ class Previews:
             f"teacher, {TEACHER_STEPS} steps": self._teacher_images,
             f"{name}, {len(student.timesteps)} steps": self._generate(student),
         }
-        path = parts.run / "previews" / f"{step:08d}.png"
-        write_file(path, png(grid(columns, self._prompts)))
-        return path
+        write_file(self.path, png(grid(columns, self._prompts)))
+        return self.path
 
     @cached_property
     def _prompts(self) -> list[str]:

@@ -322,8 +322,8 @@ def test_a_preview_shows_the_teacher_as_it_is_beside_a_student_that_changes(tmp_
 
 
 def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
-    def draw(previews, step):
-        if step:
+    def draw(previews):
+        if previews.components.state.step:
             raise RuntimeError("no memory to decode with")
 
     monkeypatch.setattr(Previews, "draw", draw)
@@ -331,6 +331,26 @@ def test_a_step_is_saved_before_its_preview_is_drawn(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="no memory"):
         distill_run(tiny_config(preview_every=2), run)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
+
+
+def test_a_preview_that_was_not_finished_is_drawn_when_the_run_continues(tmp_path, monkeypatch):
+    draw, whole, run = Previews.draw, tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    config = tiny_config(steps=2, preview_every=2, preview_prompts=PROMPTS)
+    distill_run(config, whole)
+    at_the_end = "the last step is saved, and its preview is not drawn"
+
+    def failing(previews):
+        if previews.components.state.step == 2:
+            raise RuntimeError(at_the_end)
+        return draw(previews)
+
+    monkeypatch.setattr(Previews, "draw", failing)
+    with pytest.raises(RuntimeError, match=at_the_end):
+        distill_run(config, run)
+    monkeypatch.setattr(Previews, "draw", draw)
+    distill_run(config, run)
+    for name in ("previews/00000002.png", "artefact/fewstep-run.png"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
 def break_after(step, config, run):
