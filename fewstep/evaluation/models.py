@@ -137,7 +137,7 @@ class EvaluationSet:
         }.items():
             if len(values) > 1:
                 raise UserError(
-                    f"these students differ in their {entry} ({', '.join(map(str, values))}); "
+                    f"these students differ in their {entry} ({', '.join(sorted(map(str, values)))}); "
                     "compare only students of one teacher"
                 )
         return cls(students, student_steps, brief)

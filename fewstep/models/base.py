@@ -47,7 +47,12 @@ def prediction_type(family: "ModelFamily") -> str:
 
 
 def fingerprint(*networks: nn.Module) -> str:
-    """Return the digest of all weights; take it before they are cast to another precision."""
+    """Return the digest of all weights; take it before they are cast to another precision.
+
+    Networks on the meta device have no weights: theirs is empty.
+    """
+    if any(weight.is_meta for network in networks for weight in network.parameters()):
+        return ""
     return digest(*(network.state_dict() for network in networks))
 
 

@@ -70,7 +70,7 @@ def load_parts(
     config = read_scheduler_config(source, revision)
     schedule, read = read_schedule(config, base)
     return {
-        "fingerprint": "" if unet.device.type == "meta" else fingerprint(unet),  # as it is stored
+        "fingerprint": fingerprint(unet),  # as it is stored
         "network": stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
         "vae": stored(vae).to(device, memory_format=CONVOLUTIONS),
         **{name: stored(network).to(device) for name, network in networks.items()},

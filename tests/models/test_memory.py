@@ -57,9 +57,7 @@ def test_free_memory_is_the_least_of_machine_and_limits(monkeypatch):
 
 def test_weights_without_room_are_refused_before_they_are_read(monkeypatch):
     read = []
-    monkeypatch.setattr(
-        "fewstep.models.parts.read_network", lambda *a, **k: read.append(a)
-    )
+    monkeypatch.setattr("fewstep.models.parts.read_network", lambda *a, **k: read.append(a))
     monkeypatch.setattr(memory, "available_memory", lambda: 2**18)
     with pytest.raises(UserError, match=r"weights of .* KiB of main memory.*256\.00 KiB are free"):
         load_model(tiny_pipeline())
