@@ -136,8 +136,9 @@ class EvaluationSet:
             "guidance scale": {s.contract.guidance_scale for s in students} - {1.0},
         }.items():
             if len(values) > 1:
+                found = ", ".join(sorted(map(str, values)))
                 raise UserError(
-                    f"these students differ in their {entry} ({', '.join(sorted(map(str, values)))}); "
+                    f"these students differ in their {entry} ({found}); "
                     "compare only students of one teacher"
                 )
         return cls(students, student_steps, brief)
