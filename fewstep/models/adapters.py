@@ -18,6 +18,7 @@ from fewstep.diffusion.random import generator
 from fewstep.methods.base import no_fake
 from fewstep.models.base import ModelError, ModelFamily
 from fewstep.models.lora_layers import FAST_LAYERS, lora_product
+from fewstep.models.quantised import shown_as_floats
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -156,7 +157,7 @@ def _injected(
 ) -> dict[str, LoraLayer]:
     """Put a LoRA of each name and rank on the network; return the layers that have them."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), shown_as_floats(network):
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             for name, rank in ranks.items():
                 config = LoraConfig(

@@ -4,6 +4,8 @@ The backward pass makes the weight again: nothing of its full size is alive betw
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -174,6 +176,20 @@ def _quantise(layer: nn.Module, kind: Quantize) -> None:
     layer.register_buffer("weight", codes)
     layer.register_buffer("scale", scale)
     layer.kind, layer.shape = kind, weight.shape  # type: ignore[assignment]
+
+
+@contextmanager
+def shown_as_floats(network: nn.Module) -> Iterator[None]:
+    """Show empty weights of a floating type: PEFT 0.8 casts a layer's new factors to that type."""
+    layers = [m for m in network.modules() if isinstance(m, _Quantised) and m.kind != "none"]
+    codes = [layer.weight for layer in layers]
+    for layer in layers:
+        layer.weight = layer.scale.new_empty([0] * len(layer.shape))
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, codes, strict=True):
+            layer.weight = weight
 
 
 def quantisation(network: nn.Module) -> Quantize:
