@@ -107,6 +107,7 @@ class _Quantised(nn.Module):
 
     kind: Quantize = "none"
     weight: Tensor
+    bias: nn.Parameter | None
     scale: Tensor
     shape: torch.Size
 
@@ -180,9 +181,10 @@ def _quantise(layer: nn.Module, kind: Quantize) -> None:
 
 @contextmanager
 def shown_as_floats(network: nn.Module) -> Iterator[None]:
-    """Show empty weights of a floating type: PEFT 0.8 casts a layer's new factors to that type."""
+    """Show empty weights of the scales' type: PEFT 0.8 casts a layer and its factors to it."""
     layers = [m for m in network.modules() if isinstance(m, _Quantised) and m.kind != "none"]
     codes = [layer.weight for layer in layers]
+    biases = {layer.bias: layer.bias.data for layer in layers if layer.bias is not None}
     for layer in layers:
         layer.weight = layer.scale.new_empty([0] * len(layer.shape))
     try:
@@ -190,6 +192,8 @@ def shown_as_floats(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, weight in zip(layers, codes, strict=True):
             layer.weight = weight
+        for bias, values in biases.items():
+            bias.data = values
 
 
 def quantisation(network: nn.Module) -> Quantize:
