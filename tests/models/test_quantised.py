@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from fewstep.config import Quantize
-from fewstep.diffusion.guidance import guided
-from fewstep.methods import METHODS, Batch, Denoisers
+from fewstep.methods import METHODS, Batch
 from fewstep.models.adapters import lora_roles
 from fewstep.models.base import fingerprint
-from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model
 from fewstep.models.quantised import (
     LAYERS,
@@ -24,7 +22,7 @@ from fewstep.models.quantised import (
     to_int8,
     to_nf4,
 )
-from tests.models.test_adapters import ALPHA, RANK, disturb, gradients
+from tests.models.test_adapters import ALPHA, RANK, disturb, has_gradient_of_copies
 from tests.tiny import tiny_pipeline
 
 KINDS: tuple[Quantize, ...] = ("int8", "nf4")
@@ -130,7 +128,6 @@ def test_the_gradient_is_that_of_separate_copies_with_the_same_weights(
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, 8, 8, generator=draw, dtype=torch.float64)
     cond = family.encode_prompts(["a star", "", "a red heart"])
-    uncond = family.encode_prompts([""])
     family.network.double()
     teacher = family.denoiser(plain_copy(family.network))
     roles = lora_roles(family, "all", RANK, ALPHA)
@@ -141,24 +138,10 @@ def test_the_gradient_is_that_of_separate_copies_with_the_same_weights(
         average += 0.05
     method, batch = METHODS[name](), Batch(x, cond)
 
-    copy = plain_copy(roles.network)
-    by_name, frozen = dict(copy.named_parameters()), deepcopy(copy)
-    if target == "ema":
-        weights = dict(frozen.named_parameters())
-        for key, average in roles.averaged.items():
-            weights[key.replace(".weight", ".student.weight")].data = average.clone()
-    nets = Denoisers(
-        family.denoiser(copy), family.denoiser(frozen), guided(teacher, uncond, 4.0), teacher
-    )
-    gradients(method, nets, batch, family)
-
-    set_checkpointing(roles.network.train(), checkpointing)
-    mine = roles.ema if target == "ema" else roles.student
-    nets = Denoisers(roles.student, mine, guided(roles.teacher, uncond, 4.0), roles.teacher)
-    gradients(method, nets, batch, family)
-    for key, weight in roles.trained.items():
-        expected = by_name[key.replace(".weight", ".student.weight")].grad
-        torch.testing.assert_close(weight.grad, expected, rtol=1e-6, atol=1e-9)
+    has_gradient_of_copies(
+        method, batch, family, roles, plain_copy(roles.network), teacher, checkpointing, target,
+        rtol=1e-6, atol=1e-9,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
