@@ -1,5 +1,9 @@
-"""Progress bars on the terminal, and the line that says what to type next."""
+"""What the commands print: that they load, progress bars, and what to type next.
 
+It comes before the heavy libraries, and imports none.
+"""
+
+import os
 import shlex
 import shutil
 import sys
@@ -23,9 +27,18 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from fewstep.distributed import is_main_process
-
 Result = TypeVar("Result")
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes and prints; known before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_loading() -> None:
+    """Say on stderr that libraries are loaded, which takes seconds, unless torch is there."""
+    if is_main_process() and "torch" not in sys.modules:
+        print("fewstep: loading the libraries …", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

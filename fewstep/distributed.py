@@ -29,11 +29,6 @@ PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables, beside WORLD_SIZE, by which a process finds the others."""
 
 
-def is_main_process() -> bool:
-    """Return whether this process writes and prints; known before it has joined the others."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def number_started() -> int:
     """Return how many processes were started together, by the variables that launchers set.
 

@@ -8,6 +8,7 @@ import typer
 from fewstep import __version__
 from fewstep.cli.data import data
 from fewstep.cli.examples import add_examples
+from fewstep.console import next_command, print_once, say_loading, show_progress
 from fewstep.errors import UserError
 from fewstep.options import (
     ConfigFile,
@@ -36,6 +37,7 @@ def quickstart(
     quick: Annotated[bool, option("Fewer steps and images: about 3 minutes.")] = False,
 ) -> None:
     """Distil the bundled teacher with all three methods, measure, and write a report."""
+    say_loading()
     from fewstep.quickstart import run_quickstart
 
     out = out or Path("runs/quickstart-quick" if quick else "runs/quickstart")
@@ -48,7 +50,6 @@ def distill(
 ) -> None:
     """Train, or continue, the run in folder RUN. Run the same command again to resume."""
     settings = read_settings(config, set_ or [])
-    from fewstep.console import print_once, show_progress
     from fewstep.student.sample import sample_next
     from fewstep.training import distill as training
 
@@ -67,7 +68,6 @@ def prepare(
 ) -> None:
     """Encode the data of CONFIG once, for all runs. Run the same command again to resume."""
     settings = read_settings(config, set_ or [])
-    from fewstep.console import print_once, show_progress
     from fewstep.training.prepare import prepare_data
 
     print_once(show_progress(prepare_data(settings, run, force=force)).summary())
@@ -133,7 +133,7 @@ def evaluate(
         raise UserError("name either runs and artefacts, or folders of images by --images DIR")
     if images and num_prompts is not None:
         raise UserError("--images measures all images of a folder; leave --num-prompts out")
-    from fewstep.console import next_command
+    say_loading()
     from fewstep.evaluation.evaluate import evaluate_images, evaluate_sources, print_results
 
     files: Any = {"prompt_file": prompts, "data": data, "weights": weights}
@@ -155,6 +155,7 @@ def compare(
     out: Out = Path("comparison"),
 ) -> None:
     """Generate the same prompts from the same noise by teacher and students, side by side."""
+    say_loading()
     from fewstep.evaluation.compare import compare_sources
 
     typer.echo(f"wrote {compare_sources(sources, prompt or [], prompts, seed, out)}")
@@ -166,6 +167,7 @@ def report(
     out: Out = Path("report.html"),
 ) -> None:
     """Write results and images as one self-contained HTML file; makes no measurement itself."""
+    say_loading()
     from fewstep.evaluation.report.write import write_report
 
     typer.echo(f"open {write_report(folders, out)}")
@@ -177,6 +179,7 @@ def verify(
     out: OutOrDefault = None,
 ) -> None:
     """Run the truth bench: every method against an exact flow map."""
+    say_loading()
     from fewstep.verify import unexplained, verify
 
     if unexplained(verify(quick, out)):
@@ -199,6 +202,7 @@ def export(
     check: Annotated[list[str] | None, option("Try it: diffusers, peft, onnx, openvino.")] = None,
 ) -> None:
     """Write a run's artefact: files for other programs, the contract and the model card."""
+    say_loading()
     from fewstep.export.export import ExportOptions, export_artefact
 
     options = ExportOptions(
@@ -216,6 +220,7 @@ def push(
     dry_run: Annotated[bool, option("Only list what would be uploaded.")] = False,
 ) -> None:
     """Upload an artefact to the Hub, with the token of `hf auth login` or HF_TOKEN."""
+    say_loading()
     from fewstep.export.hub import push_artefact
 
     typer.echo(push_artefact(artefact, repo, public=public, fused=fused, dry_run=dry_run))
@@ -238,6 +243,7 @@ def plan(
 @app.command()
 def doctor(json: Annotated[bool, option("Print JSON.")] = False) -> None:
     """Check versions, devices, precision and disk, and whether this machine can train."""
+    say_loading()
     from fewstep.doctor import as_json, examine, print_findings, verdict
 
     findings = examine()
@@ -261,6 +267,7 @@ def ui(
     ] = None,
 ) -> None:
     """Open a page that compares students with their teacher, and trains others."""
+    say_loading()
     from fewstep.ui import open_page
 
     open_page(artefacts or [], host, port, folder or [], password)

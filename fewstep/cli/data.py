@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fewstep.config import DataSettings
+from fewstep.console import say_loading, show_progress
 from fewstep.options import option
 from fewstep.strict import from_tables
 
@@ -31,8 +32,8 @@ def check(
     """Count images, sizes and captions in PATH, and list each file that cannot be used."""
     given = {name: value for name, value in locals().items() if name not in ("model", "json")}
     settings = from_tables(DataSettings, given | {"exclude": exclude or []}, "data.")
-    from fewstep.console import show_progress
-    from fewstep.training.prepare import check_data
+    say_loading()
+    from fewstep.data.check import check_data
 
     found = show_progress(check_data(settings, model))
     typer.echo(found.as_json() if json else "\n".join(found.lines()))

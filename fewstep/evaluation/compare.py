@@ -1,16 +1,10 @@
 """`fewstep compare`: the same prompts from the same noise by a teacher and its students."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from fewstep.console import counted, show_progress
-from fewstep.errors import UserError
+from fewstep.evaluation.comparison import COMPARISON, save_comparison
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.labels import title_of
 from fewstep.evaluation.measure import row
@@ -21,28 +15,9 @@ from fewstep.evaluation.results import Results
 from fewstep.evaluation.results import save as save_results
 from fewstep.evaluation.samples import SampleCache, generate_images
 from fewstep.evaluation.timing import costs_in_turns
-from fewstep.files import check_writable, write_file
-from fewstep.images import Images, check, grid, png
+from fewstep.files import check_writable
+from fewstep.images import Images
 from fewstep.student.sample import check_words, gather_prompts
-
-COMPARISON = "comparison"
-"""How the protocol of every comparison begins."""
-COMPARISON_FILE = "comparison.safetensors"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Images of the same prompts from the same starting noises, one column a source.
-
-    Raises:
-        ValueError: if a column does not have one image a prompt.
-    """
-
-    prompts: Sequence[str]
-    columns: Mapping[str, Images]
-
-    def __post_init__(self) -> None:
-        check(self.columns, self.prompts)
 
 
 def compare_sources(
@@ -90,15 +65,6 @@ def distances(
     return {name: METRICS[name].per_image(images[model], images[teacher])}
 
 
-def save_comparison(out: Path, prompts: Sequence[str], columns: Mapping[str, Images]) -> Path:
-    """Write images side by side as `grid.png`, and as a file that a report reads."""
-    tensors = {title: torch.from_numpy(images.copy()) for title, images in columns.items()}
-    metadata = {"prompts": json.dumps(list(prompts)), "columns": json.dumps(list(columns))}
-    write_file(out / COMPARISON_FILE, save(tensors, metadata))
-    write_file(out / "grid.png", png(grid(columns, prompts)))
-    return out / "grid.png"
-
-
 def titled(images: Mapping[EvaluatedModel, Images]) -> dict[str, Images]:
     """Return images by their columns' titles; of several trainings of one setting the first."""
     columns: dict[str, Images] = {}
@@ -110,21 +76,3 @@ def titled(images: Mapping[EvaluatedModel, Images]) -> dict[str, Images]:
             shown.add((title, model.settings))
             columns[f"{title}, {model.source}" if title in columns else title] = column
     return columns
-
-
-def load_comparison(folder: Path) -> Comparison:
-    """Read what `save_comparison` wrote.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    path = folder / COMPARISON_FILE
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata()
-            columns = {title: file.get_tensor(title) for title in json.loads(metadata["columns"])}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is damaged: {error}; delete it and run its command again"
-        ) from error
-    return Comparison(json.loads(metadata["prompts"]), columns)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fewstep.console import Steps, show_progress
-from fewstep.distributed import Processes, is_main_process
+from fewstep.console import Steps, is_main_process, show_progress
+from fewstep.distributed import Processes
 from fewstep.errors import UserError
-from fewstep.evaluation.compare import save_comparison, titled
+from fewstep.evaluation.compare import titled
+from fewstep.evaluation.comparison import save_comparison
 from fewstep.evaluation.consistency import self_consistency
 from fewstep.evaluation.diversity import diversity, images_of_prompts
 from fewstep.evaluation.extraction import extract_features

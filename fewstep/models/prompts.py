@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import CLIPTokenizer
 
 from fewstep.console import counted
@@ -34,6 +33,8 @@ def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[list[int
     """Return each prompt's tokens without start and end; one of several vectors is all of them."""
     prompts = list(prompts)
     if tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens):
+        from diffusers.loaders import TextualInversionLoaderMixin  # few tokenizers need it
+
         prompts = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, tokenizer)
     return tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
 

@@ -5,8 +5,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import CLIPTokenizer
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
@@ -15,7 +17,7 @@ PRINTABLE = (range(ord("!"), ord("~") + 1), range(0xA1, 0xAD), range(0xAE, 0x100
 
 def write_tokenizer(
     folder: Path, letters: Sequence[str], merges: Sequence[str], length: int, pad: str = END
-) -> CLIPTokenizer:
+) -> "CLIPTokenizer":
     """Write a tokenizer in CLIP's file format, and return it.
 
     The vocabulary follows from the rest: the letters, the letters that end a word, one part a merge
@@ -32,10 +34,12 @@ def write_tokenizer(
     write_json(folder / "tokenizer_config.json", settings)
     lines = ["#version: 0.2", *merges]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    from transformers import CLIPTokenizer  # most callers only ask for names and constants
+
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def tokenizer_digest(tokenizer: CLIPTokenizer) -> str:
+def tokenizer_digest(tokenizer: "CLIPTokenizer") -> str:
     """Return the sha256 of a tokenizer's tokens and of how many it takes."""
     sha = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items()):
@@ -44,7 +48,7 @@ def tokenizer_digest(tokenizer: CLIPTokenizer) -> str:
     return sha.hexdigest()
 
 
-def write_clip_tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:
+def write_clip_tokenizer(folder: Path, pad: str = END) -> "CLIPTokenizer":
     """Write the tokenizer of CLIP, with its 49,408 tokens and 77 places; SD 2 pads with "!".
 
     Source: Radford et al. 2021 (CLIP), github.com/openai/CLIP.

@@ -18,12 +18,9 @@ from fewstep.models.prompts import warn_of_cut
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
 from fewstep.student.load import load_base, student_network
-from fewstep.student.png_info import SampledImage, SampledImages
+from fewstep.student.png_info import TRAINED, SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
 from fewstep.student.unfinished import read_student
-
-TRAINED = "Trained"
-"""The setting of images by a run that is not finished: how far it was."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from fewstep.files import write_file
 
 PNG, XMP = b"\x89PNG\r\n\x1a\n", b"XML:com.adobe.xmp"
+TRAINED = "Trained"
+"""The setting of images by a run that is not finished: how far it was."""
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 

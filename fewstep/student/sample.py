@@ -1,4 +1,7 @@
-"""`fewstep sample`: prompts become images, at the timesteps of the artefact's contract."""
+"""`fewstep sample`: prompts become images, at the timesteps of the artefact's contract.
+
+The functions that need a model import it: a missing prompt is refused before torch is loaded.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,18 +12,11 @@ import numpy as np
 from PIL import Image
 
 from fewstep.config import TEACHER_GUIDANCE
-from fewstep.console import next_command
+from fewstep.console import next_command, say_loading
 from fewstep.errors import UserError
 from fewstep.files import check_writable
 from fewstep.images import grid
-from fewstep.models.loading import default_device, load_model
-from fewstep.models.prompts import warn_of_cut
-from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
-from fewstep.student.load import is_artefact
-from fewstep.student.pipeline import TRAINED, FewStepPipeline
-from fewstep.student.png_info import SampledImage, parameters_of, without_text, write_png
-from fewstep.student.seeds import repeated
-from fewstep.student.unfinished import is_unfinished
+from fewstep.student.png_info import TRAINED, SampledImage, parameters_of, without_text, write_png
 from fewstep.text import checked, decoded, numbered_lines
 
 
@@ -103,6 +99,12 @@ def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> lis
     """
     if options.strength is not None and options.image is None:
         raise UserError("--strength goes with --image, the image to start from")
+    if not Path(source).exists():
+        check_words(source, prompts)
+    say_loading()
+    from fewstep.student.load import is_artefact
+    from fewstep.student.unfinished import is_unfinished
+
     is_student = is_artefact(source) or is_unfinished(source)
     sample = _sample_student if is_student else _sample_teacher
     return sample(source, prompts, options)
@@ -111,6 +113,9 @@ def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> lis
 def _sample_student(
     source: str, prompts: Sequence[str], options: SampleOptions
 ) -> list[SampledImage]:
+    from fewstep.models.loading import default_device
+    from fewstep.student.pipeline import FewStepPipeline
+
     pipeline = FewStepPipeline.from_pretrained(
         source, base=options.base, loras=options.loras, device=default_device()
     )
@@ -138,8 +143,13 @@ def _sample_teacher(
              "--negative-prompt": options.negative_prompt}  # fmt: skip
     if wrong := [option for option, value in given.items() if value]:
         raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
-    family = load_model(source, device=default_device())
     check_words(source, prompts)
+    from fewstep.models.loading import default_device, load_model
+    from fewstep.models.prompts import warn_of_cut
+    from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
+    from fewstep.student.seeds import repeated
+
+    family = load_model(source, device=default_device())
     scale = TEACHER_GUIDANCE if options.guidance_scale is None else options.guidance_scale
     steps = TEACHER_STEPS if options.num_steps is None else options.num_steps
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.config import TEACHER_GUIDANCE, Config, FakeSettings, TrainSettings, load_config
+from fewstep.console import say_loading
 from fewstep.errors import SettingError
 from fewstep.methods import METHODS
 from fewstep.strict import from_tables
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 def read_settings(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read and check a TOML file's settings, with overrides of the form "table.key=value".
 
+    Between the checks that need torch and the others it says that it loads.
+
     Raises:
         SettingError: see `load_config` and `check_settings`.
     """
     config = load_config(path, overrides)
+    method_name(config.method)
+    say_loading()
     check_settings(config)
     return config
 
@@ -62,11 +67,21 @@ def build_method(settings: Mapping[str, Any]) -> tuple[str, "Method"]:
     Raises:
         SettingError: if the name or a field is unknown, or a value cannot be used.
     """
-    fields = dict(settings)
-    name = fields.pop("name", None)
+    name = method_name(settings)
+    fields = {field: value for field, value in settings.items() if field != "name"}
+    return name, from_tables(METHODS[name], fields, "method.")
+
+
+def method_name(settings: Mapping[str, Any]) -> str:
+    """Return the name in the table [method].
+
+    Raises:
+        SettingError: if there is none, or no method has it.
+    """
+    name = settings.get("name")
     if not isinstance(name, str) or name not in METHODS:
         raise SettingError(f"method.name is {name!r}; known: {', '.join(METHODS)}")
-    return name, from_tables(METHODS[name], fields, "method.")
+    return name
 
 
 def teacher_guidance(config: Config) -> float:

@@ -10,13 +10,13 @@ from fewstep.cli import app
 from fewstep.config import Config, DataSettings, load_config
 from fewstep.console import finish
 from fewstep.data.captions import SampleErrors
+from fewstep.data.check import check_data
 from fewstep.data.coco import read_coco
 from fewstep.data.dataset import Dataset
 from fewstep.data.pairs import open_data, open_source
 from fewstep.errors import DataError, SettingError, UserError
 from fewstep.evaluation.prompts import find_coco
 from fewstep.models.loading import load_model
-from fewstep.training.prepare import check_data
 from tests.data.samples import coco, content, folder_of, noise, shard
 from tests.tiny import tiny_pipeline
 

@@ -10,13 +10,8 @@ import torch
 from fewstep.config import ModelSettings
 from fewstep.console import finish
 from fewstep.errors import UserError
-from fewstep.evaluation.compare import (
-    COMPARISON_FILE,
-    compare_sources,
-    load_comparison,
-    save_comparison,
-    titled,
-)
+from fewstep.evaluation.compare import compare_sources, titled
+from fewstep.evaluation.comparison import COMPARISON_FILE, load_comparison, save_comparison
 from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.report.write import write_report
 from fewstep.evaluation.results import load, save

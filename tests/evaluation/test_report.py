@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fewstep.console import progress_bar
 from fewstep.errors import UserError
-from fewstep.evaluation.compare import Comparison
+from fewstep.evaluation.comparison import Comparison
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.labels import shown
 from fewstep.evaluation.report.headline import headline, lead, match

@@ -22,7 +22,7 @@ from fewstep.errors import Interrupted, SettingError, UserError
 from fewstep.models.loading import load_model
 from fewstep.student.generate import teacher_sampler
 from fewstep.training.distill import distill_run
-from fewstep.training.prepare import check_data, prepare_data
+from fewstep.training.prepare import prepare_data
 from tests.data.samples import SIZE, bomb, coco, content, folder_of, noise, shards
 from tests.tiny import tiny_config, tiny_pipeline
 from tests.together import run_together

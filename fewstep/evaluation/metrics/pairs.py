@@ -5,9 +5,7 @@ and CD in several steps) replaces the starting noise, so that only its one-step 
 """
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.nn.functional import adaptive_avg_pool2d
 
 from fewstep.evaluation.intervals import Values
 from fewstep.evaluation.metrics.frechet import checked
@@ -69,4 +67,7 @@ def mean_shift(latents: ArrayLike, teacher: ArrayLike) -> Values:
 
 def pooled(latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the means of each channel over a grid of 4 x 4 cells, [n, channels * 16]."""
+    import torch  # a report reads metrics without it
+    from torch.nn.functional import adaptive_avg_pool2d
+
     return adaptive_avg_pool2d(torch.from_numpy(latents), 4).flatten(1).numpy()

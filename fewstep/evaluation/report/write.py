@@ -8,7 +8,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fewstep.errors import UserError
 from fewstep.evaluation import labels
-from fewstep.evaluation.compare import COMPARISON, COMPARISON_FILE, Comparison, load_comparison
+from fewstep.evaluation.comparison import (
+    COMPARISON,
+    COMPARISON_FILE,
+    Comparison,
+    load_comparison,
+)
 from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.labels import capital, metric_title
 from fewstep.evaluation.metrics import METRICS
