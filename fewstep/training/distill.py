@@ -14,7 +14,7 @@ from fewstep.config import Config
 from fewstep.console import Steps, TaskProgress, finish
 from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
-from fewstep.distributed import Processes
+from fewstep.distributed import Processes, number_started
 from fewstep.errors import Interrupted
 from fewstep.files import check_writable, locked, remove_unfinished, write_file, writing
 from fewstep.models.loading import default_device
@@ -24,6 +24,7 @@ from fewstep.training.diagnosis import explained
 from fewstep.training.divergence import TrainingDivergedError
 from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.memory import check_memory, explained_memory
+from fewstep.training.plan import known_pairs
 from fewstep.training.previews import Previews
 from fewstep.training.run_dir import claim_run, log_entry, truncate_log
 from fewstep.training.setup import Components, build
@@ -58,6 +59,7 @@ def distill(
 ) -> Steps[int]:
     """Do what `distill_run` does while iterated, and yield how far encoding and training are."""
     device = device or default_device()
+    known_pairs(config, number_started())
     with explained_memory(config, run, device):
         if not force:
             check_memory(config, device)

@@ -99,9 +99,7 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
     """
     networks = skeleton(config, on_cpu)
     data, train, family = config.data, config.train, networks.family
-    num_pairs, per_process = count_pairs(data), train.batch_size * train.accumulate
-    if num_pairs is not None:
-        check_batch(train, data.path, num_pairs, train.processes or 1)
+    num_pairs, processes = known_pairs(config), train.processes or 1
     latents = 2 * 4 * math.prod(family.latent_shape(networks.resolution))  # mean and std in fp32
     latents *= needs_latents(networks.method)
     text = num_bytes(family.encode_prompts([planned_prompt(family)]).values())
@@ -111,9 +109,21 @@ def plan_run(config: Config, *, on_cpu: bool = False) -> Plan:
         cache_bytes_per_caption=text if data.captions == "all" and not data.streaming else 0,
         num_pairs=data.num_pairs if num_pairs is None else num_pairs,
         is_counted=num_pairs is not None,
-        images_per_step=per_process * (train.processes or 1),
+        images_per_step=train.batch_size * train.accumulate * processes,
         steps=train.steps,
     )
+
+
+def known_pairs(config: Config, processes: int = 1) -> int | None:
+    """Return how many pairs are trained on, or None where that is not known before they are read.
+
+    Raises:
+        UserError: if a step of so many processes, or of `train.processes`, takes more.
+    """
+    data, train = config.data, config.train
+    if (num_pairs := count_pairs(data)) is not None:
+        check_batch(train, data.path, num_pairs, train.processes or processes)
+    return num_pairs
 
 
 def skeleton(config: Config, on_cpu: bool) -> Networks:

@@ -130,6 +130,16 @@ def test_distill_and_prepare_refuse_before_anything_is_loaded_and_force_tries(
     assert distill_run(config, tmp_path / "run", force=True) == 1
 
 
+def test_a_batch_of_more_than_all_pairs_is_refused_before_the_memory_is_looked_at(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(memory, "available_memory", lambda: 400_000)
+    config = tiny_config(batch_size=1024, accumulate=2)
+    for force in (False, True):
+        with pytest.raises(UserError, match=r"^a step takes 2048 samples .* has 12 pairs: lower"):
+            distill_run(config, tmp_path / "run", force=force)
+
+
 def test_what_is_surely_small_is_not_counted(monkeypatch, tmp_path):
     config = tiny_config()
     assert is_surely_small(config, Room("here", 2 * GIB))
