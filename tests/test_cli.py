@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from fewstep.__main__ import explain, main, run_command
-from fewstep.config import load_config, to_toml
+from fewstep.config import TEACHER_GUIDANCE, load_config, to_toml
 from fewstep.errors import Interrupted
+from fewstep.models.loading import load_model
+from fewstep.student.generate import teacher_sampler
 from tests.artefacts import tiny_artefact
 from tests.tiny import tiny_config, tiny_pipeline
 
@@ -227,6 +229,28 @@ def test_a_student_without_negative_prompts_says_so_whatever_their_words(monkeyp
     code, told = run(monkeypatch, capsys, "sample", student, "a red heart", *negative)
     assert (code, "does not know" in told.err) == (2, False)
     assert "takes no guidance_scale and no negative prompt" in told.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("option", [
+    ("--negative-prompt", "blurry"), ("--image", "a.png"), ("--lora", "a"), ("--base", "a"),
+])  # fmt: skip
+def test_a_mistyped_source_is_said_before_what_its_options_are_for(monkeypatch, capsys, option):
+    code, told = run(monkeypatch, capsys, "sample", "runs/mistyped", "a star", *option)
+    assert (code, "no file or folder runs/mistyped" in " ".join(told.err.split())) == (2, True)
+
+
+def test_a_plain_model_takes_a_negative_prompt_and_writes_it_down(monkeypatch, capsys, tmp_path):
+    out, negative = tmp_path / "out.png", ("--negative-prompt", "a ring")
+    arguments = ("sample", tiny_pipeline(), "a star", "--steps", 2, "-o", out)
+    code, told = run(monkeypatch, capsys, *arguments, *negative, "--guidance-scale", 1)
+    assert (code, "no effect at guidance_scale 1; set one" in told.err) == (2, True)
+    assert run(monkeypatch, capsys, *arguments, *negative)[0] == 0
+    image = Image.open(out)
+    assert "\nNegative prompt: a ring\n" in image.info["parameters"]
+    sampler = teacher_sampler(load_model(tiny_pipeline()), 2, TEACHER_GUIDANCE,
+                              negative_prompt="a ring")  # fmt: skip
+    expected = sampler.generate(["a star"], 0, 64, 64)[0]
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_a_source_that_is_no_artefact_or_has_no_checkpoint_is_refused(

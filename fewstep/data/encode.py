@@ -83,14 +83,14 @@ def fill_cache(
     processes.wait()
     shards = [read_about(path) for path, _ in files]
     check_skipped([reason for shard in shards for reason in shard["skipped"]], limit)
-    captions = {caption for shard in shards for row in shard["captions"] for caption in row}
-    texts = ["", *sorted(captions - {""}, key=lambda c: (len(c) if by_length else 0, c))]
+    captions = [caption for shard in shards for row in shard["captions"] for caption in row]
+    texts = ["", *sorted({*captions} - {""}, key=lambda c: (len(c) if by_length else 0, c))]
     for path, numbers in _files(folder, "text", len(texts), SHARD)[own]:
         if not path.exists():
             _write_texts(path, [texts[number] for number in numbers], encode_prompts)
     processes.wait()
     if processes.is_main:
-        _write_index(folder, shards, texts, look_at(texts))
+        _write_index(folder, shards, texts, look_at(captions))
     processes.wait()
 
 

@@ -11,6 +11,9 @@ from fewstep.data.cache import FINGERPRINT, INDEX
 from fewstep.errors import DataError
 from fewstep.files import remove_unfinished, write_file
 
+UNNAMED = {"long_prompts": "cut", "quantize": "none"}
+"""What holds of a cache that does not name it."""
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -77,11 +80,12 @@ def _read(path: Path) -> Fingerprint:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    def short(value: object) -> str:
-        return text if len(text := str(value)) <= 20 else f"{text[:12]}…"
+    def short(values: Mapping[str, Any], name: str) -> str:
+        text = str(values.get(name, UNNAMED.get(name, "not in use")))
+        return text if len(text) <= 20 else f"{text[:12]}…"
 
     return "; ".join(
-        f"{name} was {short(old.get(name))} and is {short(new.get(name))}"
+        f"{name} was {short(old, name)} and is {short(new, name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     )

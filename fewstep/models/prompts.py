@@ -1,8 +1,11 @@
 """Prompts as tokens: how many a text encoder reads, and what becomes of a longer prompt."""
 
+import re
 import warnings
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,12 +43,24 @@ def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[list[int
 
 
 def prompt_lengths(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[PromptLength]:
-    """Return how long each prompt is; what is beyond the limit is given as the tokens spell it."""
+    """Return how long each prompt is, and its end that is beyond the limit, as it is written."""
     limit = prompt_limit(tokenizer)
     return [
-        PromptLength(len(own), limit, tokenizer.decode(own[limit:]) if len(own) > limit else "")
-        for own in tokens_of(tokenizer, prompts)
+        PromptLength(len(own), limit, _beyond(tokenizer, prompt) if len(own) > limit else "")
+        for prompt, own in zip(prompts, tokens_of(tokenizer, prompts), strict=True)
     ]
+
+
+def _beyond(tokenizer: CLIPTokenizer, prompt: str) -> str:
+    """Return the end of a prompt that is not read: no token of CLIP's holds a white space."""
+    starts = [word.start() for word in re.finditer(r"\S+", prompt)] or [0]
+    words = [prompt[start:end] for start, end in pairwise([*starts, len(prompt)])]
+    ends = list(accumulate(map(len, tokens_of(tokenizer, words)), initial=0))
+    first = min(bisect(ends, prompt_limit(tokenizer)), len(words)) - 1  # that is not read whole
+    word, left = words[first], prompt_limit(tokenizer) - ends[first]
+    cuts = range(1, len(word))  # of Chinese, which has no spaces, a part is read
+    read = bisect(cuts, left, key=lambda cut: len(tokens_of(tokenizer, [word[:cut]])[0]))
+    return prompt[starts[first] + read :]
 
 
 def clip_lengths(prompts: Sequence[str]) -> list[PromptLength]:
@@ -86,10 +101,11 @@ def cut_notice(
     family: ModelFamily, prompts: Iterable[str], noun: str = "prompt", fix: str = "shorten it"
 ) -> str | None:
     """Return a sentence about the prompts that lose their end, and what is lost; None for none."""
-    prompts = list(dict.fromkeys(prompts))
+    prompts = list(prompts)
     if family.long_prompts == "chunks" or not prompts:
         return None
-    lengths = dict(zip(prompts, family.prompt_lengths(prompts), strict=True))
+    texts = list(dict.fromkeys(prompts))
+    lengths = dict(zip(texts, family.prompt_lengths(texts), strict=True))
     cut = sorted((p for p in prompts if lengths[p].beyond), key=lambda p: -lengths[p].tokens)
     if not cut:
         return None

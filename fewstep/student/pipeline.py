@@ -22,6 +22,8 @@ from fewstep.student.png_info import TRAINED, SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
 from fewstep.student.unfinished import read_student
 
+NO_EFFECT = "a negative prompt has no effect at guidance_scale 1; set one above 1, such as 3"
+
 
 @dataclass(frozen=True)
 class FewStepPipeline:
@@ -90,6 +92,7 @@ class FewStepPipeline:
                 guidance or a negative prompt is given to a student that was not trained for them.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
+        texts = [*prompts, *filter(None, [negative_prompt])]
         prompts = repeated(prompts, num_images_per_prompt)
         size = [self.resolution if side is None else side for side in (height, width)]
         self.check_guidance(guidance_scale, negative_prompt)
@@ -97,7 +100,7 @@ class FewStepPipeline:
             raise UserError("strength goes with image, the image to start from")
         generators = generators_of(len(prompts), seed, generator)
         seeds = seeds_of(generators)
-        warn_of_cut(self.base, filter(None, (*prompts, negative_prompt)))
+        warn_of_cut(self.base, texts)
         sampler, x_0 = self.sampler(num_inference_steps, guidance_scale, negative_prompt), None
         settings = self._settings(sampler, guidance_scale)
         if image is not None:
@@ -147,9 +150,7 @@ class FewStepPipeline:
                 f"{why}; configs/guidance-free.toml trains one that does"
             )
         if negative_prompt and guidance_scale == 1:
-            raise UserError(
-                "a negative prompt has no effect at guidance_scale 1; set one above 1, such as 3"
-            )
+            raise UserError(NO_EFFECT)
         if not 1 <= guidance_scale < float("inf"):
             raise UserError(f"guidance_scale is {guidance_scale}; it has to be 1 (none) or more")
 

@@ -136,27 +136,40 @@ def _sample_student(
     )
 
 
+def _check_plain(source: str, options: SampleOptions) -> None:
+    """Refuse what students alone take, of a plain model that is there."""
+    given = {"--image": options.image, "--lora": options.loras, "--base": options.base}
+    wrong = [option for option, value in given.items() if value]
+    if wrong and source != "bundled":
+        from fewstep.models.loading import load_skeleton
+
+        load_skeleton(source)
+    if wrong:
+        raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
+
+
 def _sample_teacher(
     source: str, prompts: Sequence[str], options: SampleOptions
 ) -> list[SampledImage]:
-    given = {"--image": options.image, "--lora": options.loras, "--base": options.base,
-             "--negative-prompt": options.negative_prompt}  # fmt: skip
-    if wrong := [option for option, value in given.items() if value]:
-        raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
-    check_words(source, prompts)
+    _check_plain(source, options)
+    negative = options.negative_prompt
+    check_words(source, [*prompts, negative])
     from fewstep.models.loading import default_device, load_model
     from fewstep.models.prompts import warn_of_cut
     from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
+    from fewstep.student.pipeline import NO_EFFECT
     from fewstep.student.seeds import repeated
 
     family = load_model(source, device=default_device())
     scale = TEACHER_GUIDANCE if options.guidance_scale is None else options.guidance_scale
     steps = TEACHER_STEPS if options.num_steps is None else options.num_steps
+    if negative and scale == 1:
+        raise UserError(NO_EFFECT)
     try:
-        sampler = teacher_sampler(family, steps, scale)
+        sampler = teacher_sampler(family, steps, scale, negative_prompt=negative)
     except ValueError as error:
         raise UserError(str(error)) from error
-    warn_of_cut(family, prompts)
+    warn_of_cut(family, [*prompts, *filter(None, [negative])])
     settings = {
         "Steps": steps,
         "Sampler": "DDIM trailing",
@@ -169,7 +182,7 @@ def _sample_teacher(
             for side in (options.height, options.width)]  # fmt: skip
     images = sampler.generate(prompts, options.seed, *size)
     return [
-        SampledImage(image, prompt, options.seed + number, sampler.nfe, settings=settings)
+        SampledImage(image, prompt, options.seed + number, sampler.nfe, negative, settings)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
     ]
 

@@ -8,7 +8,7 @@ import torch
 from fewstep.diffusion.conditioning import MASK
 from fewstep.diffusion.guidance import guided
 from fewstep.models.loading import load_model
-from fewstep.models.prompts import cut_notice
+from fewstep.models.prompts import clip_lengths, cut_notice
 from tests.tiny import tiny_pipeline
 
 LIMIT = 22  # of the tiny pipeline, whose text encoder has 24 positions
@@ -110,14 +110,32 @@ def test_what_pads_a_prompt_is_not_looked_at():
         assert torch.equal(denoise(x_t, t, cond).eps, denoise(x_t, t, loud).eps)
 
 
-def test_a_prompts_length_is_in_tokens_and_its_end_is_quoted():
-    long, short = family(1, "cut").prompt_lengths([LONG + "above a ring", "a red heart"])
-    assert (long.tokens, long.limit, long.beyond.split()[-3:]) == (
-        38,
-        LIMIT,
-        ["above", "a", "ring"],
-    )
-    assert (short.tokens, short.beyond) == (3, "")
+@pytest.mark.parametrize("end", ["Above a RING, at 14:30", " ring\n of  14", "東京タワー"])
+def test_a_prompts_length_is_in_tokens_and_its_end_is_quoted_as_it_is_written(end):
+    clip = "a star " * 37 + "a "  # 75 tokens
+    long, short = clip_lengths([clip + end, clip])
+    assert (long.limit, long.beyond) == (75, end.strip())
+    assert (short.tokens, short.beyond) == (75, "")
+    tiny = family(1, "cut").prompt_lengths([LONG + "above a ring"])[0]
+    assert (tiny.tokens, tiny.limit) == (38, LIMIT)
+    assert tiny.beyond.endswith("star above a ring")
+
+
+def test_of_a_text_without_spaces_the_characters_that_are_not_read_are_quoted():
+    text = "".join(chr(code) for code in range(0x4E00, 0x4E00 + 120))
+    length = clip_lengths([text])[0]
+    read = text.removesuffix(length.beyond)
+    assert 0 < len(read) < len(text)
+    assert clip_lengths([read])[0].tokens <= 75 < clip_lengths([read + length.beyond[0]])[0].tokens
+
+
+@pytest.mark.parametrize("word", ["lighthouse", "fifty-one", "x" * 500, "\x1c" * 400])
+def test_what_is_lost_of_any_text_that_is_too_long_is_its_end(word):
+    text = " ".join([word] * 80)
+    length = clip_lengths([text])[0]
+    assert length.tokens > length.limit
+    assert length.beyond
+    assert text.endswith(length.beyond)
 
 
 def test_a_notice_counts_and_quotes_what_is_cut():
@@ -125,6 +143,6 @@ def test_a_notice_counts_and_quotes_what_is_cut():
     assert cut_notice(family(1, "cut"), prompts[:1]) is None
     assert cut_notice(family(), prompts) is None
     notice = cut_notice(family(1, "cut"), prompts) or ""
-    assert notice.startswith("2 of 3 prompts are cut: 'a red heart above a blue star")
+    assert notice.startswith("3 of 4 prompts are cut: 'a red heart above a blue star")
     assert "' has 41 tokens, more than the 22 that the text encoder reads, and loses '" in notice
     assert "at the end'; shorten" in notice
