@@ -15,6 +15,7 @@ from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import SampleErrors
 from fewstep.data.encode import one_line
 from fewstep.data.images import BROKEN, Framing, decode, open_image
+from fewstep.data.members import is_sidecar_pattern, pattern_of
 from fewstep.data.pairs import Prompts, open_data, open_source, subset
 from fewstep.models.base import PromptLength
 from fewstep.models.prompts import clip_lengths, quoted
@@ -82,11 +83,10 @@ class Findings:
             ("without a caption or an image that can be used", self.left_out),
             ("broken", self.broken),
             ("too small", self.too_small),
-            ("files that belong to no pair", self.unused),
         ):
             if files:
                 lines += [f"{len(files)} {what}:", *(f"  {one_line(file)}" for file in files)]
-        return lines
+        return lines + self._unused()
 
     def add_captions(
         self, name: str, captions: Sequence[str], lengths: Sequence[PromptLength]
@@ -95,6 +95,18 @@ class Findings:
         self.captions += map(len, captions)
         self.tokens += [length.tokens for length in lengths]
         self.too_long += [(name, length) for length in lengths if length.beyond]
+
+    def _unused(self) -> list[str]:
+        """Return a line for each kind of the files that belong to no pair."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.unused:
+            kinds.setdefault(pattern_of(one_line(name)), []).append(one_line(name))
+        lines = [f"{counted(len(self.unused), 'file')} beside the pairs:"] if kinds else []
+        for pattern, names in kinds.items():
+            many = f"{len(names)} like " if len(names) > 1 else ""
+            hint = f"; data.exclude = ['{pattern}'] leaves {'them' if many else 'it'} out"
+            lines.append(f"  {many}{names[0]}{hint if is_sidecar_pattern(pattern) else ''}")
+        return lines
 
     def _too_long(self) -> list[str]:
         longest = sorted(self.too_long, key=lambda one: -one[1].tokens)[:SHOWN]

@@ -91,7 +91,8 @@ class Dataset:
             what = f"{counted(len(left_out), 'sample')} left out, such as {left_out[0]}"
             notes.append(f"{what}; {listed}")
         if unused := source.unused:
-            notes.append(f"{len(unused)} files belong to no pair, such as {unused[0]}; {listed}")
+            what = f"{counted(len(unused), 'file')} beside the pairs, such as {unused[0]}"
+            notes.append(f"{what}; {listed}")
         return list(map(one_line, notes))
 
     @property

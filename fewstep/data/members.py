@@ -61,6 +61,28 @@ def _describes_another(key: str, keys: set[str], captioned: set[str]) -> bool:
     return any(str(folder / ".".join([parent, *kinds[:end]])) in keys for end in ends)
 
 
+def pattern_of(name: str) -> str:
+    """Return the pattern of data.exclude for the names of a kind: of one label, or one ending.
+
+    >>> pattern_of("a/k.depth.png"), pattern_of("s.tar: k-masklabel.png"), pattern_of("README")
+    ('*.depth.png', '*-masklabel.png', 'README')
+    """
+    file = PurePath(name.rpartition(": ")[2]).name
+    stem, dot, ending = file.partition(".")
+    label = next((label for label in LABELS if stem.lower().endswith(label)), "")
+    return f"*{label}{dot}{ending}" if dot and stem else file
+
+
+def is_sidecar_pattern(pattern: str) -> bool:
+    """Return whether a pattern of `pattern_of` is of sidecars alone, and of no image or caption.
+
+    >>> list(map(is_sidecar_pattern, ["*.depth.png", "*-masklabel.png", "*.png", "README"]))
+    [True, True, False, False]
+    """
+    endings = map("*{}".format, (*IMAGE_SUFFIXES, *CAPTION_SUFFIXES))
+    return pattern.startswith("*") and pattern.lower() not in endings
+
+
 def captions_alone(files: Iterable[File], images: Iterable[File]) -> Mapping[File, list[str]]:
     """Return the captions of none of these images, and the names of the files beside each."""
     keys, beside = set(map(key_of, images)), defaultdict(list)

@@ -223,13 +223,34 @@ def test_data_check_takes_the_patterns_of_a_config(tmp_path):
     assert CliRunner().invoke(app, ["data", "check", str(tmp_path), *patterns]).exit_code == 0
 
 
+def test_data_check_says_of_each_kind_of_sidecar_how_many_there_are(tmp_path):
+    many = {f"{i:02d}.{kind}.png": IMAGE for i in range(12) for kind in ("depth", "canny.v1")}
+    many |= {f"{i:02d}-masklabel.png": IMAGE for i in range(3)} | {"notes.txt": b"read me"}
+    path = written(tmp_path / "p", FORTY | many)
+    told = CliRunner().invoke(app, ["data", "check", str(path)]).stdout
+    assert told.partition("28 files beside the pairs:\n")[2].splitlines() == [
+        "  notes.txt",
+        "  3 like 00-masklabel.png; data.exclude = ['*-masklabel.png'] leaves them out",
+        "  12 like 00.canny.v1.png; data.exclude = ['*.canny.v1.png'] leaves them out",
+        "  12 like 00.depth.png; data.exclude = ['*.depth.png'] leaves them out",
+    ]
+    excluded = ("*-masklabel.png", "*.canny.v1.png", "*.depth.png")
+    assert opened(path, exclude=excluded).source.unused == ("notes.txt",)
+    assert len(opened(path, exclude=excluded)) == 40
+    images = {f"{i:02d}.jpg": IMAGE for i in range(4)}
+    rows = b"file_name,text\n00.jpg,a star\n"
+    path = written(tmp_path / "t", images | {"metadata.csv": rows})
+    told = CliRunner().invoke(app, ["data", "check", str(path)]).stdout
+    assert told.endswith("\n3 files beside the pairs:\n  3 like 01.jpg\n"), "no pattern for those"
+
+
 def test_what_is_left_out_is_said_before_encoding(tmp_path):
     path = written(tmp_path / "p", {**FORTY, "07.txt": b"", "07-masklabel.png": IMAGE})
     data = DataSettings(path=str(path), resolution=64)
     dataset = Dataset(data, load_model(tiny_pipeline()), 64, tmp_path / "cache", 4.0)
     left_out, unused = dataset.claim()
     assert left_out.startswith(f"1 sample left out, such as {path / '07.jpg'} has the caption ''")
-    assert unused.startswith("1 files belong to no pair, such as 07-masklabel.png")
+    assert unused.startswith("1 file beside the pairs, such as 07-masklabel.png")
     assert dataset.notes == [left_out, unused], "a stream says it too"
 
 

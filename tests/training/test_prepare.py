@@ -193,9 +193,9 @@ def test_what_belongs_to_no_pair_is_said(tmp_path):
     (folder / "lost.txt").write_text("its image is gone")
     told = checked(folder)
     assert told.exit_code == 0
-    assert "1 files that belong to no pair:\n  lost.txt" in told.stdout
+    assert "1 file beside the pairs:\n  lost.txt" in told.stdout
     (note,) = finish(prepare_data(config_for(folder), tmp_path / "run")).notes
-    assert "1 files belong to no pair, such as lost.txt" in note
+    assert "1 file beside the pairs, such as lost.txt" in note
 
 
 def test_a_name_that_is_not_utf8_can_be_listed(tmp_path):
