@@ -53,7 +53,10 @@ def checked(name: str, caption: object) -> str:
     Raises:
         DataError: if it is missing, empty, too long or not text; `name` says whose it is.
     """
-    if not isinstance(caption, str) or not caption.strip():
+    if not isinstance(caption, str | None):
+        what = f"the caption {repr(caption)[:60]}"
+        raise DataError(f"{name} has {what}, which is no text; write it as text, in quotes")
+    if caption is None or not caption.strip():
         what = "no caption" if caption is None else f"the caption {caption!r}"
         raise DataError(f"{name} has {what}; write one, or remove the image")
     caption = one_spelling(caption.strip())

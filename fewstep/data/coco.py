@@ -6,9 +6,11 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from fewstep.config import DataSettings
 from fewstep.data.captions import attempt, parse_json, read_text
 from fewstep.data.folders import ImageFiles, named_files
 from fewstep.data.members import is_excluded
+from fewstep.data.splits import by_split, chosen
 from fewstep.errors import DataError
 from fewstep.text import checked
 
@@ -18,14 +20,17 @@ def captions_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("annotations/captions_*.json"), *folder.glob("captions_*.json")])
 
 
-def read_coco(path: Path, images: Path | None = None, exclude: Sequence[str] = ()) -> ImageFiles:
+def read_coco(
+    path: Path, images: Path | None = None, exclude: Sequence[str] = (), split: str = "train"
+) -> ImageFiles:
     """Read a captions file (`captions_train2017.json`), or a folder with one in `annotations/`.
 
-    The images lie in `train2017/`, beside the file or one folder up, or in `images`. Captions
-    are in the order of their ids; those whose images match `exclude` are not looked at.
+    Of a folder with several it is that of the split, by its name. The images lie in `train2017/`,
+    beside the file or one folder up, or in `images`. Captions are in the order of their ids; those
+    whose images match `exclude` are not looked at.
     """
     if path.is_dir():
-        path = _only(captions_files(path), path, images)
+        path = _only(captions_files(path), path, images, split)
     names, notes = _coco_tables(path)
     rows: dict[object, list[tuple[str, object]]] = {image: [] for image in names}
     for image, number, caption in notes:
@@ -71,14 +76,21 @@ def _coco_tables(path: Path) -> tuple[dict[Any, str], list[tuple[Any, Any, Any]]
     return names, notes
 
 
-def _only(found: list[Path], folder: Path, images: Path | None) -> Path:
-    """Return the captions file whose images are there: a download has those of two sets."""
-    usable = [path for path in found if any(map(Path.is_dir, _image_folders(path)))]
-    if len(found) == 1 or (len(usable) == 1 and not images):
-        return (usable or found)[0]
+def _only(found: list[Path], folder: Path, images: Path | None, split: str) -> Path:
+    """Return the captions file of a split, of those whose images are there.
+
+    One alone is taken where no split is set: a download has the captions of two sets.
+    """
+    usable = [path for path in found if images or any(map(Path.is_dir, _image_folders(path)))]
+    usable = usable or found
+    if len(usable) > 1 or split != DataSettings.split:
+        names = by_split([path.relative_to(folder) for path in usable])
+        usable = [folder / name for name in chosen(names, split, str(folder))]
+    if len(usable) == 1:
+        return usable[0]
     raise DataError(
-        f"{folder} holds {len(found)} caption files, {len(usable)} of them with their images; "
-        f"set data.path to one of {', '.join(map(str, found))}"
+        f"{folder} holds {len(usable)} files of captions; set data.path to one of "
+        f"{', '.join(map(str, usable))}"
     )
 
 

@@ -14,9 +14,17 @@ from typing import Any
 from fewstep.data.base import ImageError, Source
 from fewstep.data.captions import attempt
 from fewstep.data.files import read_image
-from fewstep.data.parquet import FILES, image_columns, is_empty, parquet_files, read_schema
+from fewstep.data.parquet import (
+    FILES,
+    check_alike,
+    count_in,
+    holds_text,
+    image_columns,
+    parquet_files,
+    read_schema,
+)
 from fewstep.data.splits import by_split, chosen
-from fewstep.data.tables import CAPTION_COLUMNS
+from fewstep.data.tables import CAPTION_COLUMNS, usual_column
 from fewstep.errors import DataError
 from fewstep.models.hub import out_of_reach
 from fewstep.text import checked
@@ -64,9 +72,13 @@ class Rows(Source):
         image = value if isinstance(value, dict) else {"bytes": value}
         if image.get("bytes") is not None:
             return image["bytes"]
-        if not image.get("path"):
+        if not (file := image.get("path")):
             raise ImageError("the row has no image")
-        return read_image(Path(image["path"]))
+        try:
+            return read_image(Path(file))
+        except ImageError as error:
+            why = f"the row holds no bytes, only the path {file!r}: {error}"
+            raise ImageError(f"{why}; write the images' bytes into the table") from error
 
     @cached_property
     def _texts(self) -> Any:
@@ -102,11 +114,7 @@ def read_hf_dataset(
     """
     table = _loaded(path, split)
     image = _image_column(table, path, image_column)
-    named = (name for name in (*CAPTION_COLUMNS, "captions") if name in table.features)
-    caption = caption_column or next(named, "")
-    if caption not in table.features:
-        columns = ", ".join(table.features)
-        raise DataError(f"{path} has the columns {columns}; set data.caption_column to one of them")
+    caption = _caption_column(table, path, caption_column)
     rows = Rows(_undecoded(table, image), image, caption, path)
     failed = _failed_downloads(rows)
     numbers = [number for number in range(len(rows)) if number not in failed]
@@ -143,6 +151,20 @@ def _image_column(table: Any, path: str, named: str | None) -> str:
     return found[0]
 
 
+def _caption_column(table: Any, path: str, named: str | None) -> str:
+    """Return the column of captions: the one that is named, or else the one of a usual name."""
+    kinds = {field.name: field.type for field in table.features.arrow_schema}
+    texts = ", ".join(name for name, kind in kinds.items() if holds_text(kind))
+    fix = f"set data.caption_column to one of {texts}" if texts else "write a column of text"
+    column = named or usual_column(kinds, (*CAPTION_COLUMNS, "captions"))
+    if column not in kinds:
+        missing = f"none is {named!r}" if named else "none has a usual name of captions"
+        raise DataError(f"{path} has the columns {', '.join(kinds)}, and {missing}; {fix}")
+    if not holds_text(kinds[column]):
+        raise DataError(f"{path}: the column {column} holds {kinds[column]} and no text; {fix}")
+    return column
+
+
 def _undecoded(table: Any, image: str) -> Any:
     """Return a table whose images are given as files; without their type they are so already."""
     from datasets import Image
@@ -169,15 +191,7 @@ def count_rows(path: str, split: str) -> int:
     """
     if not (files := _files_of_split(Path(path), split)):
         return len(_loaded(path, split))
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:  # it comes with `datasets`, and this says so
-        return len(_loaded(path, split))
-    try:
-        return sum(parquet.read_metadata(file).num_rows for file in files)
-    except (OSError, ArrowInvalid) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"cannot read data.path = {path!r}: {reason}") from error
+    return sum(map(count_in, files))
 
 
 def _loaded(path: str, split: str) -> Any:
@@ -199,6 +213,7 @@ def _loaded(path: str, split: str) -> Any:
             return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        check_alike(files)
         is_vague = type(error) is datasets.exceptions.DatasetGenerationError
         reason = " ".join(str((is_vague and error.__cause__) or error).split())[:200]
         if offline:
@@ -217,7 +232,7 @@ def _files_of_split(path: Path, split: str) -> list[str]:
     if files and path.is_dir():
         splits = by_split([Path(file).relative_to(path) for file in files])
         files = [str(path / file) for file in chosen(splits, split, str(path))]
-    filled = [file for file in files if not is_empty(file)]
+    filled = [file for file in files if count_in(file)]  # Spark writes some without rows
     if files and not filled:
         raise DataError(f"{files[0]} has no rows{' like the others' if len(files) > 1 else ''}")
     return filled

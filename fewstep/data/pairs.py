@@ -180,8 +180,8 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     path, exclude = Path(data.path), data.exclude
     images = Path(data.images) if data.images else None
     if path.suffix == ".json" or (path.is_dir() and captions_files(path)):
-        _check_unused(data, *HF_SETTINGS)
-        return read_coco(path, images, exclude), COCO_PAIRS
+        _check_unused(data, *(HF_SETTINGS[1:] if path.is_dir() else HF_SETTINGS))
+        return read_coco(path, images, exclude, data.split), COCO_PAIRS
     if is_table(path):
         _check_unused(data, *HF_SETTINGS)
         return read_table(path, images, exclude), None

@@ -17,29 +17,34 @@ File = TypeVar("File", bound=PurePath)
 T = TypeVar("T")
 
 
-def split_of_name(name: str) -> str | None:
-    """Return the split that a word of a file's or folder's name tells, if one does.
+def splits_in(name: str) -> list[str]:
+    """Return the splits that the words of a file's or folder's name tell, in any case.
 
-    >>> split_of_name("my_val"), split_of_name("latest")
-    ('validation', None)
+    >>> splits_in("my_val"), splits_in("latest"), splits_in("training_test")
+    (['validation'], [], ['train', 'test'])
     """
     words = re.split(r"[-._ 0-9]+", name.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+    return list(dict.fromkeys(SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES))
 
 
 def split_of(file: PurePath) -> str:
     """Return the split of a file: of a shard's name, of the nearest folder, or else of its words.
 
-    A file whose path tells none is of "train".
+    A file whose path tells none is of "train"; where `datasets` takes one for a part of two splits
+    it is a DataError.
 
     >>> split_of(PurePath("data/holdout-00000-of-00002.parquet")), split_of(PurePath("a/b.csv"))
     ('holdout', 'train')
     """
     if shard := SHARD.match(file.stem):
         return SPLIT_NAMES.get(shard["split"], shard["split"])
-    folders = (folder.name for folder in file.parents)
-    named = map(split_of_name, (*folders, file.stem))
-    return next(filter(None, named), "train")
+    names = (*(folder.name for folder in file.parents), file.stem)
+    told = next(filter(None, map(splits_in, names)), ["train"])
+    if len(told) > 1:
+        raise DataError(
+            f"{file} is of {' and '.join(told)} by its name: rename it, or set data.path to it"
+        )
+    return told[0]
 
 
 def by_split(files: Sequence[File]) -> dict[str, list[File]]:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,18 @@ from fewstep.text import checked
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 TABLES = ("metadata.jsonl", "metadata.csv", METADATA)
+
+
+def usual_column(names: Iterable[str], usual: Sequence[str] = CAPTION_COLUMNS) -> str | None:
+    """Return the column of captions among these: of a usual name, or else of one in capitals.
+
+    >>> usual_column(["URL", "TEXT"]), usual_column(["TEXT", "caption"]), usual_column(["URL"])
+    ('TEXT', 'caption', None)
+    """
+    names = list(names)
+    lower = {name.lower(): name for name in names} | {name: name for name in names}
+    exact = (name for name in usual if name in names)
+    return next(exact, None) or next((lower[name] for name in usual if name in lower), None)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -81,7 +93,7 @@ def read_table(table: Path, images: Path | None = None, exclude: Sequence[str] =
     rows = list(READERS[table.suffix.lower()](table))
     if not rows:
         raise DataError(f"{table} has no rows; write one an image, with file_name and text")
-    column = next((name for name in CAPTION_COLUMNS if name in rows[0][1]), None)
+    column = usual_column(rows[0][1])
     if "file_name" not in rows[0][1] or column is None:
         raise DataError(
             f"{table} has the columns {', '.join(rows[0][1])}; it needs file_name and one of "
@@ -121,7 +133,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parquet_rows(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     names = read_schema(table).names
-    column = next((name for name in CAPTION_COLUMNS if name in names), None)
+    column = usual_column(names)
     if "file_name" not in names or column is None:
         yield str(table), dict.fromkeys(names)  # which says what it lacks
     else:

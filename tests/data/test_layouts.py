@@ -1,13 +1,16 @@
 """Folders and parquet files as other programs write them are read, or refused with the reason."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from fewstep.config import DataSettings
 from fewstep.data.captions import SampleErrors
+from fewstep.data.count import count_pairs
 from fewstep.data.pairs import open_data
+from fewstep.data.splits import split_of, splits_in
 from fewstep.errors import DataError
 from tests.data.samples import content, folder_of, noise, parquets, shard
 
@@ -278,11 +281,108 @@ def test_parquet_files_without_rows_are_passed_over(tmp_path):
         opened(tmp_path / "a.parquet")
 
 
-def test_parquet_that_the_library_cannot_join_says_why(tmp_path):
-    table(tmp_path / "a.parquet", {"jpg": JPEGS[:1], "text": ["a"]})
-    table(tmp_path / "b.parquet", {"png": JPEGS[:1], "text": ["b"]})
-    with pytest.raises(DataError, match=r"folder as a dataset cannot be read \((?!An error).*png"):
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"png": JPEGS[:1], "text": ["b"]}, "column jpg is binary in A and missing in B"),
+        ({"jpg": [{"bytes": JPEGS[0], "path": "b.jpg"}], "text": ["b"]},
+         "column jpg is binary in A and struct<bytes: binary, path: string> in B"),
+        ({"text": ["b"], "jpg": JPEGS[:1], "n": [{"deep": 1}]},
+         "column n is missing in A and struct<deep: int64> in B"),
+    ],
+)  # fmt: skip
+def test_parquet_that_the_library_cannot_join_says_what_differs(tmp_path, columns, reason):
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    table(files[0], {"jpg": JPEGS[:1], "text": ["a"]})
+    table(files[1], columns)
+    with pytest.raises(DataError) as told:
         opened(tmp_path)
+    for file, letter in zip(files, "AB", strict=True):
+        reason = reason.replace(f" in {letter}", f" in {file}")
+    fix = "write them alike, or set data.path to one of the files"
+    assert str(told.value) == f"the {reason}: {fix}"
+
+
+@pytest.mark.parametrize("damage", ["the end", "the middle"])
+def test_of_several_parquet_files_a_broken_one_is_named(tmp_path, damage):
+    for name in ("a", "b", "c"):
+        table(tmp_path / f"{name}.parquet", {"jpg": JPEGS, "text": [name] * 7})
+    whole = (tmp_path / "b.parquet").read_bytes()
+    half = len(whole) // 2
+    broken = whole[:half] if damage == "the end" else whole[:4] + bytes(half) + whole[4 + half :]
+    (tmp_path / "b.parquet").write_bytes(broken)
+    with pytest.raises(DataError, match=r"^cannot read \S*b\.parquet as parquet \(.*; copy it"):
+        opened(tmp_path)
+
+
+def test_a_row_of_parquet_that_has_a_path_alone_says_which(tmp_path):
+    file = table(tmp_path / "a.parquet", {
+        "image": [{"bytes": None, "path": "/away/7.jpg"}, {"bytes": JPEGS[0], "path": None}],
+        "text": ["a", "b"]})  # fmt: skip
+    reason = (
+        r"row 0: the row holds no bytes, only the path '/away/7\.jpg': it cannot be read: No such "
+        r"file or directory; write the images' bytes into the table"
+    )
+    with pytest.raises(DataError, match=reason):
+        opened(file).image(0)
+
+
+def test_a_column_of_captions_is_found_in_capitals_and_has_to_hold_text(tmp_path):
+    columns = {"URL": ["x", "y"], "jpg": JPEGS[:2], "number": [1, 2]}
+    file = table(tmp_path / "laion.parquet", columns | {"TEXT": ["a", "b"]})
+    assert captions(opened(file)) == ["a", "b"]
+    both = table(tmp_path / "both.parquet", columns | {"TEXT": ["a", "b"], "caption": ["c", "d"]})
+    assert captions(opened(both)) == ["c", "d"], "a column of a usual name goes before"
+    images_alone(tmp_path / "rows", 1)
+    (tmp_path / "rows" / "metadata.csv").write_text("file_name,Text\n000.png,a star\n")
+    assert captions(opened(tmp_path / "rows")) == ["a star"]
+    file = table(tmp_path / "none.parquet", columns)
+    with pytest.raises(DataError, match=r"usual name of captions; set data\.caption_column to one "
+                       r"of URL$"):  # fmt: skip
+        opened(file)
+    for name, kind in {"number": "int64", "jpg": "binary"}.items():
+        with pytest.raises(
+            DataError, match=rf"the column {name} holds {kind} and no text; .* one of URL$"
+        ):
+            opened(file, caption_column=name)
+    numbers = table(tmp_path / "numbers.parquet", {"jpg": JPEGS[:2], "text": [7, 8]})
+    with pytest.raises(DataError, match=r"text holds int64 and no text; write a column of text$"):
+        opened(numbers)
+
+
+def test_captions_of_a_table_that_are_numbers_are_said_to_be_no_text(tmp_path):
+    images_alone(tmp_path, 1)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "000.png", "text": 7}')
+    with pytest.raises(SampleErrors, match=r"line 1 has the caption 7, which is no text; write it"):
+        opened(tmp_path)
+
+
+NAMES = ["train", "training", "my_val", "dev-2", "valid 1", "eval.old", "evaluation", "testing3",
+         "trainer", "latest", "0", "devel", "contest_0", "pre-train.v2", "x0val1",
+         "a.b.test"]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["{}.parquet", "{}/0.parquet"])
+@pytest.mark.parametrize("name", [*NAMES, "training_test", "test of train", "val-eval"])
+def test_the_split_of_a_name_is_that_of_the_library_or_an_error_where_it_has_two(
+    tmp_path, place, name
+):
+    from datasets.data_files import get_data_patterns, resolve_pattern
+
+    file = Path(place.format(name))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    theirs = set()
+    for split, patterns in get_data_patterns(str(tmp_path)).items():
+        for pattern in patterns:
+            with suppress(FileNotFoundError):
+                theirs |= {str(split)} if resolve_pattern(pattern, str(tmp_path)) else set()
+    if len(theirs) == 1:
+        assert {split_of(file)} == theirs
+    else:
+        with pytest.raises(DataError, match=rf"is of {' and '.join(splits_in(name))} by its name"):
+            split_of(file)
+        assert set(splits_in(name)) == theirs
 
 
 @SUFFIXES
@@ -373,10 +473,19 @@ def test_what_datumaro_writes_is_read_subset_by_subset(tmp_path):
     assert captions(opened(one)) == [f"one of train {i}" for i in range(3)]
     assert contents(opened(one)) == JPEGS[:3]
     two = datumaro(tmp_path / "two", {"train": 2, "val": 3})
-    with pytest.raises(
-        DataError, match=r"2 caption files, 2 of them with their images; set data\.p"
-    ):
-        opened(two)
+    assert captions(opened(two)) == [f"one of train {i}" for i in range(2)]
+    assert captions(opened(two, split="val")) == [f"one of val {i}" for i in range(3)]
+    assert count_pairs(DataSettings(path=str(two), split="val")) == 3
+    for folder, has in ((two, "train, validation"), (one, "train")):
+        with pytest.raises(DataError, match=rf"^data\.split is 'test'; .* has {has}$"):
+            opened(folder, split="test")
+    with pytest.raises(DataError, match=r"data\.split is 'val', which does nothing"):
+        opened(two / "annotations" / "captions_val.json", split="val")
+    three = datumaro(tmp_path / "three", {"cats": 1, "dogs": 1})
+    with pytest.raises(DataError, match=r"holds 2 files of captions; set data\.path to one of /.*"):
+        opened(three)
+    alone = datumaro(tmp_path / "alone", {"val": 2})
+    assert captions(opened(alone)) == [f"one of val {i}" for i in range(2)]
     pairs = opened(two / "annotations" / "captions_val.json", captions="all")
     assert pairs.captions(1) == ("one of val 1", "other of val 1")
     assert len(pairs) == 3
