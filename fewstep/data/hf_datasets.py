@@ -157,7 +157,7 @@ def _caption_column(table: Any, path: str, named: str | None) -> str:
     texts = ", ".join(name for name, kind in kinds.items() if holds_text(kind))
     fix = f"set data.caption_column to one of {texts}" if texts else "write a column of text"
     column = named or usual_column(kinds, (*CAPTION_COLUMNS, "captions"))
-    if column not in kinds:
+    if column is None or column not in kinds:
         missing = f"none is {named!r}" if named else "none has a usual name of captions"
         raise DataError(f"{path} has the columns {', '.join(kinds)}, and {missing}; {fix}")
     if not holds_text(kinds[column]):

@@ -79,8 +79,8 @@ def is_sidecar_pattern(pattern: str) -> bool:
     >>> list(map(is_sidecar_pattern, ["*.depth.png", "*-masklabel.png", "*.png", "README"]))
     [True, True, False, False]
     """
-    endings = map("*{}".format, (*IMAGE_SUFFIXES, *CAPTION_SUFFIXES))
-    return pattern.startswith("*") and pattern.lower() not in endings
+    ending = pattern.removeprefix("*").lower()
+    return pattern.startswith("*") and ending not in (*IMAGE_SUFFIXES, *CAPTION_SUFFIXES)
 
 
 def captions_alone(files: Iterable[File], images: Iterable[File]) -> Mapping[File, list[str]]:
