@@ -84,7 +84,7 @@ def config(disk: Path) -> str:
 def evaluated(disk: Path) -> None:
     """Train a run and measure it."""
     trained(disk)
-    run(["evaluate", f"{disk}/runs/a", "--num-prompts", "8", "--brief", "-o", f"{disk}/results"])
+    run(["evaluate", f"{disk}/runs/a", "--num-prompts", "100", "--brief", "-o", f"{disk}/results"])
 
 
 PLACES = (
@@ -98,7 +98,7 @@ PLACES = (
     Place("sample: a folder of images", "sample bundled circle --steps 2 -o {disk}/images"),
     Place(
         "evaluate: images, latents, results",
-        "evaluate {disk}/runs/a --num-prompts 8 --brief -o {disk}/results",
+        "evaluate {disk}/runs/a --num-prompts 100 --brief -o {disk}/results",
         trained,
     ),
     Place(
@@ -197,15 +197,19 @@ def contents(disk: Path) -> dict[str, str]:
 
 
 def faults(disk: Path, before: dict[str, str]) -> list[str]:
-    """Return the files that changed or are lost, and the new ones that are not whole."""
+    """Return the files that changed or are lost, and the new ones that are not whole.
+
+    Logs grow, and a newer checkpoint replaces an older one.
+    """
     found, after = [], contents(disk)
+    newest = max((name for name in after if "/checkpoints/" in name), default="")
     for name, digest in before.items():
-        if (
-            after.get(name) != digest
-            and not name.endswith("metrics.jsonl")
-            and "tfevents" not in name
-        ):
-            found.append(f"{name} {'changed' if name in after else 'is lost'}")
+        if name.endswith("metrics.jsonl") or "tfevents" in name or after.get(name) == digest:
+            continue
+        if name in after:
+            found.append(f"{name} changed")
+        elif "/checkpoints/" not in name or Path(name).parent.name >= Path(newest).parent.name:
+            found.append(f"{name} is lost")
     for name in after.keys() - before.keys():
         if not is_whole(disk / name):
             found.append(f"{name} is not whole")
