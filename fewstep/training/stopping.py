@@ -128,8 +128,8 @@ def compared(
 def why_to_stop(numbers: dict[str, float], stop: StopSettings) -> str:
     """Return which number is out of bounds, or nothing.
 
-    >>> why_to_stop({"diversity": 0.85, "contrast": 1.0}, StopSettings())
-    "the images' diversity is 0.850 of the teacher's, below stop.min_diversity = 0.9"
+    >>> why_to_stop({"diversity": 0.75, "contrast": 1.0}, StopSettings())
+    "the images' diversity is 0.750 of the teacher's, below stop.min_diversity = 0.8"
     """
     diversity, contrast = numbers["diversity"], numbers["contrast"]
     if diversity < stop.min_diversity:

@@ -35,7 +35,7 @@ def lines(run):
 @pytest.fixture
 def worsening(monkeypatch):
     """The images of the first check pass, and those of the second do not."""
-    found = {2: {"diversity": 0.95, "contrast": 1.0}, 4: {"diversity": 0.8, "contrast": 1.0}}
+    found = {2: {"diversity": 0.95, "contrast": 1.0}, 4: {"diversity": 0.7, "contrast": 1.0}}
     check = stopping.ImageMonitor.check_if_due
 
     def check_as_found(monitor):
@@ -105,7 +105,7 @@ def test_a_run_stops_at_the_first_check_that_fails_and_keeps_the_student_before(
     run = tmp_path / "run"
     assert distill_run(config(), run) == 2
     assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
-    assert lines(run)[-1]["diversity"] == 0.8
+    assert lines(run)[-1]["diversity"] == 0.7
     expected = Stopped(4, 2, why_to_stop(worsening[4], STOP))
     assert Stopped.read(run) == expected
     assert f"{run} stopped at step 4: the images' diversity" in capsys.readouterr().err
@@ -135,9 +135,9 @@ def test_an_interrupted_run_stops_where_a_whole_one_does(worsening, tmp_path):
 
 
 def test_a_first_check_that_fails_leaves_no_student(worsening, tmp_path):
-    worsening[2] = {"diversity": 1.0, "contrast": 1.4}
+    worsening[2] = {"diversity": 1.0, "contrast": 1.5}
     words = (
-        r"at step 2, fails: the images' contrast is 1\.400 of .* stop\.max_contrast = 1\.1\. The"
+        r"at step 2, fails: the images' contrast is 1\.500 of .* stop\.max_contrast = 1\.2\. The"
     )
     with pytest.raises(UserError, match=words):
         distill_run(config(), tmp_path)
