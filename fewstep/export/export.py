@@ -26,7 +26,7 @@ from fewstep.export.write import (
     write_whole_model,
 )
 from fewstep.files import check_writable, write_folder
-from fewstep.models.hub import on_the_hub
+from fewstep.models.hub import hub_file, on_the_hub
 from fewstep.models.precision import DTYPES
 from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.load import (
@@ -108,7 +108,7 @@ def base_license(base: str) -> str | None:
     if not card.is_file() and not on_the_hub(base):
         return None
     try:
-        return ModelCard.load(card if card.is_file() else base).data.license
+        return ModelCard.load(card if card.is_file() else hub_file(base, card.name)).data.license
     except (OSError, ValueError):  # offline, or no card: it is not guessed
         return None
 

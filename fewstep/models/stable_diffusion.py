@@ -38,8 +38,8 @@ def load_stable_diffusion(source: str | Path, **options: Any) -> "StableDiffusio
 
 
 def diffusers_scheduler(config: Mapping[str, Any] | None) -> Any:
-    """Return the scheduler of diffusers that a config names."""
-    config = dict(config or {})
+    """Return the scheduler of diffusers that a config names, or one that it does not warn of."""
+    config = dict(config or {"steps_offset": 1, "clip_sample": False})
     return getattr(diffusers, config.get("_class_name", "DDIMScheduler")).from_config(config)
 
 

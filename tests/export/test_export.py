@@ -15,9 +15,10 @@ from fewstep.config import load_config, to_toml
 from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.results import Results, Row, save
-from fewstep.export.export import ExportOptions, export_artefact
+from fewstep.export.export import ExportOptions, base_license, export_artefact
 from fewstep.export.public import without_own_paths, without_paths
 from fewstep.export.write import write_student
+from fewstep.models import hub
 from fewstep.student.contract import LORA_FILE
 from fewstep.student.load import ArtefactError, read_artefact
 from fewstep.student.pipeline import FewStepPipeline
@@ -136,6 +137,23 @@ def test_the_contract_names_data_by_hub_id_or_last_part_and_no_config_that_is_no
         assert (public.data["path"], public.base["config"]) == (expected, None)
     local = replace(contract, base={**base, "id": "/disk/me/sd21.safetensors"})
     assert without_paths(local).base["config"] == "/disk/me/sd21", "it is needed to load it"
+
+
+def test_where_the_hub_is_out_of_reach_a_license_is_read_from_its_cache_alone(
+    tmp_path, monkeypatch
+):
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n# A model\n")
+    asked = []
+
+    def downloaded(repo, name, **options):
+        asked.append((repo, name, options["local_files_only"]))
+        return str(card)
+
+    monkeypatch.setattr(hub, "out_of_reach", lambda: "there is no network")
+    monkeypatch.setattr(hub, "hf_hub_download", downloaded)
+    assert base_license("a-test/model") == "mit"
+    assert asked == [("a-test/model", "README.md", True)]
 
 
 def test_the_license_is_that_of_the_base_models_card(tmp_path):

@@ -1,6 +1,7 @@
 """LoRA files of other programs change a model as those programs change it, or are named."""
 
 import json
+import warnings
 
 import peft
 import pytest
@@ -16,7 +17,7 @@ from fewstep.models.extra_loras import add_loras
 from fewstep.models.ldm import unet_name
 from fewstep.models.loading import load_model
 from tests.artefacts import random_lora, tiny_family
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_pipeline, tiny_xl_pipeline
 
 STRENGTH = 0.7
 
@@ -184,3 +185,11 @@ def test_a_file_that_is_something_else_is_called_so(tmp_path, names, message):
     save_file({name: torch.zeros(2, 2) for name in names}, path)
     with pytest.raises(ModelError, match=message):
         added(path)
+
+
+@pytest.mark.parametrize("pipeline", [tiny_pipeline, tiny_xl_pipeline])
+def test_a_model_that_takes_a_lora_gives_no_advice_of_the_library(pipeline):
+    family = load_model(pipeline())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert family.pipeline(family.network).components["unet"] is family.network
