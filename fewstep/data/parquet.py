@@ -41,7 +41,8 @@ def _holds_files(kind: Any) -> bool:
 
     if types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        return place >= 0 and _holds_files(kind.field(place).type)
+        inner = kind.field(place).type if place >= 0 else None
+        return inner is not None and (types.is_null(inner) or _holds_files(inner))
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 

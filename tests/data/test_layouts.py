@@ -315,9 +315,10 @@ def test_of_several_parquet_files_a_broken_one_is_named(tmp_path, damage):
         opened(tmp_path)
 
 
-def test_a_row_of_parquet_that_has_a_path_alone_says_which(tmp_path):
+@pytest.mark.parametrize("other", [JPEGS[0], None])
+def test_a_row_of_parquet_that_has_a_path_alone_says_which(tmp_path, other):
     file = table(tmp_path / "a.parquet", {
-        "image": [{"bytes": None, "path": "/away/7.jpg"}, {"bytes": JPEGS[0], "path": None}],
+        "image": [{"bytes": None, "path": "/away/7.jpg"}, {"bytes": other, "path": None}],
         "text": ["a", "b"]})  # fmt: skip
     reason = (
         r"row 0: the row holds no bytes, only the path '/away/7\.jpg': it cannot be read: No such "
