@@ -125,6 +125,19 @@ def devices() -> Iterator[Finding]:
             "ok" if free > 0.5 * total else "slow",
         )
         yield check_attention(f"cuda:{number}", precision)
+        yield Finding(f"configs for GPU {number}", configs_for(total / 2**30))
+
+
+def configs_for(gib: float) -> str:
+    """Return which configs fit a card of so many GiB, in words.
+
+    >>> configs_for(7.7)
+    'sd15-8gb for Stable Diffusion 1 and 2, none for XL'
+    """
+    from fewstep.training.gpus import recipe_for
+
+    one, xl = (recipe_for(gib, family) or "none" for family in ("sd15", "sdxl"))
+    return f"{one} for Stable Diffusion 1 and 2, {xl} for XL"
 
 
 def check_attention(device: str, precision: Precision) -> Finding:

@@ -16,6 +16,7 @@ from fewstep.doctor import (
     Finding,
     check_attention,
     check_versions,
+    devices,
     disks,
     examine,
     imports,
@@ -182,6 +183,22 @@ def test_precision_is_chosen_by_compute_capability(monkeypatch, capability, prec
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert precision_for("auto", "cuda") == precision
     assert precision_for("auto", "cpu") == "fp32"
+
+
+def test_a_gpu_is_named_with_the_configs_for_its_size(monkeypatch):
+    gib, work = 2**30, Finding("attention on cuda:0", "works")
+    monkeypatch.setattr(doctor, "check_attention", lambda device, precision: work)
+    for name, value in (("is_available", True), ("device_count", 1)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name, value in (
+        ("get_device_capability", (8, 6)), ("get_device_name", "NVIDIA GeForce RTX 3060"),
+        ("mem_get_info", (11 * gib, int(11.76 * gib))),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    found = {finding.name: finding.message for finding in devices()}
+    assert "RTX 3060, capability 8.6, 11.0 of 11.8 GiB free; trains in bf16" in found["GPU 0"]
+    told = found["configs for GPU 0"]
+    assert told == "sd15-8gb for Stable Diffusion 1 and 2, sdxl-12gb for XL"
 
 
 def test_programs_read_the_findings_as_json(monkeypatch, typed):

@@ -225,6 +225,28 @@ def reading() -> str:
     return f"{image}\n\n{_markdown(columns, lines)}\n{note}\n"
 
 
+def cards() -> str:
+    """Which card trains which model, by the plan of the config for it."""
+    results = json.loads((RESULTS / "cards.json").read_text(encoding="utf-8"))
+    titles = {"sd15": "Stable Diffusion 1.5, 512 px", "sdxl": "Stable Diffusion XL, 1024 px"}
+    lines: dict[int, list[str]] = {}
+    for row in results["rows"]:
+        taken = f"{row['with_context_bytes'] / 2**30:.1f} of {row['card_gib']:.1f} GiB"
+        cell = f"does not fit: {taken} with the smallest config"
+        if row["fits"]:
+            quantize = row["settings"]["quantize"]
+            base = "" if quantize == "none" else f", base in {quantize}"
+            low, high = row["hours"]
+            time = f"{low:.0f} to {high:.0f} hours on the {row['gpu']}"
+            cell = f"`{row['recipe']}`: {taken}, batch {row['batch']}{base}; {time}"
+        lines.setdefault(row["card"], [f"{row['card']} GB"]).append(cell)
+    note = (
+        "Predicted, not measured: the peak of any part of a run and 1 GiB for CUDA itself. "
+        f"By `{results['command']}`."
+    )
+    return f"{_markdown(['card', *titles.values()], [*lines.values()])}\n{note}\n"
+
+
 def soak() -> str:
     """Whether a training process grows or slows down."""
     results = json.loads((RESULTS / "soak.json").read_text(encoding="utf-8"))
@@ -317,6 +339,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "programs": programs,
     "reading": reading,
     "soak": soak,
+    "cards": cards,
     "kills": kills,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},

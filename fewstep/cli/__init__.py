@@ -231,13 +231,16 @@ def plan(
     config: ConfigFile,
     set_: Override = None,
     cpu: Annotated[bool, option("For this machine's CPU instead of a GPU.")] = False,
+    gib: Annotated[
+        float | None, option("For a GPU of so many GiB; default: this machine's, else a T4.", min=1)
+    ] = None,
     json: Annotated[bool, option("Print JSON.")] = False,
 ) -> None:
-    """Estimate a run's memory by term, its time, and whether it fits a T4 or this CPU."""
+    """Estimate a run's memory by term, its time, and whether it fits a GPU or this CPU."""
     settings = read_settings(config, set_ or [])
     from fewstep.training.plan_report import show_plan
 
-    show_plan(settings, on_cpu=cpu, as_json=json)
+    show_plan(settings, on_cpu=cpu, as_json=json, gib=gib)
 
 
 @app.command()

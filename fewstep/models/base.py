@@ -112,6 +112,8 @@ class ModelFamily(Protocol):
     """diffusers' scheduler config, from which the schedule was made."""
     lora_presets: Mapping[str, Sequence[str]]
     """How the names of the modules end that a LoRA of each `adapter.preset` changes."""
+    ldm_blocks: Mapping[str, Any]
+    """What kohya's names of the network's LoRAs follow from, where they are LDM's: JSON, or {}."""
     default_resolution: int
     """The side in pixels of the images that the model was trained on."""
     image_divisor: int

@@ -59,7 +59,6 @@ class StableDiffusion:
     revision: str | None = None
     long_prompts: LongPrompts = "cut"
     lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
-    ldm_blocks: ClassVar[Mapping[str, Any]] = {}
 
     def pipeline(
         self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
@@ -79,6 +78,11 @@ class StableDiffusion:
     def with_own_text_encoder(self) -> Self:
         """Return the family with a copy of its text encoder, which may then be changed."""
         return replace(self, text_encoder=deepcopy(self.text_encoder))
+
+    @property
+    def ldm_blocks(self) -> Mapping[str, Any]:
+        """Empty: kohya's names of LoRAs are diffusers'."""
+        return {}
 
     @property
     def vae_and_text_encoder(self) -> tuple[nn.Module, ...]:

@@ -67,7 +67,7 @@ class StableDiffusionXL(StableDiffusion):
         return replace(self, text_encoder=first, text_encoder_2=second)
 
     @property
-    def ldm_blocks(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def ldm_blocks(self) -> Mapping[str, Any]:
         """What kohya's names of LoRAs follow from: for XL they are LDM's."""
         config = self.network.config
         blocks = ("layers_per_block", "up_block_types")

@@ -50,7 +50,6 @@ def contract_of(components: Components, steps: int | None = None) -> Contract:
     quantize = config.model.quantize
     extra = {} if quantize == "none" else {"quantize": quantize}
     extra |= {} if config.train.ema else {"ema": 0.0}
-    blocks = getattr(family, "ldm_blocks", {})
     hub_id = {"hub_id": config.model.hub_id} if config.model.hub_id else {}
     return Contract.of(
         config.method["name"],
@@ -66,7 +65,7 @@ def contract_of(components: Components, steps: int | None = None) -> Contract:
             "fingerprint": family.fingerprint,
             "long_prompts": family.long_prompts,
             **hub_id,
-            **({"ldm_blocks": dict(blocks)} if blocks else {}),
+            **({"ldm_blocks": dict(family.ldm_blocks)} if family.ldm_blocks else {}),
         },
         data={
             "path": config.data.path,

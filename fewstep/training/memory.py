@@ -1,6 +1,7 @@
 """What a run needs beside what the machine has: refused before it starts, explained if it fails."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from fewstep.errors import UserError, is_out_of_memory
 from fewstep.models.loading import bundled_folder
 from fewstep.models.memory import available_memory, in_words
 from fewstep.student.unfinished import saved_checkpoints
+from fewstep.training.changes import Changes, changed_by, lighter, smaller
+from fewstep.training.changes import in_words as settings_in_words
 from fewstep.training.gpus import CONTEXT, GIB, Gpu, this_gpu
-from fewstep.training.plan import Needs, needs_of, preparing_peaks, skeleton, smaller
+from fewstep.training.plan import Needs, needs_of, preparing_peaks, skeleton
 
 PER_PIXEL = 2**15
 """Bytes of activations that no step takes for a pixel of its batch: several times SD's in fp32."""
@@ -76,24 +79,38 @@ def advice(config: Config, planned: Needs, room: Room) -> str:
     """Return whether a run fits and, where it does not, the first change that makes it."""
     if room.fits(planned):
         return f"fits {room.name}"
-    if (changed := change_that_fits(config, planned, room)) is not None:
-        settings = ", ".join(f"{setting} = {value}" for setting, value in changed.items())
-        return f"does not fit {room.name}; it does with {settings}"
+    return advised(room, change_that_fits(config, room))
+
+
+def advised(room: Room, changes: Changes | None) -> str:
+    """Return that a run does not fit, and what makes it, in words."""
+    if changes is not None:
+        return f"does not fit {room.name}; it does with {settings_in_words(changes)}"
     return (
         f"does not fit {room.name}, whatever its batch and rank: lower data.resolution, or use a "
         "smaller model or more memory"
     )
 
 
-def change_that_fits(config: Config, planned: Needs, room: Room) -> dict[str, object] | None:
-    """Return the settings that make a run fit, the cheapest first: a lower rank is the last."""
-    smallest = {}, config
-    for smallest in smaller(config):
-        if planned.cost.standing <= room.bytes and room.fits(needs(smallest[1], room.on_cpu)):
-            return smallest[0]
-    for changed, other in (({}, config), smallest):
-        if rank := rank_that_fits(other, room):
-            return changed | {"adapter.rank": rank}
+def change_that_fits(config: Config, room: Room) -> Changes | None:
+    """Return the settings that make a run fit, None where none do.
+
+    Those that change no gradient are tried first, then those by which less stands between two
+    steps; a lower rank is the last.
+    """
+
+    def fits(changes: Changes) -> bool:
+        return room.fits(needs(changed_by(config, changes), room.on_cpu))
+
+    steps, levels = smaller(config), lighter(config)
+    smallest = steps[-1]
+    level = bisect_left(levels, True, key=lambda less: fits(smallest | less))
+    if level < len(levels):
+        found = [step | levels[level] for step in steps]
+        return found[bisect_left(found[:-1], True, key=fits)]
+    for changes in (Changes(), smallest | levels[-1]):
+        if rank := rank_that_fits(changed_by(config, changes), room):
+            return changes | {"adapter.rank": rank}
     return None
 
 

@@ -1,7 +1,7 @@
 """What a run will need, before anything is downloaded, encoded or trained."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -206,17 +206,3 @@ def loading_bytes(networks: Networks) -> int:
         whole = load_family(replace(model, quantize="none", precision="fp32"), "meta").network
         return parts + num_bytes(whole.parameters())
     return parts + base_bytes(networks) // networks.family.dtype.itemsize * torch.float32.itemsize
-
-
-def smaller(config: Config) -> Iterator[tuple[dict[str, object], Config]]:
-    """Yield what to change for less memory, the cheapest change first."""
-    train, changed = config.train, {}
-    kinds = ("none", "selective", "full")
-    for kind in kinds[kinds.index(train.checkpointing) + 1 :]:
-        changed["train.checkpointing"] = kind
-        train = replace(train, checkpointing=kind)
-        yield changed, replace(config, train=train)
-    while train.batch_size > 1:
-        train = replace(train, batch_size=train.batch_size // 2, accumulate=train.accumulate * 2)
-        changed |= {"train.batch_size": train.batch_size, "train.accumulate": train.accumulate}
-        yield changed, replace(config, train=train)

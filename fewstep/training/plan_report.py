@@ -1,7 +1,8 @@
-"""A plan as two tables and a sentence, or as JSON for programs."""
+"""A plan as tables and a sentence, or as JSON for programs."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -9,43 +10,62 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from fewstep.config import Config
-from fewstep.training.gpus import GIB, GPUS, Gpu
-from fewstep.training.memory import Room, advice
+from fewstep.training.changes import changed_by, one_by_one
+from fewstep.training.gpus import GIB, GPUS, Gpu, planned_gpu
+from fewstep.training.memory import Room, advised, change_that_fits, needs
 from fewstep.training.plan import Plan, plan_run
 
 UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("s", 1.0), ("ms", 1e-3))
 
 
-def show_plan(config: Config, *, on_cpu: bool, as_json: bool) -> None:
-    """Plan a run, and print it as JSON, or as two tables and a sentence."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a run fits a device, in words, and the peak after each setting that makes it."""
+
+    words: str
+    changes: Sequence[tuple[str, int]] = ()
+
+
+def show_plan(config: Config, *, on_cpu: bool, as_json: bool, gib: float | None = None) -> None:
+    """Plan a run for a card of `gib` GiB, and print it as JSON, or as tables and a sentence."""
     plan, console = plan_run(config, on_cpu=on_cpu), Console()
+    found = verdict(config, plan, planned_gpu(gib))
     if as_json:
-        print(to_json(config, plan))
+        print(to_json(plan, found))
         return
     console.print(memory_table(plan))
     if not on_cpu:
         console.print(gpu_table(plan))
-    console.print(summary(config, plan), highlight=False)
+    if found.changes:
+        console.print(changes_table(plan, found))
+    console.print(summary(config, plan, found), highlight=False)
 
 
-def verdict(config: Config, plan: Plan) -> str:
-    """Return whether the run fits a T4, or on the CPU this machine."""
-    if plan.on_cpu:
-        return advice(config, plan, Room.here("cpu"))
-    told = advice(config, plan, Room.of(GPUS[0]))
-    if GPUS[0].computes(plan.precision):
+def verdict(config: Config, plan: Plan, gpu: Gpu) -> Verdict:
+    """Return whether the run fits a card, or on the CPU this machine, and what makes it."""
+    room = Room.here("cpu") if plan.on_cpu else Room.of(gpu)
+    if room.fits(plan):
+        told = Verdict(f"fits {room.name}")
+    else:
+        changes = change_that_fits(config, room)
+        peaks = [(words, needs(changed_by(config, so_far), plan.on_cpu).peak_bytes)
+                 for words, so_far in one_by_one(changes or {})]  # fmt: skip
+        told = Verdict(advised(room, changes), peaks)
+    if plan.on_cpu or gpu.computes(plan.precision):
         return told
-    return f"{told}, which has no units for {plan.precision}: set model.precision = fp16 for it"
+    units = f"which has no units for {plan.precision}: set model.precision = fp16 for it"
+    return replace(told, words=f"{told.words}, {units}")
 
 
-def to_json(config: Config, plan: Plan) -> str:
+def to_json(plan: Plan, found: Verdict) -> str:
     """Return the plan for programs; times are in seconds and hours, None where no rate is known."""
     entries = {
         **asdict(plan),
         "peak_bytes": plan.peak_bytes,
         "cache_bytes": plan.cache_bytes,
         "cards": {} if plan.on_cpu else {gpu.name: _card(plan, gpu) for gpu in GPUS},
-        "verdict": verdict(config, plan),
+        "verdict": found.words,
+        "changes": [{"settings": words, "peak_bytes": peak} for words, peak in found.changes],
     }
     return json.dumps(entries, indent=2)
 
@@ -62,7 +82,7 @@ def _card(plan: Plan, gpu: Gpu) -> dict[str, Any]:
 def memory_table(plan: Plan) -> Table:
     """Return the memory of a step by what holds it, and the peak of each part of the run."""
     cost, apart = plan.cost, plan.cost.moving > plan.cost.activations
-    unit, size_of_unit = ("GiB", GIB) if plan.peak_bytes >= GIB / 10 else ("MiB", GIB / 1024)
+    unit, size_of_unit = unit_of(plan)
     of_step = {
         "network, frozen weights": cost.weights,
         "trained weights and their average": cost.adapters,
@@ -80,6 +100,22 @@ def memory_table(plan: Plan) -> Table:
             if size:
                 table.add_row(name, f"{size / size_of_unit:.2f}")
         table.add_section()
+    return table
+
+
+def unit_of(plan: Plan) -> tuple[str, float]:
+    """Return the unit that suits a plan's peak, and its bytes."""
+    return ("GiB", GIB) if plan.peak_bytes >= GIB / 10 else ("MiB", GIB / 1024)
+
+
+def changes_table(plan: Plan, found: Verdict) -> Table:
+    """Return what each setting that makes a run fit saves, one after another."""
+    (unit, size), before = unit_of(plan), plan.peak_bytes
+    table = Table("setting", "saves", f"peak, {unit}", title="what makes it fit")
+    table.add_row("as it is", "", f"{before / size:.2f}")
+    for words, peak in found.changes:
+        table.add_row(words, f"{(before - peak) / size:.2f}", f"{peak / size:.2f}")
+        before = peak
     return table
 
 
@@ -108,7 +144,7 @@ def in_time(seconds: tuple[float, float]) -> str:
     return f"{' – '.join(shown)} {unit}"
 
 
-def summary(config: Config, plan: Plan) -> str:
+def summary(config: Config, plan: Plan, found: Verdict) -> str:
     """Return what the tables leave out, and whether the run fits."""
     rest = [
         f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in "
@@ -118,7 +154,7 @@ def summary(config: Config, plan: Plan) -> str:
     ]
     if plan.on_cpu:
         rest.append("no time is predicted for a CPU: a run's log has its images a second")
-    return f"{'; '.join(rest)}; the run {verdict(config, plan)}."
+    return f"{'; '.join(rest)}; the run {found.words}."
 
 
 def narrow(plan: Plan) -> str:

@@ -10,12 +10,12 @@ from fewstep.config import PATHS, Config
 from fewstep.console import counted
 from fewstep.errors import SettingError, UserError
 from fewstep.methods import METHODS
-from fewstep.models.architectures import ARCHITECTURES
+from fewstep.models.architectures import ARCHITECTURES, known_architecture
 from fewstep.models.hub import on_the_hub
 from fewstep.models.memory import in_words
 from fewstep.strict import from_tables
 from fewstep.toml import parsed, with_paths
-from fewstep.training.gpus import GPUS, Gpu
+from fewstep.training.gpus import GPUS, RECIPES, Gpu, recipe_for
 from fewstep.training.memory import Room, advice
 from fewstep.training.plan import plan_run
 from fewstep.training.plan_report import cache_summary, in_time
@@ -29,9 +29,6 @@ BUNDLED = {
     "trajectory-matching": "trajectory-matching.toml",
 }
 """The recipe of each method for the bundled teacher; another method has that of multi-boundary."""
-
-BY_MEMORY = {0: "sd15-t4.toml", 20: "sd15-24gb.toml", 70: "sd15-h100.toml"}
-"""The recipes for Stable Diffusion, by the GiB of a card from which on each is chosen."""
 
 MATCHING = "trajectory-matching-sd15-24gb.toml"
 """The recipe for Stable Diffusion of the method that has a second LoRA, whatever the card."""
@@ -71,9 +68,9 @@ def recipe_file(model: str, method: str, gpu: Gpu | None) -> Path:
         return PACKAGE / "world" / "configs" / BUNDLED.get(method, BUNDLED["multi-boundary-cd"])
     if method == "trajectory-matching":
         return PACKAGE / "training" / "configs" / MATCHING
-    memory = gpu.gib if gpu else 0
-    name = next(name for least, name in reversed(BY_MEMORY.items()) if memory >= least)
-    return PACKAGE / "training" / "configs" / name
+    family = "sdxl" if (known_architecture(model) or "").startswith("sdxl") else "sd15"
+    name = recipe_for(gpu.gib if gpu else 0, family) or next(iter(RECIPES[family]))
+    return PACKAGE / "training" / "configs" / f"{name}.toml"
 
 
 def _table(document: tomlkit.TOMLDocument, name: str) -> Table:

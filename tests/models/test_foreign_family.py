@@ -59,6 +59,7 @@ class PixelFamily:
     scheduler_config = SCHEDULER
     encoding_settings: ClassVar = {"factor": 4}
     lora_presets: ClassVar = {"all": ("inside", "outside")}
+    ldm_blocks: ClassVar = {}
 
     @property
     def vae_and_text_encoder(self):

@@ -10,6 +10,7 @@ from fewstep.console import finish
 from fewstep.errors import UserError, is_out_of_memory
 from fewstep.models.adapters import usable_ranks
 from fewstep.training import memory
+from fewstep.training.changes import changed_by, lighter
 from fewstep.training.distill import distill_run
 from fewstep.training.gpus import Gpu
 from fewstep.training.memory import Room, advice, check_memory, is_surely_small
@@ -26,7 +27,10 @@ def counted(asked, on_cpu=False):
     train, rank = asked.train, asked.adapter.rank if asked.adapter else 0
     by_rank, saved = rank * GIB // 8, {"none": 1, "selective": 2, "full": 4}[train.checkpointing]
     moving = train.batch_size * GIB // saved
-    cost = StepCost(1, 1, 0, 10 * GIB, by_rank // 4, by_rank // 2, by_rank // 4, moving, moving)
+    weights = {"none": 10, "int8": 5, "nf4": 3}[asked.model.quantize] * GIB
+    moments = by_rank // (8 if train.optimizer == "adamw8bit" else 2)
+    adapters = by_rank // (8 if train.ema_precision == "bf16" else 4)
+    cost = StepCost(1, 1, 0, weights, adapters, moments, by_rank // 4, moving, moving)
     peaks = {"a training step": cost.bytes + cost.gradients, "encoding the data": 2 * GIB}
     return Needs("fp16", on_cpu, 1, 1, 0, cost, peaks, main_bytes=5 * GIB)
 
@@ -42,6 +46,7 @@ def of_rank(rank, **train):
 
 
 SMALLEST = "it does with train.checkpointing = full, train.batch_size = 1, train.accumulate = 8"
+LIGHTEST = "train.optimizer = adamw8bit, train.ema_precision = bf16, model.quantize = nf4"
 
 
 @pytest.mark.parametrize(
@@ -51,10 +56,15 @@ SMALLEST = "it does with train.checkpointing = full, train.batch_size = 1, train
         (64, 8, 22, "it does with train.checkpointing = selective"),
         (64, 8, 19, "it does with train.checkpointing = full, train.batch_size = 4, "
                     "train.accumulate = 2"),
-        (128, 2, 15, "it does with adapter.rank = 16"),
-        (64, 8, 17, f"{SMALLEST}, adapter.rank = 32"),
-        (64, 8, 10.1, "whatever its batch and rank: lower data.resolution, or use a smaller model "
-                      "or more memory"),
+        (64, 8, 17, "it does with train.checkpointing = full, train.optimizer = adamw8bit"),
+        (64, 8, 14.25, f"{SMALLEST}, train.optimizer = adamw8bit, train.ema_precision = bf16"),
+        (64, 8, 13, "it does with train.checkpointing = selective, train.optimizer = adamw8bit, "
+                    "train.ema_precision = bf16, model.quantize = int8"),
+        (128, 2, 12, f"it does with train.checkpointing = selective, {LIGHTEST}"),
+        (512, 1, 13, "it does with adapter.rank = 16"),
+        (64, 8, 6, f"{SMALLEST}, {LIGHTEST}, adapter.rank = 32"),
+        (64, 8, 3.1, "whatever its batch and rank: lower data.resolution, or use a smaller model "
+                     "or more memory"),
     ],
 )  # fmt: skip
 def test_the_cheapest_change_that_fits_is_named_and_a_lower_rank_is_the_last(
@@ -65,14 +75,14 @@ def test_the_cheapest_change_that_fits_is_named_and_a_lower_rank_is_the_last(
 
 
 def test_a_change_that_is_advised_fits_by_the_plan():
-    config = replace(tiny_config(), adapter=AdapterSettings(rank=16))
+    config = replace(tiny_config(batch_size=1), adapter=AdapterSettings(rank=16))
     whole = memory.needs(config, on_cpu=False)
-    room = Room("a card", 0.9 * whole.cost.standing)
-    changed = memory.change_that_fits(config, whole, room)
-    assert changed is not None
-    assert changed.keys() == {"adapter.rank"}
-    lower = AdapterSettings(rank=changed["adapter.rank"])
-    assert room.fits(memory.needs(replace(config, adapter=lower), on_cpu=False))
+    for share, last in ((0.8, "model.quantize"), (0.6, "adapter.rank")):
+        room = Room("a card", share * whole.cost.standing)
+        changed = memory.change_that_fits(config, room)
+        assert changed is not None
+        assert last in changed
+        assert room.fits(memory.needs(changed_by(config, changed), on_cpu=False))
 
 
 def test_a_run_that_does_not_fit_main_memory_is_refused_with_what_lowers_it(count, monkeypatch):
@@ -218,3 +228,13 @@ def test_a_gpu_is_explained_by_its_whole_memory(monkeypatch, tmp_path):
         memory.explained_memory(config, tmp_path, "cuda"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_without_an_adapter_or_an_average_there_are_fewer_bits_to_save():
+    full = replace(tiny_config(), adapter=None)
+    assert lighter(full) == [{}, {"train.optimizer": "adamw8bit"}]
+    settings = [setting for changes in lighter(tiny_config(ema=0.0)) for setting in changes]
+    assert "train.ema_precision" not in settings
+    done = tiny_config(optimizer="adamw8bit", ema_precision="bf16")
+    done = replace(done, model=replace(done.model, quantize="int8"))
+    assert lighter(done) == [{}, {"model.quantize": "nf4"}]

@@ -24,11 +24,13 @@ from fewstep.errors import UserError
 from fewstep.methods import METHODS
 from fewstep.models.counting import OperationCounter, num_bytes
 from fewstep.models.loading import load_model
+from fewstep.training.changes import changed_by, smaller
 from fewstep.training.distill import open_batches
-from fewstep.training.gpus import GPUS
-from fewstep.training.plan import Plan, narrow_modules, plan_run, skeleton, smaller
+from fewstep.training.gpus import GPUS, RECIPES, T4, Gpu, named_gpu, planned_gpu, recipe_for
+from fewstep.training.plan import Plan, narrow_modules, plan_run, skeleton
 from fewstep.training.plan_report import (
     cache_summary,
+    changes_table,
     gpu_table,
     in_time,
     show_plan,
@@ -39,8 +41,8 @@ from fewstep.training.setup import build
 from fewstep.training.step_cost import decode_bytes, generate_bytes
 from tests.tiny import tiny_config
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sd15-*.toml"))
-XL_RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("sdxl-*.toml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = [file for family in RECIPES for file in sorted(CONFIGS.glob(f"{family}-*.toml"))]
 SD15 = ModelSettings(base="stable-diffusion-v1-5/stable-diffusion-v1-5", precision="fp16")
 MIB = 2**20
 
@@ -89,42 +91,54 @@ def test_checkpointing_trades_memory_for_operations(kind, tflop, mib):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "trajectory-matching"])  # has its own
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_each_recipe_fits_its_card_with_each_method(tmp_path, recipe, name):
-    card = {"sd15-t4": "T4", "sd15-24gb": "RTX 4090", "sd15-h100": "H100"}[recipe.stem]
+@pytest.mark.parametrize("name", [name for names in RECIPES.values() for name in names])
+def test_each_recipe_fits_its_card(name):
+    family = "sdxl" if name.startswith("sdxl") else "sd15"
+    plan = plan_run(load_config(CONFIGS / f"{name}.toml"))
+    assert plan.trained_parameters == {"sd15": 67_252_224, "sdxl": 196_751_360}[family]
+    assert plan.fits(named_gpu(RECIPES[family][name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["ct", "cd", "multi-boundary-ct"]
+)  # trajectory matching has its own
+def test_the_recipe_of_a_t4_fits_it_with_each_method(tmp_path, name):
+    recipe = CONFIGS / "sd15-t4.toml"
     text = recipe.read_text().replace('name = "multi-boundary-cd"', f'name = "{name}"')
     if not METHODS[name]().has_teacher:
         text = "\n".join(li for li in text.splitlines() if not li.startswith("guidance_scale"))
     (tmp_path / recipe.name).write_text(text)
     config = load_config(tmp_path / recipe.name)
     assert config.method["name"] == name
-    assert plan_run(config).fits(next(c for c in GPUS if c.name == card))
+    assert plan_run(config).fits(T4)
 
 
 @pytest.mark.slow
 def test_the_recipe_of_trajectory_matching_fits_its_card_and_has_a_reason_for_every_value():
-    path = RECIPES[0].with_name("trajectory-matching-sd15-24gb.toml")
+    path = CONFIGS / "trajectory-matching-sd15-24gb.toml"
     lines = [line for line in path.read_text().splitlines() if " = " in line and line[0] != "#"]
     assert len(lines) > 30
     assert all("# " in line for line in lines)
-    assert plan_run(load_config(path)).fits(next(c for c in GPUS if c.name == "RTX 4090"))
+    assert plan_run(load_config(path)).fits(named_gpu("RTX 4090"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", XL_RECIPES, ids=lambda path: path.stem)
-def test_each_recipe_of_sdxl_fits_its_card(recipe):
-    card = {"sdxl-12gb": "RTX 3060 12 GB", "sdxl-24gb": "RTX 4090"}[recipe.stem]
-    plan = plan_run(load_config(recipe))
-    assert plan.trained_parameters == 196_751_360
-    assert plan.fits(next(c for c in GPUS if c.name == card))
-
-
-@pytest.mark.parametrize("recipe", [*RECIPES, *XL_RECIPES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", FILES, ids=lambda path: path.stem)
 def test_every_value_of_a_recipe_has_its_reason(recipe):
     lines = [line for line in recipe.read_text().splitlines() if " = " in line]
     assert [line for line in lines if "  # " not in line] == []
     tomllib.loads(recipe.read_text())
+
+
+def test_every_recipe_is_advised_from_its_card_on_to_the_next():
+    assert {file.stem for file in FILES} == {name for names in RECIPES.values() for name in names}
+    for family, names in RECIPES.items():
+        sizes = [named_gpu(card).gib for card in names.values()]
+        assert sizes == sorted(sizes)
+        assert [recipe_for(size, family) for size in sizes] == list(names)
+        assert recipe_for(sizes[0] - 1, family) is None
+    assert recipe_for(139.8) == "sd15-h100"
+    assert recipe_for(15.99, "sdxl") == "sdxl-12gb"
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
@@ -152,18 +166,55 @@ def test_a_plan_counts_what_a_real_step_allocates_and_computes(tmp_path, checkpo
 
 
 def test_smaller_runs_have_the_same_effective_batch():
-    for _, config in smaller(sd15(batch_size=8)):
+    asked = sd15(batch_size=8)
+    for changes in smaller(asked):
+        config = changed_by(asked, changes)
         assert config.train.batch_size * config.train.accumulate == 8
 
 
 def test_programs_can_read_a_plan(plan: Plan):
-    entries = json.loads(to_json(sd15(), plan))
+    entries = json.loads(to_json(plan, verdict(sd15(), plan, T4)))
     assert entries["trained_parameters"] == 67_252_224
     assert entries["cards"]["T4"]["fits"] is True
     assert entries["cards"]["H100"]["seconds_a_step"][1] == pytest.approx(
         max(plan.cost.flops / 989e12 / 0.15, plan.cost.kernels * 20e-6), rel=0.01
     )
-    assert entries["verdict"] == "fits a T4"
+    assert (entries["verdict"], entries["changes"]) == ("fits a T4", [])
+
+
+def test_a_run_that_does_not_fit_is_told_what_each_setting_saves(capsys, monkeypatch):
+    config = tiny_config(batch_size=4)
+    planned, gib = plan_run(config), 2**30
+    small = Gpu("small card", 1 + 0.7 * planned.peak_bytes / gib, 0, 0)  # with CUDA's own
+    found = verdict(config, planned, small)
+    peaks = [planned.peak_bytes, *(peak for _, peak in found.changes)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] <= 0.7 * planned.peak_bytes < peaks[-2]
+    assert found.words.startswith("does not fit a small card; it does with train.checkpointing = ")
+    assert found.words.endswith(", ".join(words for words, _ in found.changes))
+    rows = [[*column.cells] for column in changes_table(planned, found).columns]
+    saved = [float(cell) for cell in rows[1][1:]]
+    assert sum(saved) == pytest.approx(float(rows[2][0]) - float(rows[2][-1]), abs=0.05)
+    entries = json.loads(to_json(planned, found))["changes"]
+    assert [entry["peak_bytes"] for entry in entries] == peaks[1:]
+    monkeypatch.setattr("fewstep.training.plan_report.plan_run", lambda config, on_cpu: planned)
+    monkeypatch.setattr("fewstep.training.plan_report.verdict", lambda *_: found)
+    show_plan(config, on_cpu=False, as_json=False, gib=small.gib)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "what makes it fit" in printed
+    assert f"{found.words}." in printed
+
+
+def test_a_plan_is_for_the_card_that_is_here(monkeypatch):
+    assert planned_gpu(8).gib == 8
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert planned_gpu() == T4
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "mine")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (0, 6 * 2**30))
+    mine = planned_gpu()
+    assert (mine.name, mine.gib, mine.computes("bf16")) == ("mine", 6, False)
 
 
 def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
@@ -231,16 +282,17 @@ def test_a_gpu_without_units_for_bf16_gets_no_rate_for_it(plan):
     bf16 = replace(plan, precision="bf16")
     assert bf16.step_seconds(t4) is bf16.run_seconds(t4) is None
     assert all(bf16.step_seconds(gpu) == plan.step_seconds(gpu) for gpu in others)
-    told = verdict(sd15(), bf16)
-    assert told == "fits a T4, which has no units for bf16: set model.precision = fp16 for it"
-    assert json.loads(to_json(sd15(), bf16))["cards"]["T4"]["hours"] is None
+    told = verdict(sd15(), bf16, t4)
+    assert told.words == "fits a T4, which has no units for bf16: set model.precision = fp16 for it"
+    assert json.loads(to_json(bf16, told))["cards"]["T4"]["hours"] is None
     cells = [[*column.cells] for column in gpu_table(bf16).columns]
     assert [column[0] for column in cells] == ["T4", "15", "yes", "no bf16 units", "no rate known"]
 
 
 def test_a_geforces_half_precision_is_summed_in_fp32_as_pytorch_does():
     geforces = [gpu for gpu in GPUS if gpu.name.startswith("RTX")]
-    assert [gpu.half / gpu.full for gpu in geforces] == pytest.approx([2] * 3, rel=0.01)
+    ratios = [gpu.half / gpu.full for gpu in geforces]
+    assert ratios == pytest.approx([2] * len(geforces), rel=0.01)
 
 
 def test_a_small_network_takes_the_time_of_its_kernels_on_any_gpu(tiny):
