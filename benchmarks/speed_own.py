@@ -13,6 +13,7 @@ from fewstep.config import (
     Config,
     DataSettings,
     ModelSettings,
+    Quantize,
     TeacherSettings,
     TrainSettings,
 )
@@ -27,11 +28,19 @@ from fewstep.types import Conditioning, Timesteps
 NUM_CACHED = 64
 
 
-def settings(setting: Setting, precision: str, method: str = "cd", **train: object) -> Config:
+def settings(
+    setting: Setting,
+    precision: str,
+    method: str = "cd",
+    quantize: Quantize = "none",
+    **train: object,
+) -> Config:
     """Return the settings of a run on this setting's work."""
     return Config(
         method={"name": method, "num_solver_steps": setting.num_solver_steps},
-        model=ModelSettings(base=setting.folder, precision=precision),  # type: ignore[arg-type]
+        model=ModelSettings(
+            base=setting.folder, precision=precision, quantize=quantize,  # type: ignore[arg-type]
+        ),
         teacher=TeacherSettings(setting.guidance_scale),
         adapter=AdapterSettings("all", setting.rank),
         data=DataSettings(num_pairs=NUM_CACHED, resolution=setting.resolution),
@@ -42,9 +51,9 @@ def settings(setting: Setting, precision: str, method: str = "cd", **train: obje
     )  # fmt: skip
 
 
-def components(setting: Setting, precision: str, method: str = "cd", **train: object) -> Components:
+def components(setting: Setting, precision: str, **others: object) -> Components:
     """Return the components of a run on this setting's work."""
-    config = settings(setting, precision, method, **train)
+    config = settings(setting, precision, **others)  # type: ignore[arg-type]
     return build(config, Path(setting.folder), setting.device)
 
 
@@ -101,10 +110,10 @@ class Fewstep:
     """fewstep as it trains, from its settings alone."""
 
     def __init__(
-        self, setting: Setting, batches: LatentCache | None = None, **train: object
+        self, setting: Setting, batches: LatentCache | None = None, **others: object
     ) -> None:
         self.setting = setting
-        self.parts = parts = components(setting, setting.precision, **train)
+        self.parts = parts = components(setting, setting.precision, **others)
         self.batches = batches or NoiseBatches.of(parts)
         self.method, self.optimizer = parts.method, parts.state.optimizer
         parts.offload()

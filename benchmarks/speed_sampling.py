@@ -156,7 +156,7 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
 
 def write_student(setting: Setting) -> None:
     """Write an artefact with a random LoRA, as `fewstep distill` would."""
-    parts = components(setting, "fp32", "multi-boundary-cd")
+    parts = components(setting, "fp32", method="multi-boundary-cd")
     fill_lora(parts.state.averaged)
     write_artefact(parts)
 

@@ -26,11 +26,12 @@ from fewstep.errors import UserError
 from fewstep.evaluation.intervals import Interval
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.metrics.prompt_accuracy import verdicts
-from fewstep.evaluation.models import EvaluationSet, Student
+from fewstep.evaluation.models import EvaluationSet
 from fewstep.evaluation.prompts import held_out_prompts
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.evaluation.results import Results, load
 from fewstep.evaluation.samples import SampleCache, generate_images
+from fewstep.evaluation.students import Student
 from fewstep.files import write_file
 from fewstep.student.unfinished import read_checkpoint, saved_checkpoints
 

@@ -242,6 +242,7 @@ def row(models: Sequence[EvaluatedModel], table: Table, costs: Costs) -> Row:
         if len(models) == 1
         else pooled(np.stack([table[model][name] for model in models]))
         for name, values in table[first].items()
+        if all(name in table[model] for model in models)  # where each has what it compares with
     }
     source = SEVERAL.join(model.source for model in models)
     seed = first.seed if len(models) == 1 else None

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
-
 from fewstep.config import TEACHER_GUIDANCE
 from fewstep.diffusion.grid import Grid
 from fewstep.errors import UserError
+from fewstep.evaluation.students import Student, read_students
 from fewstep.methods import METHODS
-from fewstep.models.base import ModelFamily, digest, fingerprint
+from fewstep.models.base import ModelFamily, fingerprint
 from fewstep.models.loading import default_device
-from fewstep.student.contract import Contract
 from fewstep.student.generate import (
     TEACHER_STEPS,
     ImageSampler,
@@ -23,7 +21,7 @@ from fewstep.student.generate import (
     teacher_nfe,
     teacher_sampler,
 )
-from fewstep.student.load import load_base, read_artefact, student_network
+from fewstep.student.load import load_base, student_network
 
 STUDENT_STEPS = (1, 2, 4, 8)
 FEWER_TEACHER_STEPS = (8, 4)
@@ -70,33 +68,6 @@ class EvaluatedModel:
 
 
 @dataclass(frozen=True)
-class Student:
-    """An artefact's contract and weights."""
-
-    source: str
-    contract: Contract
-    weights: Mapping[str, Tensor]
-
-    @cached_property
-    def digest(self) -> str:
-        """The sha256 of the weights."""
-        return digest(self.weights)
-
-    @property
-    def seed(self) -> int | None:
-        """The training seed, if the contract has one."""
-        return self.contract.train.get("seed")
-
-    @property
-    def settings(self) -> str:
-        """The contract without the training seed, the versions and the files."""
-        entries = dataclasses.asdict(self.contract)
-        entries["train"] = {k: v for k, v in entries["train"].items() if k != "seed"}
-        kept = {k: v for k, v in entries.items() if k not in ("versions", "files")}
-        return json.dumps(kept, sort_keys=True)
-
-
-@dataclass(frozen=True)
 class EvaluationSet:
     """Students of one teacher; each is evaluated at those of `student_steps` that it knows.
 
@@ -120,13 +91,7 @@ class EvaluationSet:
             UserError: if one cannot be read, or the students' teachers differ in their weights,
                 noise levels or prediction type, or their resolutions or guidance scales.
         """
-        named = [folder for source in sources for folder in _expand(Path(source))]
-        folders = list({folder.resolve(): folder for folder in named}.values())
-        names = [folder.name for folder in folders]
-        students = [
-            Student(name if names.count(name) == 1 else str(folder), *read_artefact(folder))
-            for name, folder in zip(names, folders, strict=True)
-        ]
+        students = read_students(sources)
         for entry, values in {
             "base model": {s.contract.base["fingerprint"] for s in students},
             "noise schedule": {s.contract.schedule.digest[:12] for s in students},
@@ -253,14 +218,16 @@ class EvaluationSet:
     def student(self, student: Student, steps: int | None = None) -> EvaluatedModel:
         """Return a student at a number of steps, by default its contract's.
 
-        It is compared with the teacher, with the unguided one if it learnt from data alone, and
-        with itself at its most steps.
+        It is compared with the teacher, with the unguided one if it learnt from data alone, with
+        itself at its most steps, and with the same training on a base that was not quantised.
         """
         contract, most = student.contract, self.steps_of(student)[-1]
         steps = contract.default_num_steps if steps is None else steps
         references = {"teacher": self.teacher()}
         if not METHODS[contract.method["name"]].has_teacher:
             references["unguided teacher"] = self.teacher(guided=False)
+        if plain := student.on_plain_base(self.students):
+            references["unquantised base"] = self.student(plain, steps)
         if steps < most:
             references["most steps"] = self.student(student, most)
 
@@ -281,20 +248,3 @@ class EvaluationSet:
             references=references,
             sampler=sampler,
         )
-
-
-def _expand(folder: Path) -> list[Path]:
-    """Return the folder itself, or the runs in it.
-
-    Raises:
-        UserError: if one of them is not finished.
-    """
-    if (folder / "artefact").is_dir() or not folder.is_dir():
-        return [folder]
-    runs = sorted(c for c in folder.iterdir() if c.is_dir() and (c / "config.toml").is_file())
-    if unfinished := [str(run) for run in runs if not (run / "artefact").is_dir()]:
-        raise UserError(
-            f"not trained to their end: {', '.join(unfinished)}; run their fewstep distill again, "
-            "or name the finished runs one by one"
-        )
-    return sorted(c for c in folder.iterdir() if (c / "artefact").is_dir()) or [folder]

@@ -9,7 +9,8 @@ from PIL import Image
 
 from fewstep.console import counted
 from fewstep.errors import UserError
-from fewstep.evaluation.models import EvaluationSet, Student
+from fewstep.evaluation.models import EvaluationSet
+from fewstep.evaluation.students import Student
 from fewstep.methods import method_title
 from fewstep.student.blend import blended_network
 from fewstep.student.generate import TEACHER_STEPS, ImageSampler, finite_latents, teacher_sampler

@@ -4,7 +4,7 @@ from html import escape
 
 import gradio as gr
 
-from fewstep.evaluation.models import Student
+from fewstep.evaluation.students import Student
 from fewstep.ui.compare import allowed_steps
 
 TEMPLATE = """

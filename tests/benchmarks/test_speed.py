@@ -9,12 +9,13 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
-from benchmarks import speed, speed_data, speed_sampling
+from benchmarks import speed, speed_data, speed_memory, speed_sampling
 from benchmarks.speed_designs import DESIGNS, EXTRA, LADDER, Levers, build
 from benchmarks.speed_models import SIZES, save_pipeline
 from benchmarks.speed_table import arguments, measure, rows_of
 from benchmarks.speed_turns import WorkFailed, flops_of, in_turns, median
 from benchmarks.speed_work import Probe, Setting, network_bytes
+from fewstep.models.quantised import _Quantised
 
 OTHERS = [name for name in DESIGNS[1:] if "compiled" not in name]
 QUICK = ["levers off", "one product", "fewstep"]
@@ -47,6 +48,47 @@ def test_the_designs_compute_the_gradient_of_the_reference(setting, names):
     ours = build("fewstep", setting)
     ours.step()
     assert reference.static_bytes() - ours.static_bytes() > 0.8 * bare  # a network less
+
+
+def test_what_stands_is_smaller_by_the_bits_that_are_left_out(setting):
+    static, quantised = {}, []
+    for name in speed_memory.OWN:
+        design = speed_memory.build(name, setting)
+        design.step()
+        static[name] = design.static_bytes()
+        layers = [m for m in design.parts.family.network.modules() if isinstance(m, _Quantised)]
+        quantised = [m for m in layers if m.kind != "none"]
+        trained = [weight.numel() for weight in design.parts.roles.trained.values()]
+    whole, int8, lean, nf4 = static.values()
+    numel = sum(layer.shape.numel() for layer in quantised)
+    rows = sum(layer.shape[0] for layer in quantised)
+    blocks = sum(-(-layer.shape.numel() // 64) for layer in quantised)
+    assert whole - int8 == 4 * numel - (numel + 4 * rows), "a byte a weight, 4 an output channel"
+    moments = 2 * sum(4 * n - 260 * -(-n // 256) for n in trained)
+    assert int8 - lean == moments + 2 * sum(trained), "8 bits a moment, 16 of the average"
+    assert lean - nf4 == numel + 4 * rows - 36 * blocks, "32 bytes and a scale a block"
+
+
+def test_shares_are_of_the_references_memory_of_the_same_batch():
+    rows = [{"design": name, "batch_size": 1, "static_bytes": size} for name, size in
+            (("fewstep", 50), ("reference", 100), ("int8", 30))]  # fmt: skip
+    for device, shares in (("cpu", (0.3, 0.2)), ("cuda", (0.3, 0.3))):
+        results = {"work": {"device": device}, "rows": [dict(row) for row in rows]}
+        last = speed_memory.with_shares(results, parts=10)["rows"][-1]
+        assert (last["share"], last["share_offloaded"]) == shares
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_base_in_few_bits_is_measured_in_turns(tmp_path, monkeypatch):
+    out = tmp_path / "m.json"
+    monkeypatch.setattr(sys, "argv", ["speed_memory.py", "--rank", "2", "--rounds", "1", "--steps",
+                                      "1", "--threads", "1", "-o", str(out)])  # fmt: skip
+    speed_memory.main()
+    results = json.loads(out.read_text())
+    shares = [row["share"] for row in results["rows"] if row["design"] != "reference"]
+    assert shares == sorted(shares, reverse=True)
+    assert all(row["share_offloaded"] < row["share"] for row in results["rows"] if "share" in row)
+    assert all(row["speed_up"]["value"] > 0 for row in results["rows"][1:])
 
 
 def test_each_rung_adds_to_the_one_before():

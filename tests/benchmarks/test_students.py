@@ -69,6 +69,20 @@ def test_other_settings_of_trajectory_matching_share_their_start_student(tmp_pat
     assert all("train.seed=9" in training.words("distill") for training in (start, matched))
 
 
+def test_each_kind_of_base_has_a_training_and_its_own_start_student(tmp_path):
+    found = chains(tmp_path, ["cd", "trajectory-matching"], [5], [4], kinds=("none", "nf4"))
+    names = [[training.run.name for training in chain] for chain in found]
+    assert names == [["cd-5"], ["cd-nf4-5"],
+                     ["multi-boundary-5", "trajectory-matching-5"],
+                     ["multi-boundary-nf4-5", "trajectory-matching-nf4-5"]]  # fmt: skip
+    for chain in found:
+        for training in chain:
+            words = training.words("distill")
+            config = load_config(words[4], [w for w in words if "=" in w])
+            assert config.model.quantize == ("nf4" if "nf4" in training.run.name else "none")
+    assert config.train.init == str(tmp_path / "multi-boundary-nf4-5")
+
+
 def test_the_whole_command_evaluates_what_it_trained_and_adds_the_seconds(tmp_path, monkeypatch):
     """Its commands are parsed by the real command line; only their work is replaced."""
     evaluated = {}
