@@ -21,16 +21,19 @@ CHANNELS_OF = {5: ", as depth models do", 8: ", as models that edit images do",
                9: ", as inpainting models do"}  # fmt: skip
 
 
-FEW_STEP = re.compile(r"(?<![a-z])(turbo|lightning|hyper-?sdxl|lcm|dmd2?)(?![a-z])", re.IGNORECASE)
+FEW_STEP = re.compile(
+    r"(?<![a-z])(turbo|lightning|hyper-?sd(?:xl|15)?|lcm|dmd2?)(?![a-z])", re.IGNORECASE
+)
 """Names of models that were distilled already, and of merges with them."""
 
 
 def check_configs(source: str | Path, revision: str | None, base: object) -> None:
-    """Refuse networks that Stable Diffusion's code would call wrongly.
+    """Refuse networks that Stable Diffusion's code would call wrongly, and few-step models.
 
     Raises:
         ModelError: naming the component, the setting and its value.
     """
+    _check_name(base)
     configs = _read(source, revision, base, ("unet", "vae", "text_encoder"))
     _check_inputs(configs, EXTRA_INPUTS, base)
     _check_sizes(configs["unet"], configs["text_encoder"].get("hidden_size", 512), base)
@@ -42,12 +45,7 @@ def check_xl_configs(source: str | Path, revision: str | None, base: object) -> 
     Raises:
         ModelError: naming the component, the setting and its value.
     """
-    if few := FEW_STEP.search(Path(str(base)).name):
-        raise ModelError(
-            f"{base} takes few steps already, as {few[0]!r} in its name says, and has no 50-step "
-            "teacher in it any more: distil the model that it was made from, or rename it if its "
-            "name misleads"
-        )
+    _check_name(base)
     encoders = ("text_encoder", "text_encoder_2")
     configs = _read(source, revision, base, ("unet", "vae", *encoders))
     unet, second = configs["unet"], configs["text_encoder_2"]
@@ -69,6 +67,15 @@ def check_xl_configs(source: str | Path, revision: str | None, base: object) -> 
             f"with six sizes of {size} has {needed}{refiner}",
         )
     _check_sizes(unet, sum(configs[name].get("hidden_size", 512) for name in encoders), base)
+
+
+def _check_name(base: object) -> None:
+    if few := FEW_STEP.search(Path(str(base)).name):
+        raise ModelError(
+            f"{base} takes few steps already, as {few[0]!r} in its name says, and has no 50-step "
+            "teacher in it any more: distil the model that it was made from, or rename it if its "
+            "name misleads"
+        )
 
 
 def _read(

@@ -29,7 +29,7 @@ from fewstep.training.distill import distill_run
 from tests.models.test_adapters import ALPHA, RANK, disturb, has_gradient_of_copies
 from tests.models.test_quantised import plain_copy
 from tests.models.test_single_file import weights_of
-from tests.tiny import SD2_SCHEDULER, tiny_config, tiny_xl_pipeline
+from tests.tiny import SD2_SCHEDULER, tiny_config, tiny_pipeline, tiny_xl_pipeline
 
 PROMPTS = ["a red heart", "two stars"]
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -301,9 +301,54 @@ def test_a_second_text_encoder_that_is_missing_is_named(tmp_path):
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", ["sdxl-turbo", "Model_Lightning-4step", "my-LCM-merge"])
-def test_a_model_that_takes_few_steps_already_is_no_teacher(tmp_path, name):
-    folder = shutil.copytree(tiny_xl_pipeline(), tmp_path / name)
+@pytest.mark.parametrize("make", [tiny_pipeline, tiny_xl_pipeline])
+@pytest.mark.parametrize(
+    "name", ["sd-turbo", "Model_Lightning-4step", "my-LCM-merge", "Hyper-SDXL"]
+)
+def test_a_model_that_takes_few_steps_already_is_no_teacher(tmp_path, make, name):
+    folder = shutil.copytree(make(), tmp_path / name)
     with pytest.raises(ModelError, match="takes few steps already"):
+        load_skeleton(folder)
+    assert load_skeleton(shutil.copytree(folder, tmp_path / "enlightening")).network
+
+
+@pytest.mark.parametrize("kept", ["text_encoder", "text_encoder_2"])
+def test_a_file_with_one_text_encoder_of_two_is_refused(tmp_path, kept):
+    family = load_model(folder := tiny_xl_pipeline())
+    prefix = XL_PREFIXES[({"text_encoder", "text_encoder_2"} - {kept}).pop()]
+    weights = family.checkpoint_weights(family.network)
+    less = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+    assert len(less) < len(weights)
+    save_file(less, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"text_encoder.*missing|no text_encoder"):
+        load_model(tmp_path / "model.safetensors", config=str(folder))
+
+
+def test_a_second_text_encoder_without_its_pooled_prompt_is_refused(tmp_path):
+    folder = shutil.copytree(tiny_xl_pipeline(), tmp_path / "model")
+    path = folder / "text_encoder_2" / "model.safetensors"
+    weights = load_file(path)
+    del weights["text_projection.weight"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"text_encoder_2 .*missing, such as text_projection"):
         load_model(folder)
-    assert load_model(shutil.copytree(folder, tmp_path / "enlightening")).network
+
+
+@pytest.mark.parametrize("more", ["absmax", "quant_state.bitsandbytes__nf4"])
+def test_a_file_with_quantised_weights_is_refused(tmp_path, more):
+    family = load_model(folder := tiny_xl_pipeline())
+    weights = family.checkpoint_weights(family.network)
+    name = next(name for name in weights if name.endswith("attn1.to_q.weight"))
+    weights |= {name: torch.zeros(8, 1, dtype=torch.uint8), f"{name}.{more}": torch.ones(1)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="quantised"):
+        load_model(tmp_path / "model.safetensors", config=str(folder))
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_no_machine_is_without_what_a_quantised_base_needs(kind):
+    """Its formats are plain tensors: where there is no GPU a step is taken as well."""
+    family = load_model(tiny_xl_pipeline(), quantize=kind, device="cpu")
+    cond = family.encode_prompts(PROMPTS)
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([99, 899])
+    assert family.denoiser(family.network)(x, t, cond).eps.isfinite().all()
