@@ -15,7 +15,7 @@ from fewstep.models.hub import on_the_hub
 from fewstep.models.memory import in_words
 from fewstep.strict import from_tables
 from fewstep.toml import parsed, with_paths
-from fewstep.training.gpus import GPUS, RECIPES, Gpu, recipe_for
+from fewstep.training.gpus import GPUS, RECIPES, T4, Gpu, recipe_for
 from fewstep.training.memory import Room, advice
 from fewstep.training.plan import plan_run
 from fewstep.training.plan_report import cache_summary, in_time
@@ -69,7 +69,7 @@ def recipe_file(model: str, method: str, gpu: Gpu | None) -> Path:
     if method == "trajectory-matching":
         return PACKAGE / "training" / "configs" / MATCHING
     family = "sdxl" if (known_architecture(model) or "").startswith("sdxl") else "sd15"
-    name = recipe_for(gpu.gib if gpu else 0, family) or next(iter(RECIPES[family]))
+    name = recipe_for((gpu or T4).gib, family) or next(iter(RECIPES[family]))
     return PACKAGE / "training" / "configs" / f"{name}.toml"
 
 
