@@ -33,6 +33,19 @@ TITLES = {
     "quadratic": "A multi-boundary student with quadratic timesteps",
 }
 
+XL = (
+    ("program", "file", "what SDXL needs there", "source"),
+    ("---",) * 4,
+    ("diffusers, text-to-image", "every file", "nothing more", "run, on a tiny SDXL"),
+    ("diffusers, image-to-image, inpainting, ControlNet", "every file", "nothing more", "derived"),
+    ("ComfyUI", "`NAME.safetensors`",
+     "its keys are SDXL's block names, `lora_unet_input_blocks_4_1_…`", "derived"),
+    ("A1111, Forge", "`NAME.safetensors`",
+     "the same keys; `--no-half-vae` where the VAE overflows in fp16", "derived"),
+    ("every other program above", "as above", "not known", "derived"),
+)  # fmt: skip
+"""Where a student of SDXL is used, and whether that was run."""
+
 PAGE_TEXT = """\
 # Use it in …
 
@@ -97,6 +110,23 @@ With PEFT alone:
 unet = UNet2DConditionModel.from_pretrained("the base model", subfolder="unet")
 unet = PeftModel.from_pretrained(unet, "DIR")
 ```
+
+## Stable Diffusion XL
+
+The noise levels of SDXL are those of Stable Diffusion 1.5, and so are the timesteps, samplers and
+settings of the tables above. In diffusers:
+
+```python
+pipe = StableDiffusionXLPipeline.from_pretrained("the SDXL base")
+pipe.load_lora_weights("DIR", weight_name="pytorch_lora_weights.safetensors")
+pipe.scheduler = FewStepScheduler.from_artefact("DIR")
+image = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
+```
+
+{xl}
+
+"Derived" was not run: the tests compare every key of the file with the names of SDXL's own
+checkpoint, and none is left over. Do without SDXL's refiner: it has steps of its own.
 
 ## Negative prompts
 
@@ -207,7 +237,10 @@ def pages() -> dict[str, str]:
     return {
         PAGE: filled(
             PAGE_TEXT.format(
-                prompt_note=PROMPT_NOTE, students="".join(students), wrong_settings=wrong_settings()
+                prompt_note=PROMPT_NOTE,
+                students="".join(students),
+                wrong_settings=wrong_settings(),
+                xl="\n".join(f"| {' | '.join(row)} |" for row in XL),
             )
         )
     } | written
