@@ -38,7 +38,7 @@ def test_kid_is_the_unbiased_estimator_written_out(rng):
 def test_kid_of_two_halves_of_one_set_is_zero_within_its_interval(rng):
     covered = 0
     for _ in range(40):
-        found = METRICS["kid"].measure(rng.normal(size=(150, 6)), rng.normal(size=(4000, 6)))
+        found = METRICS["kid"].measure(rng.normal(size=(100, 6)), rng.normal(size=(1000, 6)))
         covered += found.low <= 0 <= found.high
     assert covered >= 34
 
