@@ -137,10 +137,11 @@ def check_batch(train: TrainSettings, path: str, num_pairs: int, num_processes: 
     """Raise a SettingError if a step takes more samples than there are pairs at `path`."""
     count = train.batch_size * train.accumulate * num_processes
     if count > num_pairs:
+        several = f", {num_processes} processes" if num_processes > 1 else ""
         raise SettingError(
             f"a step takes {count} samples (train.batch_size = {train.batch_size}, "
-            f"train.accumulate = {train.accumulate}, {num_processes} processes), and data.path "
-            f"{path!r} has {num_pairs} pairs: lower these, or give more pairs"
+            f"train.accumulate = {train.accumulate}{several}), and data.path {path!r} has "
+            f"{num_pairs} pairs: lower these, or give more pairs"
         )
 
 
