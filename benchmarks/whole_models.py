@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import whole_models_reader as reader
 from load_matrix import OLD, ROOT, environment, write_rows
 from safetensors.torch import load_file, save_file
 
-from fewstep.export.artefact import Artefact
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.programs.cases import Case, student
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.export.write import write_student
-from fewstep.methods import METHODS
-from fewstep.models.adapters import PRESETS
-from fewstep.models.base import TEXT_MODEL, fingerprint
+from fewstep.models.base import TEXT_MODEL
 from fewstep.models.loading import bundled_folder, load_model
-from fewstep.student.contract import Contract
 from fewstep.student.pipeline import FewStepPipeline
 
 RESULTS = ROOT / "benchmarks" / "results" / "whole_models.json"
@@ -50,30 +48,11 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def student(method: str, preset: str = "all") -> Artefact:
-    """Return a student of the bundled teacher whose random LoRA changes the image."""
-    family = load_model("bundled")
-    draw, weights = torch.Generator().manual_seed(0), {}
-    ends = tuple(f".{target}" for target in PRESETS[preset])
-    for name, module in family.network.named_modules():
-        if f".{name}".endswith(ends):
-            out, *rest = module.weight.shape
-            ones = [1] * (len(rest) - 1)
-            weights[f"{name}.lora_A.weight"] = torch.randn(2, *rest, generator=draw) * 0.05
-            weights[f"{name}.lora_B.weight"] = torch.randn(out, 2, *ones, generator=draw) * 0.05
-    contract = Contract.of(
-        method, METHODS[method](), 4.0, family.scheduler_config, adapter={"preset": preset},
-        base={"id": "bundled", "fingerprint": fingerprint(family.network)},
-        data={"path": "bundled", "resolution": family.default_resolution},
-    )  # fmt: skip
-    return Artefact("student", contract, weights)
-
-
 def write_cases(folder: Path) -> None:
     """Export every case, and put the student's own images beside it."""
     for method in ("multi-boundary-cd", "cd"):
         with tempfile.TemporaryDirectory() as source:
-            write_student(Path(source), student(method))
+            write_student(Path(source), student(Case(method), load_model("bundled"), "bundled"))
             for precision in LIMITS:
                 case = folder / f"{method}, {precision}"
                 options = ExportOptions(fused=True, checkpoint=True, precision=precision)

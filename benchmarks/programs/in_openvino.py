@@ -33,7 +33,7 @@ ENVIRONMENTS = {
     )
 }  # fmt: skip
 SETTINGS = "4 steps, guidance 1, the artefact's scheduler, INFERENCE_PRECISION_HINT f32"
-NOT_READ = {(TRANSFORMER_STUDENT, DIFFUSERS_LORA)}
+NOT_READ = {"openvino-genai": {(TRANSFORMER_STUDENT, DIFFUSERS_LORA)}}
 """What it applies nothing of, with a warning for each layer."""
 
 

@@ -6,7 +6,7 @@ Runs in the programs' environments, old ones too, so it does not import fewstep.
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,14 @@ import numpy as np
 import torch
 
 PROMPTS, STEPS, SEED, SIDE = ["a red heart", "two small blue stars"], 4, 3, 64
-FOLDER, BASE = Path("fused") / "diffusers", "base"
+BUNDLED, TWO_LEVELS = "bundled", "sd15-two-levels"
+"""The base models: the one that ships, and a random one of Stable Diffusion 1.5's shape with the
+two finest levels of its UNet alone."""
+BASE, BASE_FILE = "base", "base.safetensors"
+"""Where the bundled one lies beside its students, and the other."""
+FOLDER, CHECKPOINT = Path("fused") / "diffusers", "fused/student-fused.safetensors"
 DIFFUSERS_LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "student.safetensors"
+PEFT_LORA = "adapter_model.safetensors"
 STUDENTS = ("multi-boundary-cd", "cd")
 """The students with a LoRA in every kind of layer."""
 TRANSFORMER_STUDENT = "cd-transformer"
@@ -68,7 +74,11 @@ def rows(
             yield row | {"keys": keys(pipeline, case) if keys else None}
 
 
-def report(packages: Sequence[str], found: Iterable[dict[str, Any]]) -> None:
-    """Print the rows and the packages' versions as JSON."""
-    versions = {name: version(name) for name in packages}
+def report(
+    packages: Sequence[str],
+    found: Iterable[dict[str, Any]],
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Print the rows and the versions as JSON: the program's own, and its packages'."""
+    versions = {**(versions or {}), **{name: version(name) for name in packages}}
     print(json.dumps({"rows": list(found), "versions": versions}))

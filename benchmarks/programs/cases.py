@@ -1,0 +1,130 @@
+"""The models and random students that programs are given, with the students' own images."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.programs import reader
+from fewstep.export.artefact import Artefact
+from fewstep.export.export import ExportOptions, export_artefact
+from fewstep.export.write import write_student
+from fewstep.methods import METHODS
+from fewstep.models.adapters import PRESETS
+from fewstep.models.architectures import SD1_UNET, architecture_folder
+from fewstep.models.base import ModelFamily, fingerprint
+from fewstep.models.loading import bundled_folder, load_model, load_skeleton
+from fewstep.models.saving import save_pipeline
+from fewstep.models.tokenizer import write_json
+from fewstep.student.contract import Contract
+from fewstep.student.load import read_artefact
+from fewstep.student.pipeline import FewStepPipeline
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student of random weights: its method with settings, and its layers.
+
+    `whole` is whether whole models with it inside are written as well.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "all"
+    whole: bool = True
+
+
+MULTI = "multi-boundary-cd"
+CASES: dict[str, dict[str, Case]] = {
+    reader.BUNDLED: {
+        MULTI: Case(MULTI),
+        "cd": Case("cd"),
+        reader.TRANSFORMER_STUDENT: Case("cd", preset="transformer"),
+    },
+    reader.TWO_LEVELS: {
+        MULTI: Case(MULTI),
+        "cd": Case("cd", whole=False),
+        "quadratic": Case(MULTI, {"spacing": "quadratic"}, whole=False),
+    },
+}
+"""The students of each base model, by name."""
+
+
+def random_model() -> ModelFamily:
+    """Return a model of Stable Diffusion 1.5's shape with the two finest levels of its UNet."""
+    with architecture_folder("sd15") as configs:
+        unet = {"block_out_channels": [320, 640]}
+        unet["down_block_types"] = ["CrossAttnDownBlock2D", "DownBlock2D"]
+        unet["up_block_types"] = ["UpBlock2D", "CrossAttnUpBlock2D"]
+        write_json(configs / "unet" / "config.json", {**SD1_UNET, **unet})
+        family = load_skeleton(configs)
+    draw = torch.Generator().manual_seed(0)
+    for part in (family.network, *family.vae_and_text_encoder):
+        part.to_empty(device="cpu")
+        for name, weight in part.named_parameters():
+            if weight.dim() == 1:  # a bias, or a norm's weight
+                weight.data.normal_(generator=draw).mul_(0.05).add_("norm" in name)
+            else:
+                weight.data.uniform_(-1, 1, generator=draw).mul_(weight[0].numel() ** -0.5)
+    return family
+
+
+def write_base(base: str, folder: Path) -> str:
+    """Write a base model as a folder and as a file, and return what to load it by."""
+    if base == reader.BUNDLED:
+        shutil.copytree(bundled_folder(), folder / reader.BASE)
+        return "bundled"
+    family = random_model()
+    save_pipeline(family.pipeline(family.network, family.scheduler_config), folder / reader.BASE)
+    save_file(family.checkpoint_weights(family.network), folder / reader.BASE_FILE)
+    return str(folder / reader.BASE)
+
+
+def student(case: Case, family: ModelFamily, base: str) -> Artefact:
+    """Return a student whose random LoRA changes the image.
+
+    Its weights are multiples of 1/1024 of few bits, so that no sum of their products is rounded
+    and merged weights are the same to the bit, in whatever order they are summed.
+    """
+    draw, weights = torch.Generator().manual_seed(0), {}
+    ends = tuple(f".{target}" for target in PRESETS[case.preset])
+
+    def random(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=draw) * 0.05 * 1024).round() / 1024
+
+    for name, module in family.network.named_modules():
+        if f".{name}".endswith(ends):
+            out, *rest = module.weight.shape
+            weights[f"{name}.lora_A.weight"] = random(2, *rest)
+            weights[f"{name}.lora_B.weight"] = random(out, 2, *[1] * (len(rest) - 1))
+    contract = Contract.of(
+        case.method, METHODS[case.method](**case.settings), 4.0, family.scheduler_config,
+        adapter={"preset": case.preset},
+        base={"id": base, "fingerprint": fingerprint(family.network)},
+        data={"path": "bundled", "resolution": reader.SIDE},
+    )  # fmt: skip
+    return Artefact("student", contract, weights)
+
+
+def write_case(case: Case, base: str, folder: Path) -> list[int]:
+    """Export a student with its own images beside it; return the timesteps it is trained for."""
+    with tempfile.TemporaryDirectory() as source:
+        write_student(Path(source), student(case, load_model(base), base))
+        options = ExportOptions(fused=case.whole, checkpoint=case.whole)
+        export_artefact(source, folder, options)
+    images = FewStepPipeline.from_pretrained(folder)(reader.PROMPTS, seed=reader.SEED)
+    np.save(folder / "images.npy", np.stack([np.asarray(i.image) for i in images]) / 255)
+    return [int(t) for t in read_artefact(folder)[0].timesteps()]
+
+
+def write_cases(base: str, folder: Path) -> dict[str, list[int]]:
+    """Write a base model and all its students; return by name what timesteps they are for."""
+    folder.mkdir()
+    name = write_base(base, folder)
+    return {case: write_case(kind, name, folder / case) for case, kind in CASES[base].items()}
