@@ -62,7 +62,7 @@ class StableDiffusion:
 
     def pipeline(
         self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
-    ) -> diffusers.StableDiffusionPipeline:
+    ) -> "diffusers.StableDiffusionPipeline":  # read, it would be imported
         """Return diffusers' own pipeline of these components, with `network` as the UNet."""
         return diffusers.StableDiffusionPipeline(
             self.vae, self.text_encoder, self.tokenizer, network,

@@ -48,7 +48,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def pipeline(
         self, network: nn.Module, scheduler_config: Mapping[str, Any] | None = None
-    ) -> diffusers.StableDiffusionXLPipeline:
+    ) -> "diffusers.StableDiffusionXLPipeline":
         """Return diffusers' own pipeline of these components, with `network` as the UNet."""
         return diffusers.StableDiffusionXLPipeline(
             self.vae, self.text_encoder, self.text_encoder_2, self.tokenizer, self.tokenizer_2,
