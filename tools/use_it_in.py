@@ -63,6 +63,8 @@ that the student was not trained for, and the image looks wrong without an error
 
 "Exact" is computed: the timesteps of the program and its jump targets are those of the student.
 "Near" says what differs; [below](#what-a-wrong-setting-changes) is how much.
+"Run" names the version in which a student of random weights gave fewstep's own image;
+[every such run](#what-was-run) is listed below.
 
 {prompt_note}
 

@@ -15,6 +15,7 @@ from fewstep.evaluation.results import Results, load
 from fewstep.export.artefact import CARD_FILE, Artefact, is_whole_network, name_from, name_of
 from fewstep.export.hub import missing_options
 from fewstep.export.programs import check_names, check_programs
+from fewstep.export.programs_run import sources_line
 from fewstep.export.public import last_preview, without_own_paths, without_paths
 from fewstep.export.sampling_guides import usage_hint
 from fewstep.export.write import (
@@ -90,7 +91,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     write_folder(out, write)
     readings = check_programs(out, options.check, family) if family and options.check else []
     done = f"wrote {out}: {usage_hint(contract)}; {_share_next(out, artefact)}"
-    return "\n".join([*readings, done])
+    return "\n".join([*readings, sources_line(contract), done])
 
 
 def _share_next(out: Path, artefact: Artefact) -> str:

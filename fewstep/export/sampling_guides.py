@@ -6,6 +6,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fewstep.export.artefact import FUSED, FUSED_FOLDER, is_whole_network
+from fewstep.export.programs_run import with_sources
 from fewstep.student.contract import FULL_FILE, LORA_FILE, Contract
 from fewstep.student.other_programs import (
     comfyui_sampler,
@@ -77,7 +78,7 @@ def guide_table(contract: Contract, name: str) -> str:
         linspace=", ".join(map(str, linspace_starts(total, steps))),
         sigmas=comfyui_sigmas(contract, steps),
     )
-    return table.strip()
+    return with_sources(table.strip(), contract)
 
 
 def _simple_result(contract: Contract) -> str:

@@ -9,11 +9,13 @@ from diffusers import EulerDiscreteScheduler
 
 from fewstep.export.comfyui import workflow
 from fewstep.export.metadata import sidecar
+from fewstep.export.programs_run import DERIVED, HERE, RUN, sources_line
 from fewstep.export.sampling_guides import guide_table
 from fewstep.methods import METHODS
 from fewstep.student.contract import Contract
 from fewstep.student.other_programs import scheduler_config, simple_starts
 from tests.artefacts import tiny_contract, tiny_student
+from tools.figures import RESULTS
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,29 @@ def test_comfyui_gets_the_networks_prediction_type(config, method, scheduler, no
     if scheduler == ZERO_SNR:
         assert guide_of(contract, "stable-diffusion.cpp").result == "not measured"
         assert guide_of(contract, "diffusers alone").result == "exact"
+
+
+def test_every_row_says_whether_it_was_run_and_those_that_were_have_their_results():
+    rows = json.loads((RESULTS / "programs.json").read_text(encoding="utf-8"))["rows"]
+    names = {
+        "comfyui": "ComfyUI",
+        "openvino-genai": "OpenVINO GenAI",
+        "onnx-runtime": "ONNX Runtime",
+    }
+    students = {"multi-boundary-cd": "deterministic", "cd": "stochastic", "quadratic": "quadratic"}
+    ran = {}
+    for row in rows:
+        kind, (version, *_) = students.get(row["student"]), row["versions"].values()
+        if kind and row["verdict"] == "right":
+            name = names.get(row["program"], "diffusers alone")
+            ran.setdefault(kind, {}).setdefault(name, []).append(version)
+    whole = {
+        kind: {name: " to ".join(dict.fromkeys((min(v), max(v)))) for name, v in programs.items()}
+        for kind, programs in ran.items()
+    }
+    assert whole == RUN
+    quadratic = tiny_contract(spacing="quadratic")
+    assert guide_of(quadratic, "diffusers alone").source == DERIVED
+    assert guide_of(tiny_contract("cd"), "InvokeAI").source == DERIVED
+    assert guide_of(tiny_contract("cd"), "PEFT").source == HERE
+    assert "ONNX Runtime 1.32.0" in sources_line(tiny_contract("cd"))
