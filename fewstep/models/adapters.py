@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,25 +84,8 @@ def lora_roles(
     layers = _injected(network, list(presets[preset]), ranks, alpha / rank, dropout, preset)
     _initialise(layers, seed, average or torch.float32)
 
-    active = _made_fast(layers, [name for name in ranks if name != "ema"])
-    denoise = family.denoiser(network)
-
-    @contextmanager
-    def with_active(*adapters: str) -> Iterator[None]:
-        before, active[:] = [*active], adapters
-        try:
-            yield
-        finally:
-            active[:] = before
-
-    def role(*adapters: str, learns: bool = False) -> Denoiser[Prediction]:
-        def denoise_as(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
-            has_gradient = learns and torch.is_grad_enabled()
-            with with_active(*adapters), torch.set_grad_enabled(has_gradient):
-                return denoise(x_t, t, cond)
-
-        return denoise_as
-
+    active = ActiveAdapters(_made_fast(layers, [name for name in ranks if name != "ema"]))
+    role = partial(active.role, family.denoiser(network))
     return Roles(
         student=role("student", learns=True),
         teacher=role(),
@@ -111,8 +95,36 @@ def lora_roles(
         network=network,
         fake=role("fake", learns=True) if fake_rank else no_fake,
         fake_trained=_lora_weights(layers, "fake") if fake_rank else {},
-        fake_learns=lambda: with_active("fake"),
+        fake_learns=lambda: active.set_to("fake"),
     )
+
+
+@dataclass(frozen=True)
+class ActiveAdapters:
+    """The list of active adapters that all layers of a network share."""
+
+    names: list[str]
+
+    @contextmanager
+    def set_to(self, *adapters: str) -> Iterator[None]:
+        """Make other adapters the active ones within the block."""
+        before, self.names[:] = [*self.names], adapters
+        try:
+            yield
+        finally:
+            self.names[:] = before
+
+    def role(
+        self, denoise: Denoiser[Prediction], *adapters: str, learns: bool = False
+    ) -> Denoiser[Prediction]:
+        """Return the denoiser with these adapters; only one that learns has gradients."""
+
+        def denoise_as(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
+            has_gradient = learns and torch.is_grad_enabled()
+            with self.set_to(*adapters), torch.set_grad_enabled(has_gradient):
+                return denoise(x_t, t, cond)
+
+        return denoise_as
 
 
 def usable_ranks(network: nn.Module, targets: Sequence[str]) -> list[int]:

@@ -61,16 +61,10 @@ def load_model(
     Raises:
         ModelError: if it is none of them, its family is not known, or a component is missing.
     """
-    if config is not None and config not in ARCHITECTURES and not Path(config).is_dir():
-        raise ModelError(
-            f"model.config is {config!r}; it has to be {', '.join(ARCHITECTURES)} or a diffusers "
-            "folder"
-        )
     source = bundled_folder() if base == "bundled" else base
     path, weights, built_as = Path(source), None, None
     is_skeleton = torch.device(device).type == "meta"
-    if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
-        raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
+    _check_paths(path, config)
     with ExitStack() as stack, quietly():
         if path.is_file():
             weights, metadata = read_checkpoint(path, allow_pickle, device)
@@ -84,17 +78,21 @@ def load_model(
         if on_the_hub(str(configs)) and out_of_reach():
             configs = hub_file(str(configs), "model_index.json", revision).parent
         return load(
-            configs,
-            base=base,
-            checkpoint=weights,
-            dtype=dtype,
-            quantize=quantize,
-            device=device,
-            revision=revision,
-            variant=variant,
-            allow_pickle=allow_pickle,
+            configs, base=base, checkpoint=weights, dtype=dtype, quantize=quantize, device=device,
+            revision=revision, variant=variant, allow_pickle=allow_pickle,
             long_prompts=long_prompts,
+        )  # fmt: skip
+
+
+def _check_paths(path: Path, config: str | None) -> None:
+    """Refuse a checkpoint file that is not there, and a config that is none."""
+    if config is not None and config not in ARCHITECTURES and not Path(config).is_dir():
+        raise ModelError(
+            f"model.config is {config!r}; it has to be {', '.join(ARCHITECTURES)} or a diffusers "
+            "folder"
         )
+    if path.suffix.lower() in (SAFE, *PICKLED) and not path.exists():
+        raise ModelError(f"model.base is {str(path)!r}, and there is no such file")
 
 
 def load_skeleton(base: str | Path, **options) -> ModelFamily:

@@ -3,7 +3,7 @@
 The method's own loss runs there, without a single weight: operations know shapes and no values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,43 +85,52 @@ def step_cost(networks: Networks) -> StepCost:
     """
     roles, train, fake = networks.roles, networks.config.train, networks.config.fake
     network = networks.network_for_training()
-    weights = (*_weights(networks.family.network), *_weights(network))
-    known = {id(weight): weight for weight in (*weights, *roles.averaged.values())}.values()
-    micro_batches = min(2, train.accumulate)  # from the second on, gradients are there already
-    counter = OperationCounter(known)
+    weights = (*_weights(networks.family.network), *_weights(network), *roles.averaged.values())
+    counter = OperationCounter(_each_once(weights))
     update, update_fake = _updates(networks)
-
-    def counted(learn: Callable[[], None], trained: Mapping[str, nn.Parameter]) -> tuple[int, int]:
-        flops, kernels = counter.flops, counter.kernels
-        for _ in range(micro_batches):
-            learn()
-        for weight in trained.values():
-            weight.grad = None
-        flops, kernels = counter.flops - flops, counter.kernels - kernels
-        times = train.accumulate
-        return times * flops // micro_batches, times * kernels // micro_batches
-
     try:
         with counter, fused_attention():
-            fake_flops, fake_kernels = counted(update_fake, roles.fake_trained)
-            flops, kernels = counted(update, roles.trained)
+            fake_flops, fake_kernels = _counted(
+                counter, update_fake, roles.fake_trained, train.accumulate
+            )
+            flops, kernels = _counted(counter, update, roles.trained, train.accumulate)
     except RuntimeError as error:
         raise _too_large(networks, error) from error
     gradients = num_bytes(roles.trained.values())
-    held = (*roles.trained.values(), *roles.averaged.values(), *roles.fake_trained.values())
-    adapters = num_bytes({id(weight): weight for weight in held}.values())
     learns = (*roles.trained.values(), *roles.fake_trained.values())
     return StepCost(
         flops=flops + fake_flops * (fake.updates if fake else 0),
         kernels=kernels + fake_kernels * (fake.updates if fake else 0),
         warmup_flops=fake_flops * (fake.warmup if fake else 0),
         weights=base_bytes(networks),
-        adapters=adapters,
+        adapters=num_bytes(_each_once((*learns, *roles.averaged.values()))),
         gradients=gradients,
         optimizer=state_bytes(learns) if train.optimizer == "adamw8bit" else 2 * num_bytes(learns),
-        activations=counter.peak - (gradients if micro_batches > 1 else 0),
+        activations=counter.peak - (gradients if train.accumulate > 1 else 0),
         moving=counter.peak,
     )
+
+
+def _counted(
+    counter: OperationCounter,
+    learn: Callable[[], None],
+    trained: Mapping[str, nn.Parameter],
+    accumulate: int,
+) -> tuple[int, int]:
+    """Return the FLOPs and kernels of `accumulate` micro-batches, of which one or two are run."""
+    flops, kernels = counter.flops, counter.kernels
+    micro_batches = min(2, accumulate)  # from the second on, gradients are there already
+    for _ in range(micro_batches):
+        learn()
+    for weight in trained.values():
+        weight.grad = None
+    flops, kernels = counter.flops - flops, counter.kernels - kernels
+    return accumulate * flops // micro_batches, accumulate * kernels // micro_batches
+
+
+def _each_once(weights: Iterable[Tensor]) -> Collection[Tensor]:
+    """Return the weights without those that have been there before."""
+    return {id(weight): weight for weight in weights}.values()
 
 
 def _updates(networks: Networks) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -30,7 +30,6 @@ BUSY: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
     """Build the tab; `ready` waits until the models can be used."""
     is_bundled = models.base == "bundled"
-    takers = [s.source for s in models.students if s.contract.takes_guidance]
     prompt = gr.Textbox(EXAMPLE[is_bundled], label="Prompt", elem_id="prompt", max_lines=3)
     if is_bundled:
         menus(prompt)
@@ -45,16 +44,7 @@ def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
         0, 1.5, 1, step=0.05, label="Blend: 0 is the teacher's network, 1 the student",
         elem_id="blend",
     )  # fmt: skip
-    why = f"for the teacher and {', '.join(takers)}" if takers else NO_NEGATIVES
-    with gr.Row(elem_classes="fs-row"):
-        negative = gr.Textbox(
-            "", label="Negative prompt", info=why, interactive=bool(takers), elem_id="negative"
-        )
-        guidance = gr.Slider(
-            1.5, 12, models.guidance_scale, step=0.5, label="Guidance",
-            info=why if takers else "of the teacher; students have theirs inside",
-            elem_id="guidance",
-        )  # fmt: skip
+    negative, guidance = guidance_row(models)
     strip = gr.Checkbox(False, label="Show what each step made of the noise", elem_id="strip")
     with gr.Row(elem_classes="fs-row"):
         go = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -78,6 +68,22 @@ def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
 
 
 NO_NEGATIVES = "no student here was trained for one; the config guidance-free trains one that is"
+
+
+def guidance_row(models: EvaluationSet) -> tuple[gr.Textbox, gr.Slider]:
+    """Build the negative prompt and the guidance of the teacher and of students that take it."""
+    takers = [s.source for s in models.students if s.contract.takes_guidance]
+    why = f"for the teacher and {', '.join(takers)}" if takers else NO_NEGATIVES
+    with gr.Row(elem_classes="fs-row"):
+        negative = gr.Textbox(
+            "", label="Negative prompt", info=why, interactive=bool(takers), elem_id="negative"
+        )
+        guidance = gr.Slider(
+            1.5, 12, models.guidance_scale, step=0.5, label="Guidance",
+            info=why if takers else "of the teacher; students have theirs inside",
+            elem_id="guidance",
+        )  # fmt: skip
+    return negative, guidance
 
 
 def menus(prompt: gr.Textbox) -> None:
