@@ -289,27 +289,24 @@ def kills() -> str:
 
 
 def programs() -> str:
-    """What each program that was run made of the whole model; the others are derived."""
+    """What each program that was run made of each file; the others are derived."""
     results = json.loads((RESULTS / "programs.json").read_text(encoding="utf-8"))
     lines = []
     for row in results["rows"]:
         versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
         applied = f"{row['keys'][0]} of {row['keys'][1]}" if row["keys"] else "–"
-        off, asked = (
-            f"{row['largest_difference']:.1f}",
-            ", ".join(map(str, row["timesteps"] or "–")),
-        )
-        cells = [versions, f"`{row['file']}`", row["student"], asked, applied, off]
-        lines.append([*cells, row["verdict"], "run"])
+        asked = ", ".join(map(str, row["timesteps"] or "–"))
+        cells = [versions, f"`{row['file']}`", row["base"], row["student"], asked, applied]
+        lines.append([*cells, f"{row['largest_difference']:.1f}", row["verdict"], "run"])
     elsewhere = "LoRA files in diffusers and PEFT: [how this is tested](#how-this-is-tested)"
-    lines.append([elsewhere, *["–"] * 6, "run"])
-    lines.append(["every other program above", *["–"] * 6, "derived from its rules"])
-    columns = ["program", "file", "student", "timesteps asked", "tensors applied",
+    lines.append([elsewhere, *["–"] * 7, "run"])
+    lines.append(["every other program above", *["–"] * 7, "derived from its rules"])
+    columns = ["program", "file", "model", "student", "timesteps asked", "tensors applied",
                "largest difference of 255", "verdict", "source"]  # fmt: skip
     note = (
-        f"Random students of the bundled model, {results['prompts']} prompts each, against "
-        f"fewstep's own images; right up to {results['limit']:g} of 255. By "
-        f"`{results['command']}`."
+        f"Random students of the bundled model or of one with Stable Diffusion 1.5's channels, "
+        f"{results['prompts']} prompts each, against fewstep's own images; right up to "
+        f"{results['limit']:g} of 255. By `{results['command']}`."
     )
     return f"{_markdown(columns, lines)}\n{note}\n"
 

@@ -9,6 +9,7 @@ from benchmarks.programs import __main__ as programs
 from benchmarks.programs import cases, in_comfyui, reader
 from fewstep.models.loading import load_model
 from tools.figures import RESULTS
+from tools.use_it_in import STUDENTS, contract_of
 
 TRAINED = [999, 749, 499, 249]
 RIGHT = {"case": "cd", "file": "folder", "timesteps": TRAINED, "keys": [3, 3], "difference": 0.5}
@@ -24,6 +25,7 @@ def committed():
 
 def test_every_program_was_run_and_reads_what_it_is_known_to_read():
     rows = committed()
+    assert {row["program"] for row in rows} == set(programs.PROGRAMS)
     for row in rows:
         not_read = getattr(programs.PROGRAMS[row["program"]], "NOT_READ", {})
         if (row["student"], row["file"]) in not_read.get(row["program"], ()):
@@ -32,6 +34,15 @@ def test_every_program_was_run_and_reads_what_it_is_known_to_read():
         else:
             assert row["verdict"] == "right"
             assert row["largest_difference"] is None or row["largest_difference"] <= programs.LIMIT
+
+
+def test_comfyui_samples_each_kind_of_student_by_its_workflow():
+    rows = [row for row in committed() if row["program"] == "comfyui"]
+    for student in in_comfyui.STUDENTS:
+        asked = list(contract_of(STUDENTS[student]).timesteps())
+        (own,) = [r for r in rows if (r["student"], r["file"]) == (student, reader.KOHYA_LORA)]
+        assert own["timesteps"] == asked
+        assert own["keys"][0] == own["keys"][1] > 100
 
 
 def test_a_workflows_widgets_are_read_as_the_frontend_lays_them_out():

@@ -144,7 +144,8 @@ def test_every_row_says_whether_it_was_run_and_those_that_were_have_their_result
     }
     assert whole == RUN
     quadratic = tiny_contract(spacing="quadratic")
+    assert guide_of(quadratic, "ComfyUI").source == f"run: {RUN['quadratic']['ComfyUI']}"
     assert guide_of(quadratic, "diffusers alone").source == DERIVED
     assert guide_of(tiny_contract("cd"), "InvokeAI").source == DERIVED
     assert guide_of(tiny_contract("cd"), "PEFT").source == HERE
-    assert "ONNX Runtime 1.32.0" in sources_line(tiny_contract("cd"))
+    assert "ComfyUI 0.3.64" in sources_line(tiny_contract("cd"))
