@@ -77,7 +77,7 @@ def test_the_table_of_trajectory_matching_has_pooled_rows_and_each_seeds(tmp_pat
     rows = (teacher, matched("m-0", 0, -0.02), matched("m-1", 1, 0.01),
             matched("m-0, m-1", None, -0.005))  # fmt: skip
     save(Results("bundled", "python x.py", "c", "m", rows), tmp_path / "matching.json")
-    text = figures.matching()
+    text = figures.matching(each=True)
     lines = [line for line in text.splitlines() if line.startswith("| T")]
     assert [line.split(" | ")[0] for line in lines] == [
         "| Teacher, 50 steps", "| Trajectory matching, 4 steps",
@@ -86,7 +86,9 @@ def test_the_table_of_trajectory_matching_has_pooled_rows_and_each_seeds(tmp_pat
     assert "−0.5 pts (" in lines[1] or "−0.5 (" in lines[1]
     assert lines[1].endswith("| 1234 s |"), "no interval of two trainings"
     assert lines[0].endswith("| – | – | – | – |")
-    assert "n = 2,000 held-out prompts, 80 for diversity, 2 trainings a method" in text
+    assert "n = 2,000 held-out prompts, 80 for diversity, 2 trainings a method, each of" in text
+    pooled = figures.matching(each=False)
+    assert "seed" not in pooled and "2 trainings a method.\n" in pooled
 
 
 @pytest.mark.parametrize("passed", [True, False])

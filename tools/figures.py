@@ -36,19 +36,20 @@ def bundled(name: str) -> str:
     return f"{_table(rows, names)}\n{note}\n"
 
 
-def matching() -> str:
-    """Trajectory matching beside its start student and the teacher: pooled, and each training."""
+def matching(each: bool) -> str:
+    """Trajectory matching beside its start student and the teacher: pooled, and `each` training."""
     results = load(RESULTS / "matching.json")
     students = [row for row in results.rows if row.method != "teacher"]
     names = ["prompt_accuracy", "prompt_accuracy_difference", "frechet_ratio",
              "bundled_recall_ratio", "diversity_ratio", "training_core_seconds"]  # fmt: skip
     teachers = [row for row in results.rows if row.method == "teacher" and row.steps == 50][:1]
-    seeds = [row for row in students if row not in overview(students)]
+    seeds = [row for row in students if each and row not in overview(students)]
     table = _table([*teachers, *overview(students), *seeds], names)
+    below = ", each of which has a row of its own below the pooled ones" if seeds else ""
     n, of = students[0].metrics["prompt_accuracy"].n, students[0].metrics["diversity"].n
     note = (
         f"Mean and 95 % interval; n = {n:,} held-out prompts, {of} for diversity"
-        f"{_trainings(results)}, each of which has a row of its own below the pooled ones.\n"
+        f"{_trainings(results)}{below}.\n"
         f"Protocol: {results.protocol}."
     )
     return f"{table}\n{note}\n"
@@ -314,7 +315,8 @@ def programs() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": partial(bundled, "bundled.json"),
     "bundled-long": partial(bundled, "bundled_long.json"),
-    "matching": matching,
+    "matching": partial(matching, each=True),
+    "matching-pooled": partial(matching, each=False),
     "matching-step": partial(speed, "matching_step.json"),
     "public-script": public_script,
     "time-to-quality": time_to_quality,
