@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from fewstep.cli import app
 from fewstep.config import AdapterSettings, DataSettings, load_config, to_toml
 from fewstep.console import finish
+from fewstep.data.check import check_data
 from fewstep.diffusion.random import Draw, generator
 from fewstep.errors import Interrupted, SettingError, UserError
 from fewstep.models.loading import load_model
