@@ -1,5 +1,7 @@
 """A long run stays as large and as fast as it began."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,19 @@ def test_the_size_of_a_folder_is_that_of_its_files(tmp_path):
     for name in ("a", "deep/b"):
         (tmp_path / name).write_bytes(bytes(10))
     assert (soak.bytes_in(tmp_path), soak.bytes_in(tmp_path / "a")) == (20, 10)
+
+
+def test_the_committed_soak_shows_flat_memory_flat_steps_and_even_logs():
+    result = json.loads((soak.ROOT / "benchmarks/results/soak.json").read_text(encoding="utf-8"))
+    assert result["step"][-1] == 10_000
+    growth = result["mib_per_1000_steps"]
+    assert growth["high"] * 10 < 0.05 * result["resident_mib"][-1]
+    first, _, last = result["milliseconds_by_third"]
+    assert last["value"] < 1.1 * first["value"]
+    assert result["metrics_bytes_per_step"]["high"] < 1000
+    previews, checkpoints = result["previews bytes"], result["checkpoints bytes"]
+    assert max(checkpoints[50:]) <= 1.1 * max(checkpoints[:50])
+    assert len(set(previews)) <= 5, "the folder grows with the previews, of which there are four"
 
 
 @pytest.mark.slow
