@@ -31,11 +31,15 @@ class Metric:
     bundled world's parser, features of an extractor (a key of EXTRACTORS) or the values of another
     metric (a key of METRICS); "cost", "trajectory" and "images of a prompt" are made apart, with
     the network itself."""
-    against: Literal["prompts", "reference", "teacher", "unguided teacher", "most steps"] | None = (
-        None
-    )
+    against: (
+        Literal[
+            "prompts", "reference", "teacher", "unguided teacher", "most steps", "unquantised base"
+        ]
+        | None
+    ) = None
     """The prompts (embedded, where `of` is an extractor), or the same as `of` from the real images,
-    the teacher at its full number of steps, or the same student at its largest number of steps."""
+    the teacher at its full number of steps, the same student at its largest number of steps, or the
+    student of the same training on a base that was not quantised."""
     whole_set: bool = False
     """Whether it is called once for all images. Otherwise it is called batch by batch, and beside
     a teacher it is left out where the sampler adds noise, which leaves no pairs to compare."""
