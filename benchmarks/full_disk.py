@@ -202,13 +202,13 @@ def faults(disk: Path, before: dict[str, str]) -> list[str]:
     Logs grow, and a newer checkpoint replaces an older one.
     """
     found, after = [], contents(disk)
-    newest = max((name for name in after if "/checkpoints/" in name), default="")
+    newest = max((Path(name).parent.name for name in after if "/checkpoints/" in name), default="")
     for name, digest in before.items():
         if name.endswith("metrics.jsonl") or "tfevents" in name or after.get(name) == digest:
             continue
         if name in after:
             found.append(f"{name} changed")
-        elif "/checkpoints/" not in name or Path(name).parent.name >= Path(newest).parent.name:
+        elif "/checkpoints/" not in name or Path(name).parent.name >= newest:
             found.append(f"{name} is lost")
     for name in after.keys() - before.keys():
         if not is_whole(disk / name):

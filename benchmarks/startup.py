@@ -81,12 +81,6 @@ def write_images(folder: Path, count: int = 8) -> None:
         (folder / f"{number}.txt").write_text("a red heart\n")
 
 
-def commit_of(checkout: Path) -> str:
-    """Return the commit of another checkout."""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--match", "no-tag"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def measure(checkouts: Mapping[str, Path], rounds: int) -> list[dict[str, object]]:
     """Run every command of every checkout once a round, the first checkout by turns."""
     seconds, firsts = defaultdict(list), defaultdict(list)
@@ -128,7 +122,7 @@ def main() -> None:
     header = {
         "command": command,
         "commit": commit(),
-        "beside": commit_of(args.beside),
+        "beside": commit(args.beside),
         "machine": machine(),
         "load": os.getloadavg()[0],
     }

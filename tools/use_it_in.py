@@ -116,14 +116,8 @@ unet = PeftModel.from_pretrained(unet, "DIR")
 ## Stable Diffusion XL
 
 The noise levels of SDXL are those of Stable Diffusion 1.5, and so are the timesteps, samplers and
-settings of the tables above. In diffusers:
-
-```python
-pipe = StableDiffusionXLPipeline.from_pretrained("the SDXL base")
-pipe.load_lora_weights("DIR", weight_name="pytorch_lora_weights.safetensors")
-pipe.scheduler = FewStepScheduler.from_artefact("DIR")
-image = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
-```
+settings of the tables above. In diffusers' own pipelines it is the code above, with
+`StableDiffusionXLPipeline` and the SDXL base.
 
 {xl}
 

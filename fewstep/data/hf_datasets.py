@@ -191,7 +191,7 @@ def count_rows(path: str, split: str) -> int:
     """
     if not (files := _files_of_split(Path(path), split)):
         return len(_loaded(path, split))
-    return sum(map(count_in, files))
+    return sum(files.values())
 
 
 def _loaded(path: str, split: str) -> Any:
@@ -210,10 +210,10 @@ def _loaded(path: str, split: str) -> Any:
             with without_asking(datasets.config) if (offline := out_of_reach()) else nullcontext():
                 return datasets.load_dataset(path, split=split)
         if files:
-            return datasets.load_dataset("parquet", data_files=files, split="train")
+            return datasets.load_dataset("parquet", data_files=list(files), split="train")
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        check_alike(files)
+        check_alike(list(files))
         is_vague = type(error) is datasets.exceptions.DatasetGenerationError
         reason = " ".join(str((is_vague and error.__cause__) or error).split())[:200]
         if offline:
@@ -227,12 +227,13 @@ def _loaded(path: str, split: str) -> Any:
     return chosen(loaded, split, path)
 
 
-def _files_of_split(path: Path, split: str) -> list[str]:
+def _files_of_split(path: Path, split: str) -> dict[str, int]:
+    """Return the parquet files of a split and their numbers of rows, by the footers alone."""
     files = parquet_files(path)
     if files and path.is_dir():
         splits = by_split([Path(file).relative_to(path) for file in files])
         files = [str(path / file) for file in chosen(splits, split, str(path))]
-    filled = [file for file in files if count_in(file)]  # Spark writes some without rows
+    filled = {file: rows for file in files if (rows := count_in(file))}  # Spark has empty ones
     if files and not filled:
         raise DataError(f"{files[0]} has no rows{' like the others' if len(files) > 1 else ''}")
     return filled

@@ -40,9 +40,12 @@ NO_CODE = (":!docs", ":!*.md", ":!benchmarks/results")
 """Paths that change no result: docs and results may be written while others are measured."""
 
 
-def commit() -> str:
-    """Return this code's git commit, "-dirty" if it was changed since; installed, its version."""
-    root = Path(fewstep.__file__).parent.parent
+def commit(root: Path | None = None) -> str:
+    """Return a checkout's git commit, by default this code's, "-dirty" if it was changed since.
+
+    Installed, it is the version.
+    """
+    root = root or Path(fewstep.__file__).parent.parent
     if (root / ".git").exists() and (git := shutil.which("git")):
         describe = [git, "-C", str(root), "describe", "--always", "--match", "no-tag"]
         found = subprocess.run(describe, capture_output=True, text=True, check=False)

@@ -6,19 +6,16 @@ from fewstep.student.contract import Contract
 
 HERE = "run: in fewstep's tests"
 DERIVED = "derived from its rules"
+UNIFORM = {
+    "diffusers alone": "0.30.3 to 0.42.1",
+    "ComfyUI": "0.3.64",
+    "OpenVINO GenAI": "2026.4.1.0",
+    "ONNX Runtime": "1.32.0",
+}
+"""With uniform timesteps, whichever the sampler."""
 RUN: Mapping[str, Mapping[str, str]] = {
-    "deterministic": {
-        "diffusers alone": "0.30.3 to 0.42.1",
-        "ComfyUI": "0.3.64",
-        "OpenVINO GenAI": "2026.4.1.0",
-        "ONNX Runtime": "1.32.0",
-    },
-    "stochastic": {
-        "diffusers alone": "0.30.3 to 0.42.1",
-        "ComfyUI": "0.3.64",
-        "OpenVINO GenAI": "2026.4.1.0",
-        "ONNX Runtime": "1.32.0",
-    },
+    "deterministic": UNIFORM,
+    "stochastic": UNIFORM,
     "quadratic": {"ComfyUI": "0.3.64"},
 }
 """The versions that gave a student's image, by its kind and by program.

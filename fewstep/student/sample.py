@@ -139,13 +139,13 @@ def _sample_student(
 def _check_plain(source: str, options: SampleOptions) -> None:
     """Refuse what students alone take, of a plain model that is there."""
     given = {"--image": options.image, "--lora": options.loras, "--base": options.base}
-    wrong = [option for option, value in given.items() if value]
-    if wrong and source != "bundled":
+    if not (wrong := [option for option, value in given.items() if value]):
+        return
+    if source != "bundled":
         from fewstep.models.loading import load_skeleton
 
-        load_skeleton(source)
-    if wrong:
-        raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
+        load_skeleton(source)  # says so where it is not there
+    raise UserError(f"{', '.join(wrong)} is for students, and {source} is a plain model")
 
 
 def _sample_teacher(
