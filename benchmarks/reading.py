@@ -24,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fewstep.colours import BLUE, INK, ORANGE, TEAL
 from fewstep.config import load_config
 from fewstep.console import finish
 from fewstep.data.base import Captioned
@@ -142,14 +143,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 3.4), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     times = [[1e3 * row["batch_seconds"][end] for row in rows] for end in ("low", "value", "high")]
-    left.fill_between(pairs, times[0], times[2], color="#2f6fb0", alpha=0.2, linewidth=0)
-    left.plot(pairs, times[1], "o-", color="#2f6fb0", label=f"reading a batch of {BATCH}")
-    left.axhline(1e3 * results["step_seconds"]["value"], color="#22303c", linestyle="--",
+    left.fill_between(pairs, times[0], times[2], color=BLUE, alpha=0.2, linewidth=0)
+    left.plot(pairs, times[1], "o-", color=BLUE, label=f"reading a batch of {BATCH}")
+    left.axhline(1e3 * results["step_seconds"]["value"], color=INK, linestyle="--",
                  label="a training step of the bundled teacher")  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="ms of processor time")
     left.legend(frameon=False, fontsize=8, loc="center left")
-    for key, label, colour in (("bytes_on_disk", "cache on disk", "#8a97a3"),
-                               ("bytes_read", "memory while reading", "#2f8f6b")):  # fmt: skip
+    for key, label, colour in (("bytes_on_disk", "cache on disk", ORANGE),
+                               ("bytes_read", "memory while reading", TEAL)):  # fmt: skip
         right.plot(pairs, [row[key] / 1e6 for row in rows], "o-", color=colour, label=label)
     right.set(xscale="log", yscale="log", xlabel="pairs in the cache", ylabel="MB")
     right.legend(frameon=False, fontsize=8)

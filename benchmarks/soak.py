@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed_models import save_pipeline
+from fewstep.colours import BLUE, SIX
 from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
 from fewstep.evaluation.intervals import Interval, mean_of_few, student_t
 from fewstep.evaluation.provenance import commit, machine
@@ -111,12 +112,13 @@ def draw(result: dict, path: Path) -> None:
 
     figure = Figure((7, 6), layout="constrained")
     memory, times, logs = figure.subplots(3, 1, sharex=True)
-    memory.plot(result["step"], result["resident_mib"])
+    memory.plot(result["step"], result["resident_mib"], color=BLUE)
     memory.set(ylabel="resident memory, MiB", ylim=(0, 1.1 * max(result["resident_mib"])))
-    times.plot(result["step"], result["milliseconds"])
+    times.plot(result["step"], result["milliseconds"], color=BLUE)
     times.set(ylabel="processor time\nof a step, ms", ylim=(0, 1.3 * max(result["milliseconds"])))
-    for name in LOGS:
-        logs.plot(result["step"], np.asarray(result[f"{name} bytes"]) / 1e6, label=name)
+    for name, colour in zip(LOGS, SIX, strict=False):
+        size = np.asarray(result[f"{name} bytes"]) / 1e6
+        logs.plot(result["step"], size, color=colour, label=name)
     logs.set(xlabel="optimiser step", ylabel="size, MB")
     logs.legend()
     figure.savefig(path, dpi=110)

@@ -13,7 +13,7 @@ import fewstep
 ROOT = Path(fewstep.__file__).parent
 
 FLOORS = (
-    ("types", "errors", "files", "text", "versions"),
+    ("types", "colours", "errors", "files", "text", "versions"),
     ("diffusion",),
     ("methods",),
     ("strict", "toml", "config", "images", "distributed", "console"),

@@ -264,6 +264,28 @@ def soak() -> str:
     )
 
 
+def page() -> str:
+    """What a visitor of the page waits for, alone and in a crowd."""
+    results = json.loads((RESULTS / "page.json").read_text(encoding="utf-8"))
+    lines = []
+    for title, name in (("from the command to the first byte", "to_first_byte"),
+                        ("from the button to the first image", "to_first_image"),
+                        ("from the button to the last image", "to_all_images")):  # fmt: skip
+        seconds = "{value:.2f} ({low:.2f} to {high:.2f})".format(**results[f"seconds_{name}"])
+        longest = results.get(f"longest_{name}")
+        lines.append([title, seconds, f"{longest:.2f}" if longest else "–",
+                      str(results[f"seconds_{name}"]["n"])])  # fmt: skip
+    waves, growth = results["waves"], results["mib_grown_by_a_wave"]
+    return (
+        f"{_markdown(['', 'seconds (95 % interval)', 'longest', 'n'], lines)}\n"
+        f"Of {results['at_once']} visitors at the same moment {waves[0]['answered']} got their own "
+        f"images and {waves[0]['busy']} were told that the queue is full. Each such wave left "
+        f"{growth['value']:.1f} MiB (95 %: {growth['low']:.1f} to {growth['high']:.1f}, n = "
+        f"{growth['n']}) of {waves[-1]['mib']:.0f} behind.\n"
+        f"{results['machine']}. By `{results['command']}`.\n"
+    )
+
+
 def kills() -> str:
     """How many runs ended with the same weights after kills and stops."""
     results = json.loads((RESULTS / "kills.json").read_text(encoding="utf-8"))
@@ -340,6 +362,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "soak": soak,
     "cards": cards,
     "kills": kills,
+    "page": page,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }

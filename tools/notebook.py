@@ -38,10 +38,12 @@ def is_result(output: nbformat.NotebookNode) -> bool:
 
 
 def tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Keep only finished progress bars of stderr, and remove the addresses of objects."""
+    """Keep only finished progress bars of stderr and one kind of image; no addresses of objects."""
     if output.get("name") == "stderr":
         bars = (line for line in output.text.splitlines(keepends=True) if "━" in line)
         output.text = "".join(bars)
+    if "image/png" in output.get("data", {}):
+        output.data.pop("image/jpeg", None)
     text = output.get("data", {}).get("text/plain")
     if text:
         output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", text)

@@ -50,7 +50,7 @@ def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
         go = gr.Button("Generate", variant="primary", elem_id="generate")
         stop = gr.Button("Cancel", elem_id="cancel")
     results = gr.HTML(elem_id="results", js_on_load=None)
-    known = gr.State([], time_to_live=3600)
+    known = gr.State([], time_to_live=600)
 
     inputs: list[Any] = [known, seed, locked, prompt, number, guidance, strength, negative, strip]
     outputs = [results, seed, known]

@@ -7,17 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fewstep.colours import BLUE, GREY, INK, LAVENDER, MAGENTA, OLIVE, ORANGE, TEAL
 from fewstep.files import write_file
 from fewstep.verify.predictions import Results
 
-INK, MUTED = "#22303c", "#8a97a3"
-BLUE, RED, GREEN, VIOLET, OCHRE = "#2f6fb0", "#c8483c", "#2f8f6b", "#7a5aa6", "#c98a1b"
 METHOD_STYLES = {
-    "teacher": ("DDIM, undistilled", MUTED),
+    "teacher": ("DDIM, undistilled", "white"),
     "cd": ("CD", BLUE),
-    "multi-boundary-cd": ("multi-boundary CD", GREEN),
-    "ct": ("CT", RED),
-    "multi-boundary-ct": ("multi-boundary CT", OCHRE),
+    "multi-boundary-cd": ("multi-boundary CD", TEAL),
+    "ct": ("CT", ORANGE),
+    "multi-boundary-ct": ("multi-boundary CT", MAGENTA),
 }
 
 
@@ -38,7 +37,7 @@ def plot(results: Results, path: Path) -> None:
 
 def solver_panel(axes: Axes, results: Results) -> None:
     """Errors against steps, on logarithmic axes, with the slopes in the legend."""
-    colours = {"ddim": BLUE, "heun": RED}
+    colours = {"ddim": BLUE, "heun": ORANGE}
     for end, style, title in (("boundary", "-", "to t = 249"), ("clean", "--", "to clean data")):
         for solver, found in results["solvers"][end].items():
             label, colour = f"{solver} {title}: order {found['order']:.2f}", colours.get(solver)
@@ -55,7 +54,7 @@ def solver_panel(axes: Axes, results: Results) -> None:
 def bias_panel(axes: Axes, results: Results) -> None:
     """Errors of the fixed points against the solver's steps."""
     steps, errors = results["bias"]["steps"], results["bias"]["karras"]
-    colours = [BLUE, RED, OCHRE, VIOLET, GREEN, GREEN, MUTED]
+    colours = [BLUE, ORANGE, OLIVE, LAVENDER, TEAL, TEAL, MAGENTA]
     for (name, values), colour in zip(errors.items(), colours, strict=True):
         style = "--" if "four" in name else "-"
         axes.semilogx(steps, values, style, marker="o", ms=4, color=colour, label=name)
@@ -71,7 +70,7 @@ def mismatch_panel(axes: Axes, results: Results) -> None:
     found = {name: row["same_noise"] for name, row in results["mismatch"].items()}
     found.popitem()  # stochastic: not to be compared from the same noise
     names = list(found)[::-1]
-    colours = [MUTED if name.startswith("no student") else BLUE for name in names]
+    colours = [GREY if name.startswith("no student") else BLUE for name in names]
     bars = axes.barh(names, [found[name] for name in names], color=colours, height=0.62)
     axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9, color=INK)
     axes.margins(x=0.15)
@@ -95,7 +94,8 @@ def network_panel(axes: Axes, results: Results) -> None:
             reach = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
             axes.bar(
                 x + (i - (len(rows) - 1) / 2) * 0.25, value["value"], 0.22, yerr=reach,
-                color=METHOD_STYLES[row["method"]][1], capsize=3, ecolor=INK, label=label,
+                color=METHOD_STYLES[row["method"]][1], edgecolor=INK, linewidth=0.8, capsize=3,
+                ecolor=INK, label=label,
             )  # fmt: skip
     names = [f"calls: {calls}\nguidance: {scale:g}" for calls, scale in groups]
     axes.set_xticks(range(len(groups)), names)

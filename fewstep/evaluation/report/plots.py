@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator
 
+from fewstep.colours import BLUE, LAVENDER, MAGENTA, OLIVE, ORANGE, TEAL
 from fewstep.evaluation.labels import line_title, metric_title
 from fewstep.evaluation.metrics import METRICS
 from fewstep.evaluation.report.runs import TrainingRun
@@ -33,13 +34,13 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 LOOKS = {  # colour and marker: told apart without colour too
     "teacher": (INK, "o"),
-    "ct": ("#d9822b", "s"),
-    "cd": ("#3d8bfd", "D"),
-    "multi-boundary-cd": ("#12a594", "^"),
-    "multi-boundary-ct": ("#c2519b", "v"),
-    "trajectory-matching": ("#b8860b", "X"),
+    "ct": (ORANGE, "s"),
+    "cd": (BLUE, "D"),
+    "multi-boundary-cd": (TEAL, "^"),
+    "multi-boundary-ct": (MAGENTA, "v"),
+    "trajectory-matching": (OLIVE, "X"),
 }
-OTHER = ("#8e6fe0", "P")
+OTHER = (LAVENDER, "P")
 QUARTERS = ("least noise", "less", "more", "most noise")
 
 
