@@ -177,7 +177,7 @@ class Record:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with suppress(OSError) if kind else nullcontext():  # what is not written is known already
             self.file.close()
-        with suppress(OSError) if kind else writing(self.components.run / "tensorboard"):
+        with suppress(OSError) if kind else nullcontext():
             self.trackers.close()
 
     def start_clock(self) -> None:

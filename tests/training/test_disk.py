@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from fewstep.files import NotWrittenError
 from fewstep.training.distill import TrainingStep, distill, distill_run
+from fewstep.training.trackers import Trackers
 from tests.disk import room_for
 from tests.tiny import tiny_config
 
@@ -44,3 +45,17 @@ def test_a_disk_that_fills_up_is_told_and_the_run_continues_to_the_same_weights(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
     assert distill_run(tiny_config(), run) == 6
     assert all(torch.equal(weight, whole[name]) for name, weight in weights(run).items())
+
+
+def log_without_room(trackers):
+    """Log more than waits in any queue, with no room for it."""
+    with room_for(100):
+        for step in range(1, 2000):
+            trackers.log({"step": step, "loss": 0.5, "loss_by_noise": [0.5] * 4})
+    trackers.close()
+
+
+def test_a_full_disk_under_tensorboards_thread_is_told_and_nothing_waits_for_it(tmp_path, capfd):
+    with pytest.raises(NotWrittenError, match="tensorboard was not written: File too large"):
+        log_without_room(Trackers(tiny_config(), tmp_path, 0))
+    assert "Traceback" not in capfd.readouterr().err
