@@ -83,14 +83,16 @@ class AdapterSettings:
 class FakeSettings:
     """The fake score of distribution matching: a second LoRA, of the student's rank unless set.
 
-    It is updated `updates` times before each update of the student, and `warmup` times before the
-    first; its constant `learning_rate` is the student's highest unless set.
+    It is updated `updates` times after each update of the student, on what that generated, and
+    `warmup` times before the first. Its `learning_rate` is the student's highest unless set; with
+    `decay = "cosine"` it falls to zero, as the student's does.
     """
 
     rank: Count | None = None
     updates: Count = 2
     warmup: Natural = 200
     learning_rate: Annotated[float, Gt(0), Lt(1)] | None = None
+    decay: typing.Literal["constant", "cosine"] = "constant"
 
 
 @dataclass(frozen=True)

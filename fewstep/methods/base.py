@@ -28,6 +28,7 @@ class Batch:
     """Clean latents and what they are conditioned on.
 
     Where `has_latents` is false there are prompts alone, and `x_0` is no more than its shape.
+    `generated` is what the student's own update made of the prompts, for the fake score to learn.
 
     Raises:
         ValueError: if a conditioning tensor has not one row a sample.
@@ -36,6 +37,7 @@ class Batch:
     x_0: Latents
     cond: Conditioning
     has_latents: bool = True
+    generated: Any = None
 
     def __post_init__(self) -> None:
         for name, value in self.cond.items():
@@ -69,14 +71,15 @@ class Denoisers:
 class LossOutput:
     """Each sample's loss, and the timestep it was computed at.
 
-    Distribution matching adds the number of the segment, 0 being the cleanest, and `gap`, the RMS
-    distance in x_0 of the unguided teacher from the fake score.
+    Distribution matching adds the number of the segment, 0 being the cleanest, `gap`, the RMS
+    distance in x_0 of the unguided teacher from the fake score, and what the student `generated`.
     """
 
     loss: PerSample
     t: Timesteps
     segment: Int[Tensor, "batch"] | None = None
     gap: PerSample | None = None
+    generated: Any = None
 
 
 @runtime_checkable
@@ -134,7 +137,10 @@ class LearnsFake(Method, Protocol):
     def fake_loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
-        """Return the loss of one batch, differentiable in the fake's weights alone."""
+        """Return the loss of one batch, differentiable in the fake's weights alone.
+
+        It learns `batch.generated`, and where there is none generates it.
+        """
         ...
 
 

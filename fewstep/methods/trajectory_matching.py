@@ -7,7 +7,7 @@ the teacher's images it makes: it need not copy a trajectory of fifty steps in f
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -113,14 +113,15 @@ class TrajectoryMatching:
         if self.anchor:
             anchor = self._anchor_loss(nets, batch, schedule, draw)
             loss = loss + self.anchor * anchor.repeat(len(segments))
-        return LossOutput(loss, tau, numbers(segments), gap)
+        generated = [replace(segment, x_0=segment.x_0.detach()) for segment in segments]
+        return LossOutput(loss, tau, numbers(segments), gap, generated)
 
     def fake_loss(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> LossOutput:
         """Return the fake's loss, whose minimiser is the exact score of what the student makes."""
         with torch.no_grad():
-            segments = list(self.trajectory(nets, batch, schedule, draw))
+            segments = batch.generated or list(self.trajectory(nets, batch, schedule, draw))
             noised = [noise_again(segment, schedule, draw) for segment in segments]
         x_tau, tau, noise, share = (torch.cat([one[i] for one in noised]) for i in range(4))
         eps = nets.fake(x_tau, tau, repeated(batch.cond, len(segments))).eps

@@ -60,7 +60,7 @@ def train(
 ) -> Iterator[StepResult]:
     """Take the optimiser steps after `state.step`, and yield after each.
 
-    A `fake` score is updated before each of them, on the same samples under other noise. Data,
+    A `fake` score is updated after each of them, on what the student generated in it. Data,
     noise and timesteps are functions of (seed, number of the sample in the run), learning rate and
     curriculum of the step: `state` is all that a checkpoint needs. Of several `processes` each
     takes its own batch of every step.
@@ -78,18 +78,19 @@ def train(
             with of_samples(gathered_samples(number, settings, processes)):
                 fake.update(nets, batches(number), schedule, processes)
     for step in range(state.step, settings.steps):
-        samples, numbers = batches(step), {}
+        samples, progress = batches(step), step / settings.steps
         with of_samples(gathered_samples(step, settings, processes)):
             if fake is not None:
                 samples = list(samples)
-                for update in range(fake.updates):
-                    numbers = fake.update(nets, samples, schedule, processes, update)
-            progress = step / settings.steps
             outputs = learn(state, method.loss, nets, samples, schedule, settings, progress)
-            if fake is not None:
-                numbers["teacher_fake_gap"] = mean_gap(outputs, processes)
             result = take_step(state, outputs, schedule, settings, processes)
-        yield replace(result, fake=numbers)
+            if fake is not None:
+                gap, made = mean_gap(outputs, processes), generated(samples, outputs)
+                *_, numbers = (
+                    fake.update(nets, made, schedule, processes, i) for i in range(fake.updates)
+                )
+                result = replace(result, fake=numbers | {"teacher_fake_gap": gap})
+        yield result
 
 
 def learn(
@@ -115,7 +116,7 @@ def learn(
 
 @dataclass(frozen=True)
 class FakeTraining:
-    """Trains the fake score: `updates` times before each step, `warmup` times before the first.
+    """Trains the fake score: `updates` times after each step, `warmup` times before the first.
 
     `learns` gives the block in which a backward pass through it runs. Its randomness is a function
     of (seed, sample, number of the update in its step) and it has an optimiser of its own.
@@ -151,6 +152,12 @@ class FakeTraining:
             "fake_loss_by_segment": by_segment,
             "fake_grad_norm": result.grad_norm,
         }
+
+
+def generated(batches: Batches, outputs: Sequence[LossOutput]) -> Batches:
+    """Return a step's micro-batches with what the student generated in its own update."""
+    pairs = zip(batches, outputs, strict=True)
+    return [(part, replace(batch, generated=out.generated)) for (part, batch), out in pairs]
 
 
 def mean_gap(outputs: Sequence[LossOutput], processes: Processes) -> float | None:

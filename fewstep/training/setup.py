@@ -56,12 +56,18 @@ class Components(Networks):
 
     @property
     def fake_training(self) -> FakeTraining | None:
-        """How the fake score is trained, if the method has one: at a constant rate."""
+        """How the fake score is trained, if the method has one."""
         fake, method, state = self.config.fake, self.method, self.state.fake
         if fake is None or state is None or not isinstance(method, LearnsFake):
             return None
-        rate = fake.learning_rate or 0.0
-        settings = replace(self.config.train, learning_rate=rate, warmup=0, decay="constant")
+        train, rate = self.config.train, fake.learning_rate or 0.0
+        settings = replace(
+            train,
+            steps=fake.warmup + train.steps * fake.updates,
+            learning_rate=rate,
+            warmup=0,
+            decay=fake.decay,
+        )
         return FakeTraining(
             method, state, settings, fake.updates, fake.warmup, self.roles.fake_learns
         )

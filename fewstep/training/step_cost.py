@@ -4,7 +4,7 @@ The method's own loss runs there, without a single weight: operations know shape
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,13 +87,14 @@ def step_cost(networks: Networks) -> StepCost:
     network = networks.network_for_training()
     weights = (*_weights(networks.family.network), *_weights(network), *roles.averaged.values())
     counter = OperationCounter(_each_once(weights))
-    update, update_fake = _updates(networks)
+    warm_up, update, update_fake = _updates(networks)
     try:
         with counter, fused_attention():
+            warmup_flops, _ = _counted(counter, warm_up, roles.fake_trained, train.accumulate)
+            flops, kernels = _counted(counter, update, roles.trained, train.accumulate)
             fake_flops, fake_kernels = _counted(
                 counter, update_fake, roles.fake_trained, train.accumulate
             )
-            flops, kernels = _counted(counter, update, roles.trained, train.accumulate)
     except RuntimeError as error:
         raise _too_large(networks, error) from error
     gradients = num_bytes(roles.trained.values())
@@ -101,7 +102,7 @@ def step_cost(networks: Networks) -> StepCost:
     return StepCost(
         flops=flops + fake_flops * (fake.updates if fake else 0),
         kernels=kernels + fake_kernels * (fake.updates if fake else 0),
-        warmup_flops=fake_flops * (fake.warmup if fake else 0),
+        warmup_flops=warmup_flops * (fake.warmup if fake else 0),
         weights=base_bytes(networks),
         adapters=num_bytes(_each_once((*learns, *roles.averaged.values()))),
         gradients=gradients,
@@ -133,24 +134,34 @@ def _each_once(weights: Iterable[Tensor]) -> Collection[Tensor]:
     return {id(weight): weight for weight in weights}.values()
 
 
-def _updates(networks: Networks) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return one micro-batch of the student's update, and of the fake score's if there is one."""
+def _updates(networks: Networks) -> tuple[Callable[[], None], ...]:
+    """Return one micro-batch of the fake's warm-up, the student's update, and the fake's after it.
+
+    Without a fake score the first and the last do nothing.
+    """
     family, method, size = networks.family, networks.method, networks.config.train.batch_size
     uncond, text = (family.encode_prompts([p]) for p in ("", planned_prompt(family)))
     nets, schedule = networks.denoisers(uncond), MetaSchedule(**vars(family.schedule))
     shape = family.latent_shape(networks.resolution)
 
-    def backward(loss: Loss) -> None:
-        batch = Batch(torch.empty(size, *shape, device="meta"), _rows(text, size))
-        draw = MetaDraw((), "meta", size=size)
-        loss(nets, batch, schedule, draw).loss.mean().backward()
+    batch = Batch(torch.empty(size, *shape, device="meta"), _rows(text, size))
 
-    def update_fake() -> None:
+    def backward(loss: Loss, batch: Batch) -> Batch:
+        output = loss(nets, batch, schedule, MetaDraw((), "meta", size=size))
+        output.loss.mean().backward()
+        return replace(batch, generated=output.generated)
+
+    def update() -> None:
+        nonlocal made
+        made = backward(method.loss, batch)
+
+    def update_fake(batch: Batch) -> None:
         if isinstance(method, LearnsFake):
             with networks.roles.fake_learns():
-                backward(method.fake_loss)
+                backward(method.fake_loss, batch)
 
-    return lambda: backward(method.loss), update_fake
+    made = batch
+    return lambda: update_fake(batch), update, lambda: update_fake(made)
 
 
 def _too_large(networks: Networks, error: RuntimeError) -> SettingError:

@@ -178,3 +178,18 @@ def test_a_training_without_a_fake_score_says_so(nets, batch, schedule):
     without = Denoisers(nets.student, nets.target, nets.teacher)
     with pytest.raises(TypeError, match="this training has none"):
         losses(SHORT, without, batch, schedule)
+
+
+def test_the_fake_learns_what_the_students_update_generated_without_walking_again(
+    nets, batch, schedule
+):
+    output = losses(SHORT, nets, batch, schedule)
+    walked = losses(SHORT, nets, batch, schedule, "fake_loss")
+
+    def no_student(x_t, t, cond):
+        raise AssertionError("walked again")
+
+    given = replace(batch, generated=output.generated)
+    learned = losses(SHORT, replace(nets, student=no_student), given, schedule, "fake_loss")
+    assert torch.equal(learned.segment, walked.segment)
+    assert not any(one.x_0.requires_grad or one.z.requires_grad for one in output.generated)

@@ -27,8 +27,10 @@ from fewstep.models.loading import load_model
 from fewstep.quickstart import CONFIGS
 from fewstep.student.load import read_contract
 from fewstep.training.distill import distill_run
+from fewstep.training.loop import learning_rate
 from fewstep.training.plan import plan_run
 from fewstep.training.settings import fake_settings
+from fewstep.training.setup import build
 from tests.models.test_adapters import disturb
 from tests.tiny import save_tiny_pipeline, tiny_config, tiny_pipeline
 from tests.together import run_together
@@ -327,3 +329,13 @@ def test_in_bf16_both_adapters_stay_fp32_and_a_stopped_run_continues_to_the_bit(
     first, full = lines(tmp_path / "whole")[0], lines(finished)[0]
     for name in ("loss", "fake_loss", "teacher_fake_gap"):
         assert first[name] == pytest.approx(full[name], rel=0.03), name
+
+
+@pytest.mark.parametrize(("decay", "last"), [("constant", 2e-3), ("cosine", 0.0)])
+def test_the_fakes_rate_stays_or_falls_to_zero_over_all_its_updates(tmp_path, decay, last):
+    fake = FakeSettings(rank=3, updates=2, warmup=2, learning_rate=2e-3, decay=decay)
+    training = build(config(fake=fake), tmp_path, "cpu").fake_training
+    assert training is not None
+    assert training.settings.steps == 2 + 4 * 2
+    assert learning_rate(0, training.settings) == 2e-3
+    assert learning_rate(training.settings.steps, training.settings) == pytest.approx(last)
