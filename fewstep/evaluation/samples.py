@@ -19,7 +19,7 @@ from fewstep.data.images import decode, open_image
 from fewstep.errors import UserError
 from fewstep.evaluation.models import EvaluatedModel
 from fewstep.files import write_file, writing
-from fewstep.images import Images
+from fewstep.images import Images, png
 from fewstep.models.prompts import warn_of_cut
 from fewstep.student.generate import ImageSampler
 from fewstep.student.seeds import image_generators, numbered_generators
@@ -112,13 +112,12 @@ class SampleCache:
     def write(self, model: EvaluatedModel, numbers: range, samples: Samples) -> None:
         """Store a batch; the latents come last and mark it as stored."""
         path = self._latents(model, numbers)
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             path.unlink(missing_ok=True)
-            for number, image in zip(numbers, samples.images, strict=True):
-                image = Image.fromarray(image)
-                image = middle_square(image, self.side) if self.side else image
-                image.save(path.with_name(f"{number:06d}.png"), compress_level=1)
+        for number, image in zip(numbers, samples.images, strict=True):
+            image = Image.fromarray(image)
+            image = middle_square(image, self.side) if self.side else image
+            write_file(path.with_name(f"{number:06d}.png"), png(image, fast=True))
         latents = torch.from_numpy(samples.latents).contiguous()
         write_file(path, save({"latents": latents}, {"prompts": self._prompts_digest(numbers)}))
 

@@ -38,10 +38,12 @@ from fewstep.evaluation.protocols import PROTOCOLS
 from fewstep.evaluation.results import Results, Row, load, save
 from fewstep.evaluation.samples import SampleCache, Samples, generate_images
 from fewstep.evaluation.weights import CLIP_SHA256, INCEPTION
+from fewstep.files import NotWrittenError
 from fewstep.student.generate import ImageSampler
 from fewstep.training.distill import distill_run
 from fewstep.world.scenes import render, sample_scene
 from tests.artefacts import tiny_artefact
+from tests.disk import room_for
 from tests.extractors import save_clip, save_inception
 from tests.tiny import tiny_config
 from tests.together import run_together
@@ -131,6 +133,16 @@ def test_a_student_whose_latents_are_not_finite_is_named_and_nothing_of_it_kept(
     with pytest.raises(UserError, match=r"^ct in 4 steps cannot be generated: .*not finite"):
         finish(generate_images(samples, samples.batches))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_without_room_leaves_no_part_of_it(runs, tmp_path):
+    evaluation = EvaluationSet.open([str(runs / "ct")])
+    model = evaluation.student(evaluation.students[0])
+    cache = SampleCache([model], tmp_path, PROMPTS, 64)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    with room_for(100), pytest.raises(NotWrittenError, match=r"000000.png was not written"):
+        cache.write(model, range(3), Samples(noise, np.zeros((3, 4, 8, 8), np.float32)))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_processes_share_the_batches_and_the_images_are_those_of_one(runs, tmp_path, monkeypatch):
