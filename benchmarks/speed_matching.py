@@ -4,8 +4,8 @@
         -o benchmarks/results/matching_step.json
 
 A batch size is the number of image calls that carry gradient: CD takes as many images, trajectory
-matching a quarter as many prompts, each with four jumps. An update includes its two fake updates,
-with the student's trajectory that each of them walks again. Designs take turns with CD (A B A B),
+matching a quarter as many prompts, each with four jumps. An update includes its two fake updates.
+Designs take turns with CD (A B A B),
 and the peak memory is each process's own. `speed_up` is CD's time over the update's.
 """
 
