@@ -194,34 +194,24 @@ def count_rows(path: str, split: str) -> int:
     return sum(files.values())
 
 
+def check_on_hub(path: str) -> None:
+    """Refuse a Hub id whose dataset is neither in the cache nor on the Hub; download none of it.
+
+    Raises:
+        DataError: if it is not there, or `datasets` is not installed.
+    """
+    with _reading(path) as datasets:
+        datasets.load_dataset_builder(path)
+
+
 def _loaded(path: str, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"data.path is {path!r}: there is no such folder of images; to read it as a dataset, "
-            "pip install 'fewstep[data]'"
-        ) from error
-    datasets.disable_progress_bars()
-    folder = Path(path)
-    files, offline = _files_of_split(folder, split), None
-    try:
-        if not folder.exists():
-            with without_asking(datasets.config) if (offline := out_of_reach()) else nullcontext():
-                return datasets.load_dataset(path, split=split)
+    files = list(_files_of_split(Path(path), split))
+    with _reading(path, files) as datasets:
+        if not Path(path).exists():
+            return datasets.load_dataset(path, split=split)
         if files:
-            return datasets.load_dataset("parquet", data_files=list(files), split="train")
+            return datasets.load_dataset("parquet", data_files=files, split="train")
         loaded = datasets.load_from_disk(path)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        check_alike(list(files))
-        is_vague = type(error) is datasets.exceptions.DatasetGenerationError
-        reason = " ".join(str((is_vague and error.__cause__) or error).split())[:200]
-        if offline:
-            reason = f"{offline}, and {path} was not downloaded before"
-        what = "this folder" if folder.exists() else "it is no folder or file here, and"
-        raise DataError(
-            f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
-        ) from error
     if not isinstance(loaded, datasets.DatasetDict):  # "train[:10%]" is of train
         loaded = {str(loaded.split or "train").partition("[")[0]: loaded}
     return chosen(loaded, split, path)
@@ -237,6 +227,37 @@ def _files_of_split(path: Path, split: str) -> dict[str, int]:
     if files and not filled:
         raise DataError(f"{files[0]} has no rows{' like the others' if len(files) > 1 else ''}")
     return filled
+
+
+@contextmanager
+def _reading(path: str, files: Sequence[str] = ()) -> Iterator[Any]:
+    """Give the `datasets` library, to read `path`; raise its errors, and its lack, as DataErrors.
+
+    Where the Hub is out of reach it looks into its cache alone.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"data.path is {path!r}: there is no such folder of images; to read it as a dataset, "
+            "pip install 'fewstep[data]'"
+        ) from error
+    datasets.disable_progress_bars()
+    is_here = Path(path).exists()
+    offline = None if is_here else out_of_reach()
+    try:
+        with without_asking(datasets.config) if offline else nullcontext():
+            yield datasets
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        check_alike(files)
+        is_vague = type(error) is datasets.exceptions.DatasetGenerationError
+        reason = " ".join(str((is_vague and error.__cause__) or error).split())[:200]
+        if offline:
+            reason = f"{offline}, and {path} was not downloaded before"
+        what = "this folder" if is_here else "it is no folder or file here, and"
+        raise DataError(
+            f"cannot load data.path = {path!r}: {what} as a dataset cannot be read ({reason})"
+        ) from error
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from fewstep.data.base import Captioned, ImageError, Source, digest_of_lines
 from fewstep.data.captions import check_left_out, collect, lines_of
 from fewstep.data.coco import captions_files, read_coco
 from fewstep.data.folders import has_captions, read_folder
-from fewstep.data.hf_datasets import is_hf_dataset, read_hf_dataset
+from fewstep.data.hf_datasets import check_on_hub, is_hf_dataset, read_hf_dataset
 from fewstep.data.images import Framing, as_tensor, buckets_of, decode
-from fewstep.data.shards import find_shards, read_shards
+from fewstep.data.shards import find_shards, is_shards, read_shards
 from fewstep.data.tables import TABLES, find_tables, is_table, read_table, read_tables
 from fewstep.diffusion.random import generator
 from fewstep.errors import DataError
@@ -186,9 +186,8 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
         _check_unused(data, *HF_SETTINGS)
         return read_table(path, images, exclude), None
     has_table = any((path / name).is_file() for name in TABLES)
-    is_shards = path.suffix == ".tar" or data.path.startswith("pipe:") or "://" in data.path
-    shards = find_shards(data.path) if is_shards or (path.is_dir() and not has_table) else ()
-    if shards:
+    may_be_shards = is_shards(data.path) or (path.is_dir() and not has_table)
+    if shards := find_shards(data.path) if may_be_shards else ():
         _check_unused(data, "images", *HF_SETTINGS)
         return read_shards(shards, index, exclude), None
     if on_the_hub(data.path) or (not has_table and is_hf_dataset(path, data.image_column)):
@@ -200,9 +199,29 @@ def open_source(data: DataSettings, index: Path | None = None) -> tuple[Source, 
     if path.is_dir():
         _check_unused(data, "images", *HF_SETTINGS)
         return read_folder(path, exclude), None
-    raise DataError(
-        f"data.path is {data.path!r}, which is no folder, no captions .json, metadata .jsonl or "
-        ".csv, no .parquet, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no "
+    raise _unknown(data.path)
+
+
+def check_path(path: str) -> None:
+    """Refuse a `data.path` that is neither here nor of the Hub; nothing of it is read.
+
+    Raises:
+        DataError: with what it may be.
+    """
+    if path == "bundled" or Path(path).exists():
+        return
+    if is_shards(path):
+        find_shards(path)
+    elif on_the_hub(path):
+        check_on_hub(path)
+    else:
+        raise _unknown(path)
+
+
+def _unknown(path: str) -> DataError:
+    return DataError(
+        f"data.path is {path!r}, which is no folder, no captions .json, metadata .jsonl or .csv, "
+        "no .parquet, no .tar shards, no .txt of prompts and no Hub id (owner/name, where no "
         "folder 'owner' is here); give one of these, or 'bundled'"
     )
 

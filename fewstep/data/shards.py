@@ -89,6 +89,11 @@ class Shards(Source):
         return replace(self, places=self.places[np.asarray(numbers, dtype=np.int64)])
 
 
+def is_shards(path: str) -> bool:
+    """Return whether a name is that of a tar file, of several, or of what would yield one."""
+    return path.endswith(".tar") or path.startswith("pipe:") or "://" in path
+
+
 def find_shards(path: str) -> tuple[Path, ...]:
     """Return the tar files of a folder, a file, or a pattern such as `shards/{0000..0041}.tar`.
 
@@ -101,7 +106,7 @@ def find_shards(path: str) -> tuple[Path, ...]:
         )
     if Path(path).is_dir():
         return tuple(sorted(file for file in Path(path).glob("*.tar") if not file.is_dir()))
-    files = tuple(Path(name) for name in _expanded(path))
+    files = tuple(Path(name) for name in expanded(path))
     if not files:
         raise DataError(f"data.path is {path!r}, which counts down; write the lower number first")
     if missing := [file for file in files if not file.is_file()]:
@@ -109,14 +114,15 @@ def find_shards(path: str) -> tuple[Path, ...]:
     return files
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def expanded(pattern: str) -> Iterator[str]:
+    """Yield the names that a pattern such as `shards/{0000..0041}.tar` stands for."""
     if (match := BRACES.search(pattern)) is None:
         yield pattern
         return
     first, last = match.groups()
     for number in range(int(first), int(last) + 1):
         digits = f"{number:0{len(first)}}"
-        yield from _expanded(pattern[: match.start()] + digits + pattern[match.end() :])
+        yield from expanded(pattern[: match.start()] + digits + pattern[match.end() :])
 
 
 def read_shards(

@@ -14,6 +14,7 @@ from fewstep.config import Config
 from fewstep.console import Steps, TaskProgress, finish
 from fewstep.data.dataset import Dataset
 from fewstep.data.loader import Batches, batches_at
+from fewstep.data.pairs import check_path
 from fewstep.distributed import Processes, number_started
 from fewstep.errors import Interrupted
 from fewstep.files import check_writable, locked, remove_unfinished, write_file, writing
@@ -22,6 +23,7 @@ from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
 from fewstep.training.diagnosis import explained
 from fewstep.training.divergence import TrainingDivergedError
+from fewstep.training.init import check_init
 from fewstep.training.loop import Requests, StepResult, train
 from fewstep.training.memory import check_memory, explained_memory
 from fewstep.training.plan import known_pairs
@@ -59,6 +61,9 @@ def distill(
 ) -> Steps[int]:
     """Do what `distill_run` does while iterated, and yield how far encoding and training are."""
     device = device or default_device()
+    check_path(config.data.path)
+    if config.train.init is not None:
+        check_init(config.train.init)
     known_pairs(config, number_started())
     with explained_memory(config, run, device):
         if not force:

@@ -8,7 +8,13 @@ from torch import Tensor
 from fewstep.errors import SettingError, UserError
 from fewstep.models.adapters import merge_lora
 from fewstep.student.contract import Contract
-from fewstep.student.load import difference_to, read_artefact
+from fewstep.student.load import (
+    artefact_folder,
+    difference_to,
+    is_artefact,
+    read_artefact,
+    read_contract,
+)
 from fewstep.training.networks import Networks, lora_alpha
 
 
@@ -25,7 +31,7 @@ def start_from(source: str, networks: Networks) -> None:
     try:
         contract, weights = read_artefact(source)
     except UserError as error:
-        raise SettingError(f"train.init is {source!r}, no finished student: {error}") from error
+        raise _no_student(source, error) from error
     check_base(source, contract, networks)
     check_timesteps(source, contract, networks)
     roles, adapter = networks.roles, networks.config.adapter
@@ -41,6 +47,23 @@ def start_from(source: str, networks: Networks) -> None:
     with torch.no_grad():
         for name, average in roles.averaged.items():
             average.copy_(roles.trained[name])
+
+
+def check_init(source: str) -> None:
+    """Refuse what is no finished student, without reading its weights.
+
+    Raises:
+        SettingError: saying why.
+    """
+    try:
+        if not is_artefact(source):
+            read_contract(artefact_folder(source))
+    except UserError as error:
+        raise _no_student(source, error) from error
+
+
+def _no_student(source: str, error: UserError) -> SettingError:
+    return SettingError(f"train.init is {source!r}, no finished student: {error}")
 
 
 def check_base(source: str, contract: Contract, networks: Networks) -> None:

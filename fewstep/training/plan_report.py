@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from fewstep.config import Config
+from fewstep.data.count import is_here
 from fewstep.training.changes import changed_by, one_by_one
 from fewstep.training.gpus import GIB, GPUS, Gpu, planned_gpu
 from fewstep.training.memory import Room, advised, change_that_fits, needs
@@ -150,8 +151,11 @@ def summary(config: Config, plan: Plan, found: Verdict) -> str:
         f"{plan.trained_parameters / 1e6:.2f} M parameters are trained, in "
         f"{plan.trained_modules} modules{narrow(plan)}",
         f"{plan.cost.flops / 1e12:.3g} TFLOP a step of {plan.images_per_step} images",
-        cache_summary(config, plan),
+        cache_summary(plan),
     ]
+    if not plan.is_counted:
+        many = "many shards" if is_here(config.data.path) else "not on this machine"
+        rest.append(f"data.path {config.data.path} is {many} and was not counted")
     if plan.on_cpu:
         rest.append("no time is predicted for a CPU: a run's log has its images a second")
     return f"{'; '.join(rest)}; the run {found.words}."
@@ -164,16 +168,14 @@ def narrow(plan: Plan) -> str:
     return f", of which {plan.narrow_modules} have fewer inputs or outputs than adapter.rank"
 
 
-def cache_summary(config: Config, plan: Plan) -> str:
+def cache_summary(plan: Plan) -> str:
     """Return how much of the disk the cache takes, in words."""
     if not plan.cache_bytes_per_pair:
         return "there is no cache, as data.streaming is true"
     told = f"the cache takes {decimal(plan.cache_bytes_per_pair)} a pair"
     if plan.cache_bytes is not None:
-        pairs = f"{plan.num_pairs} pairs"
-        if not plan.is_counted:
-            pairs += f" that data.num_pairs names, as {config.data.path} was not counted"
-        told += f", {decimal(plan.cache_bytes)} for {pairs}"
+        named = "" if plan.is_counted else " that data.num_pairs names"
+        told += f", {decimal(plan.cache_bytes)} for {plan.num_pairs} pairs{named}"
     if plan.cache_bytes_per_caption:
         told += f", and {decimal(plan.cache_bytes_per_caption)} for each caption but the first"
     return told

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fewstep.config import Config
 from fewstep.console import Steps
+from fewstep.data.pairs import check_path
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
 from fewstep.training.distill import encode
@@ -45,6 +46,7 @@ def prepare_data(
             "data.streaming is true: pairs are encoded at each step, and there is nothing to "
             "prepare; leave it out to have a cache"
         )
+    check_path(config.data.path)
     device = device or default_device()
     if not force:
         check_preparing(config, device)

@@ -1,7 +1,9 @@
 """Pairs are counted as they would be read, without reading them."""
 
 import json
+import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,15 @@ def test_prompts_and_the_bundled_world_are_counted_as_they_are_used(tmp_path):
 def test_data_that_are_not_here_are_not_counted(tmp_path):
     for path in ("owner/name", str(tmp_path / "later")):
         assert count_pairs(DataSettings(path=path, num_pairs=7)) is None
+
+
+def test_shards_are_counted_by_their_pattern_too(tmp_path):
+    shutil.copy(shards(tmp_path / "shards", 3), tmp_path / "shards" / "1.tar")
+    data = DataSettings(path=str(tmp_path / "shards" / "{0..1}.tar"), num_pairs=5000)
+    assert count_pairs(data) == len(open_data(data, 16)) == 6
+    assert count_pairs(replace(data, path=str(tmp_path / "{0..1}.tar"))) is None, "not here"
+    with pytest.raises(DataError, match="1 of 3 shards are missing"):
+        count_pairs(replace(data, path=data.path.replace("1}", "2}")))
 
 
 def test_many_shards_are_not_looked_through(tmp_path):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub import constants
 
-from fewstep.config import AdapterSettings, FakeSettings
+from fewstep.config import AdapterSettings, DataSettings, FakeSettings
 from fewstep.console import finish
 from fewstep.errors import UserError, is_out_of_memory
 from fewstep.models.adapters import usable_ranks
@@ -148,6 +149,33 @@ def test_a_batch_of_more_than_all_pairs_is_refused_before_the_memory_is_looked_a
     for force in (False, True):
         with pytest.raises(UserError, match=r"^a step takes 2048 samples .* has 12 pairs: lower"):
             distill_run(config, tmp_path / "run", force=force)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("path", "imagez", r"data\.path is 'imagez', which is no folder"),
+        ("path", "none.txt", r"data\.path is 'none\.txt', which is no folder"),
+        ("path", "{000..002}.tar", r"3 of 3 shards are missing"),
+        ("path", "owner/none", r"data\.path = 'owner/none': it is no folder or file here"),
+        ("init", "none", r"train\.init is 'none', no finished student: there is no file"),
+        ("init", ".", r"train\.init is '\.', no finished student: .*fewstep\.json is missing"),
+    ],
+)
+def test_a_mistyped_path_is_named_before_the_memory_is_looked_at(
+    monkeypatch, tmp_path, setting, value, told
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(memory, "available_memory", lambda: 400_000)
+    if setting == "init":
+        commands, config = (distill_run,), tiny_config(init=value)
+    else:
+        config = replace(tiny_config(), data=DataSettings(path=value))
+        commands = distill_run, lambda *of: finish(prepare_data(*of))
+    for command in commands:
+        with pytest.raises(UserError, match=told):
+            command(config, tmp_path / "run")
 
 
 def test_what_is_surely_small_is_not_counted(monkeypatch, tmp_path):

@@ -29,11 +29,13 @@ from fewstep.training.distill import open_batches
 from fewstep.training.gpus import GPUS, RECIPES, T4, Gpu, named_gpu, planned_gpu, recipe_for
 from fewstep.training.plan import Plan, narrow_modules, plan_run, skeleton
 from fewstep.training.plan_report import (
+    Verdict,
     cache_summary,
     changes_table,
     gpu_table,
     in_time,
     show_plan,
+    summary,
     to_json,
     verdict,
 )
@@ -225,7 +227,7 @@ def test_what_streams_has_no_cache_and_its_codec_beside_the_step():
     parts = num_bytes(w for part in family.vae_and_text_encoder for w in part.parameters())
     assert (cached.cost.vae_and_text_encoder, streaming.cost.vae_and_text_encoder) == (0, parts)
     assert streaming.cost.bytes == cached.cost.bytes + parts
-    assert cache_summary(config, streaming) == "there is no cache, as data.streaming is true"
+    assert cache_summary(streaming) == "there is no cache, as data.streaming is true"
 
 
 def test_the_cache_is_planned_as_it_is_made(tmp_path):
@@ -235,7 +237,7 @@ def test_the_cache_is_planned_as_it_is_made(tmp_path):
         dataset = build(replace(config, data=data), tmp_path / "run", "cpu").dataset
         planned = plan_run(replace(config, data=replace(data, captions="all")))
         assert planned.cache_bytes == dataset.cache_bytes, "of one caption an image"
-        told = cache_summary(config, planned)
+        told = cache_summary(planned)
         assert "kB for 12 pairs, and 1.5 kB for each caption but the first" in told
     assert plan_run(config).cache_bytes_per_caption == 0
 
@@ -254,9 +256,10 @@ def test_the_pairs_that_are_there_are_planned_and_not_those_that_a_config_names(
     planned = plan_run(here)
     assert planned.cache_bytes == 3 * planned.cache_bytes_per_pair
     later = replace(here, data=replace(here.data, path=str(tmp_path / "later")))
-    told = cache_summary(later, plan_run(later))
-    assert "5000 pairs that data.num_pairs names, as" in told
-    assert told.endswith("later was not counted")
+    planned = plan_run(later)
+    told = summary(later, planned, Verdict("fits"))
+    assert "5000 pairs that data.num_pairs names;" in told
+    assert "later is not on this machine and was not counted;" in told
     with pytest.raises(UserError, match=r"takes 4 samples .* has 3 pairs"):
         plan_run(replace(here, train=replace(here.train, batch_size=4)))
 
