@@ -104,13 +104,26 @@ def warm_up(models: EvaluationSet) -> None:
     student.decode(student.latents([""], image_generators(0, 1), models.resolution))
 
 
+def theme() -> gr.themes.Base:
+    """Return Gradio's theme with the reader's fonts, and quiet or coloured text in darker ink."""
+    own = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return own.set(
+        body_text_color_subdued="*neutral_500", color_accent="*primary_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )  # fmt: skip
+
+
 def serve(page: gr.Blocks, host: str, port: int | None, password: str | None = None) -> str:
     """Start the server in threads of its own and return the page's address.
 
     Raises:
         UserError: if the port is taken.
     """
-    plain = ["system-ui", "sans-serif"]
     try:
         _, address, _ = page.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False,
@@ -118,8 +131,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, password: str | None = N
             enable_monitoring=False, run_history=False, show_error=False, footer_links=[],
             allowed_paths=[], max_file_size="1kb",
             auth=("fewstep", password) if password else None,
-            theme=gr.themes.Default(font=plain, font_mono=["ui-monospace", "monospace"]),
-            css_paths=Path(__file__).parent / "page.css",
+            theme=theme(), css_paths=Path(__file__).parent / "page.css",
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"--port is {port}, which is taken; choose another one") from error

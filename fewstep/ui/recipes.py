@@ -33,7 +33,7 @@ BUNDLED = {
 MATCHING = "trajectory-matching-sd15-24gb.toml"
 """The recipe for Stable Diffusion of the method that has a second LoRA, whatever the card."""
 
-PROCESSOR = "none, this machine's processor"
+PROCESSOR = "none: the processor"
 CARDS = {PROCESSOR: None} | {f"{gpu.name} ({gpu.gib:.0f} GiB)": gpu for gpu in GPUS}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fewstep.student.png_info import SampledImage
-from fewstep.ui.compare import Column
+from fewstep.ui.compare import Column, spread
 from fewstep.ui.runs import RunState
 
 Verdict = Callable[[str, Image.Image], dict[str, bool]]
@@ -24,7 +24,7 @@ def templates() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals |= {"uri": data_uri, "sampled_uri": sampled_uri}
+    environment.globals |= {"uri": data_uri, "sampled_uri": sampled_uri, "numbered": numbered}
     return environment
 
 
@@ -32,6 +32,11 @@ def results_html(columns: Sequence[Column], verdict: Verdict | None) -> str:
     """Return the columns side by side; `verdict` reads an image of the bundled world."""
     template = templates().get_template("results.html.jinja")
     return template.render(columns=columns, verdict=verdict)
+
+
+def numbered(column: Column) -> list[tuple[int, Image.Image]]:
+    """Return the strip's images, each with the number of steps that made it."""
+    return [*zip(spread(range(column.total + 1)), column.strip, strict=True)]
 
 
 def message_html(text: str, kind: str = "error") -> str:

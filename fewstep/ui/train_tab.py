@@ -27,14 +27,20 @@ def train_tab(trainings: Trainings, folders: Sequence[Path]) -> None:
     with gr.Row(elem_classes="fs-row"):
         model = gr.Dropdown(
             models_in(folders), value="bundled", allow_custom_value=True, label="Model",
-            info="bundled, a diffusers folder, a .safetensors file or a Hub id", elem_id="model",
+            info="bundled, a folder, a file or a Hub id", elem_id="model",
         )  # fmt: skip
         data = gr.Dropdown(
             data_in(folders), value="bundled", allow_custom_value=True, label="Data",
             info="bundled, or a folder of captioned images", elem_id="data",
         )  # fmt: skip
-        method = gr.Dropdown(methods, value="multi-boundary-cd", label="Method", elem_id="method")
-        size = gr.Dropdown(list(CARDS), value=card, label="Card", elem_id="card")
+        method = gr.Dropdown(
+            methods, value="multi-boundary-cd", label="Method", info="how the student is trained",
+            elem_id="method",
+        )  # fmt: skip
+        size = gr.Dropdown(
+            list(CARDS), value=card, label="Card", info="whose memory the recipe fits",
+            elem_id="card",
+        )  # fmt: skip
     text = gr.Textbox(
         recipe("bundled", "bundled", "multi-boundary-cd", card), label="Recipe", lines=12,
         max_lines=24, info="every setting may be changed here", elem_id="recipe",

@@ -15,7 +15,7 @@ BROWSER = next(
 
 
 if not find_spec("gradio"):  # the extra `ui`, which the oldest versions are tested without
-    collect_ignore = ["test_browser.py", "test_recipes.py", "test_server.py"]
+    collect_ignore = ["test_browser.py", "test_recipes.py", "test_server.py", "test_tabs.py"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Prompts from menus, the parser's verdict, and text that stays text."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,7 +42,7 @@ def test_the_verdict_is_the_parsers():
 
 def column(prompt):
     image = SampledImage(Image.new("RGB", (8, 8)), prompt, 7, 4)
-    return Column((), prompt, prompt, 4, lambda: None, 4, (image,), (image.image,), 0.25)
+    return Column((), prompt, prompt, 4, lambda: None, 4, (image,), (image.image,) * 5, 0.25)
 
 
 def test_a_prompt_with_markup_is_text():
@@ -59,7 +61,9 @@ def test_every_image_has_its_cost_its_seed_and_its_verdict_below_it():
     assert "<b>4 NFE</b> · 0.25 s · seed 7" in " ".join(html.split())
     assert "✓ shape" in html
     assert "✗ colour" in html
-    assert html.count("data:image/png;base64,") == 3  # shown, saved by its link, and in the strip
+    assert html.count("data:image/png;base64,") == 2 + 5  # shown, saved by its link, and the strip
+    under = re.findall(r"<li>.+?<small>(.+?)</small>", html)
+    assert under == ["noise", "step 1", "step 2", "step 3", "step 4"]
 
 
 def test_a_column_that_is_not_finished_says_how_far_it_is():
