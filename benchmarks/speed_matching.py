@@ -5,8 +5,8 @@
 
 A batch size is the number of image calls that carry gradient: CD takes as many images, trajectory
 matching a quarter as many prompts, each with four jumps. An update includes its two fake updates.
-Designs take turns with CD (A B A B),
-and the peak memory is each process's own. `speed_up` is CD's time over the update's.
+Designs take turns with CD (A B A B), and the peak memory is each process's own. `speed_up` is CD's
+time over the update's.
 """
 
 from dataclasses import replace
