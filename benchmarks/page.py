@@ -63,9 +63,7 @@ def started(folder: Path) -> Iterator[Server]:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "fewstep", "ui", *STUDENTS, "--port", port]
     environment, clock = os.environ | {"PYTHONPATH": str(ROOT)}, time.monotonic()
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             if not process.stdout.readline().startswith(b"open http"):

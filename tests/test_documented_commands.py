@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_every_make_target_and_script_on_a_page_exists(page):
             paths = (ROOT / name, ROOT / f"{name}.py", ROOT / name / "__main__.py")
             is_ours = name.split("/")[0] in ("benchmarks", "tools", "recipes", "fewstep")
             assert not is_ours or any(path.exists() for path in paths), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_extra_on_a_page_exists(page):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extras in re.findall(r"(?:'fewstep|/src|\.)\[([a-z,]+)\]", text_of(page)):
+        assert set(extras.split(",")) <= project["optional-dependencies"].keys(), extras
 
 
 def all_commands() -> dict[str, object]:

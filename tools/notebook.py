@@ -23,7 +23,9 @@ def main() -> None:
         shutil.copytree(ROOT / "configs", Path(folder) / "configs")
         started = time.monotonic()
         where = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=where).execute()
+        NotebookClient(
+            notebook, timeout=None, startup_timeout=600, kernel_name="python3", resources=where
+        ).execute()
         print(f"{time.monotonic() - started:.0f} s")
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
