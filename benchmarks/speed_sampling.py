@@ -7,31 +7,30 @@
 
 From prompts to images, including text encoder and decoder. Every design is timed in alternation
 with the first one, after a check that it generates the same images from the same noise. The tiny
-decoder is timed if its weights are in the Hub's cache and the model is the one that it fits.
+decoder has random weights, on which its speed does not depend.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
-from huggingface_hub import try_to_load_from_cache
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from benchmarks.speed_own import components
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
+from fewstep.models.tiny_decoder import default_channels, new_decoder, with_vae
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.seeds import image_generators
 from fewstep.training.artefact import write_artefact
 
 STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"
-TINY_DECODER = "madebyollin/taesd"
-"""For Stable Diffusion 1.5's latents (MIT); a repository on the Hub."""
 Generate = Callable[[], Tensor]
 """Returns images as uint8 [batch, H, W, 3]."""
 
@@ -98,22 +97,19 @@ def by_fewstep(
     if compiled:
         network.compile()
     prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
-    decode = sampler.decode
+    networks = [network, *family.vae_and_text_encoder]
     if tiny_decoder:
-        tiny = AutoencoderTiny.from_pretrained(TINY_DECODER, local_files_only=True)
-        tiny = tiny.to(setting.device, setting.half).eval()
-
-        def decode(latents: Tensor) -> Tensor:
-            images = tiny.decode(latents.to(setting.half)).sample.float() / 2 + 0.5
-            return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
+        tiny = new_decoder(with_vae(family), default_channels(with_vae(family)))
+        sampler = replace(sampler, family=replace(with_vae(family), decoder=tiny))
+        networks = [network, tiny, *family.vae_and_text_encoder[1:]]
 
     @torch.no_grad()
     def generate() -> Tensor:
         latents = sampler.latents(prompts, image_generators(0, len(prompts)), setting.resolution)
         with setting.autocast() if half_decoder else nullcontext():
-            return decode(latents)
+            return sampler.decode(latents)
 
-    return generate, [network, *([tiny] if tiny_decoder else family.vae_and_text_encoder)]
+    return generate, networks
 
 
 DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {
@@ -136,13 +132,9 @@ OTHER_IMAGES = {"diffusers, teacher", "fewstep, tiny decoder"}
 """The designs whose images differ from the baseline's."""
 
 
-def distinct_designs(model: str, precision: str) -> list[str]:
-    """Return the designs that differ for this model, in this precision, on this machine."""
-    left_out = set()
-    if precision == "fp32":
-        left_out.add("fewstep, half decoder")
-    if model != "sd15" or not isinstance(try_to_load_from_cache(TINY_DECODER, "config.json"), str):
-        left_out.add("fewstep, tiny decoder")
+def distinct_designs(precision: str) -> list[str]:
+    """Return the designs that differ in this precision."""
+    left_out = {"fewstep, half decoder"} if precision == "fp32" else set()
     return [name for name in DESIGNS if name not in left_out]
 
 
@@ -163,6 +155,6 @@ def write_student(setting: Setting) -> None:
 
 if __name__ == "__main__":
     args = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
-    designs = args.designs or distinct_designs(args.model, args.precision)
+    designs = args.designs or distinct_designs(args.precision)
     path = measure(args, work, designs, prepare=write_student)
     print(f"wrote {path} and its plot")

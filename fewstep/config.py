@@ -114,6 +114,19 @@ class StopSettings:
 
 
 @dataclass(frozen=True)
+class DecoderSettings:
+    """How `fewstep distill-decoder` trains a small decoder on cached latents.
+
+    `channels` are half of those of the VAE's last layers, and no less than 16, unless set.
+    """
+
+    channels: Annotated[int, Ge(1), Lt(1024)] | None = None
+    steps: Count = 2000
+    batch_size: Count = 8
+    learning_rate: Annotated[float, Gt(0), Lt(1)] = 5e-3
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Captioned images, or prompts alone; what `path` is, is found by looking at it.
 
@@ -199,6 +212,7 @@ class Config:
     adapter: AdapterSettings | None = None
     fake: FakeSettings | None = None
     stop: StopSettings | None = None
+    decoder: DecoderSettings | None = None
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 

@@ -205,6 +205,50 @@ def seconds_per_image(row: dict) -> float:
     return row["seconds"]["value"] / row["batch_size"]
 
 
+def tiny_decoder() -> str:
+    """How near a small decoder's images are to the VAE's, and what the parser says of them."""
+    results = json.loads((RESULTS / "tiny_decoder.json").read_text(encoding="utf-8"))
+    decibels, share = (
+        "{value:.1f} dB ({low:.1f} to {high:.1f})",
+        "{value:.1%} ({low:.1%} to {high:.1%})",
+    )
+    points = "{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    rows = {
+        "PSNR, scenes that nothing was trained on": ("psnr_of_held_out_scenes", decibels, 1),
+        "PSNR, the student's latents": ("psnr_of_the_student", decibels, 1),
+        "prompts right, the VAE's decoder": ("prompt_accuracy_full", share, 1),
+        "prompts right, the small one": ("prompt_accuracy_tiny", share, 1),
+        "difference, paired": ("prompt_accuracy_difference", points, 100),
+        "same verdict": ("same_verdict", share, 1),
+    }
+    lines = []
+    for title, (name, shape, scale) in rows.items():
+        interval = results[name]
+        ends = {end: scale * interval[end] for end in ("value", "low", "high")}
+        lines.append([title, shape.format(**ends), f"{interval['n']:,}"])
+    trained = results["decoder"]
+    note = (
+        "The bundled world, a multi-boundary student in 4 steps; mean and 95 % interval, n images. "
+        f"{trained['channels']} channels, {trained['steps']} steps of {trained['batch_size']}, "
+        f"{results['core_seconds']:.0f} core-seconds. By `{results['command']}`."
+    )
+    return f"{_markdown(['', 'measured', 'n'], lines)}\n{note}\n"
+
+
+def tiny_decoder_time() -> str:
+    """How many times as fast a small decoder is."""
+    results = json.loads((RESULTS / "tiny_decoder_time.json").read_text(encoding="utf-8"))
+    lines = [
+        [
+            str(row["batch_size"]),
+            "{value:.2f} ({low:.2f} to {high:.2f})".format(**row["times_as_fast"]),
+        ]
+        for row in results["rows"]
+    ]
+    note = f"Median and 95 % interval over rounds in turns. {results['machine']}."
+    return f"{_markdown(['batch', 'times as fast'], lines)}\n{note}\n"
+
+
 def reading() -> str:
     """The cost of reading a batch by the number of pairs, relative to a training step."""
     results = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))
@@ -357,6 +401,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sampling": partial(speed, "sampling.json"),
     "sampling-bf16": partial(speed, "sampling_bf16.json"),
     "sampling-gpu": partial(speed, "sampling_gpu.json"),
+    "tiny-decoder": tiny_decoder,
+    "tiny-decoder-time": tiny_decoder_time,
     "programs": programs,
     "reading": reading,
     "soak": soak,

@@ -74,6 +74,22 @@ def prepare(
 
 
 @app.command()
+def distill_decoder(
+    config: ConfigFile,
+    run: RunFolder,
+    set_: Override = None,
+    force: Force = False,
+    json: Annotated[bool, option("Print JSON.")] = False,
+) -> None:
+    """Train a small decoder in place of the VAE's on the latents of CONFIG: RUN/tiny_decoder."""
+    settings = read_settings(config, set_ or [])
+    from fewstep.training import decoder
+
+    made = show_progress(decoder.distill_decoder(settings, run, force=force))
+    typer.echo(made.as_json() if json else made.summary())
+
+
+@app.command()
 def sample(
     source: Annotated[str, typer.Argument(help="A run, an artefact or a model.")],
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
@@ -93,6 +109,9 @@ def sample(
         list[str] | None, option("Another LoRA; may be repeated.", metavar="PATH[=WEIGHT]")
     ] = None,
     base: Annotated[str | None, option("Base model, instead of the artefact's own.")] = None,
+    decoder: Annotated[
+        str | None, option("In place of the VAE: by distill-decoder.", metavar="tiny|FOLDER")
+    ] = None,
     out: Out = Path("out.png"),
 ) -> None:
     """Generate images: several make a grid, or each has its file, where OUT is a folder."""
@@ -100,7 +119,7 @@ def sample(
 
     options = SampleOptions(
         seed, num_images, height, width, steps, guidance_scale, negative_prompt, image, strength,
-        read_loras(lora or []), base,
+        read_loras(lora or []), base, decoder,
     )  # fmt: skip
     typer.echo(generate_file(source, prompt or [], prompts, out, options))
 

@@ -9,10 +9,15 @@ EXAMPLES = {
         "fewstep distill mine.toml --run runs/mine --set train.steps=500",
     ],
     "prepare": ["fewstep prepare mine.toml --run runs/mine"],
+    "distill-decoder": [
+        "fewstep distill-decoder mine.toml --run runs/mine",
+        "fewstep distill-decoder runs/mine/config.toml --run runs/mine --set decoder.steps=5000",
+    ],
     "check": ["fewstep data check images --resolution 512"],
     "sample": [
         'fewstep sample runs/mine "a lighthouse at dusk" --seed 7 -o out.png',
         "fewstep sample bundled --prompts prompts.txt --num-images 4 -o images",
+        'fewstep sample runs/mine "a lighthouse at dusk" --decoder tiny',
     ],
     "evaluate": [
         "fewstep evaluate runs/mine --protocol prompts --prompts prompts.txt -o results",
@@ -32,6 +37,6 @@ EXAMPLES = {
 def add_examples(app: typer.Typer) -> None:
     """Put each command's examples below its help."""
     for command in app.registered_commands:
-        name = command.callback.__name__ if command.callback else ""
+        name = command.callback.__name__.replace("_", "-") if command.callback else ""
         lines = "\n\n".join(EXAMPLES.get(name, []))
         command.epilog = f"For example:\n\n{lines}" if lines else None

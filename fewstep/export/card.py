@@ -9,6 +9,7 @@ from fewstep.export.artefact import Artefact, is_whole_network
 from fewstep.export.sampling_guides import TEMPLATES, guidance, guide_table, prompt_note
 from fewstep.methods import METHODS, method_title
 from fewstep.models.hub import on_the_hub
+from fewstep.models.tiny_decoder import TINY_FOLDER
 from fewstep.student.load import public_name
 
 TAGS = ["text-to-image", "diffusers", "stable-diffusion", "consistency-distillation"]
@@ -34,6 +35,7 @@ def write_card(artefact: Artefact) -> str:
         guide_table=guide_table(contract, artefact.name),
         prompt_note=prompt_note(contract),
         smallest_n=SMALLEST_N,
+        tiny_decoder=f"{TINY_FOLDER}/config.json" in contract.files,
         results_table=_results_table(artefact.results) if artefact.results else "",
     )
 

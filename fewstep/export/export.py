@@ -1,6 +1,7 @@
 """`fewstep export`: from a run to the files that are shared."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +30,14 @@ from fewstep.export.write import (
 from fewstep.files import check_writable, write_folder
 from fewstep.models.hub import hub_file, on_the_hub
 from fewstep.models.precision import DTYPES
+from fewstep.models.tiny_decoder import TINY_FOLDER
 from fewstep.student.contract import CONTRACT_FILE, Contract
 from fewstep.student.load import (
     artefact_folder,
     check_files,
     checked,
     load_base,
+    own_decoder,
     public_name,
     read_artefact,
     read_contract,
@@ -86,6 +89,8 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
                 write_checkpoint(folder, artefact, family, network, dtype)
             if options.fused:
                 write_whole_model(folder, artefact.contract, family, network, dtype)
+        if decoder := own_decoder(source):
+            shutil.copytree(decoder, folder / TINY_FOLDER)
         write_contract(folder, artefact)
 
     write_folder(out, write)

@@ -65,7 +65,7 @@ def write_contract(folder: Path, artefact: Artefact) -> None:
     """Write the contract with the sha256 of each file in the folder, then the model card."""
     contract = replace(artefact.contract, files=checksums(folder))
     write_file(folder / CONTRACT_FILE, contract.to_json())
-    write_file(folder / CARD_FILE, write_card(artefact))
+    write_file(folder / CARD_FILE, write_card(replace(artefact, contract=contract)))
 
 
 def write_checkpoint(

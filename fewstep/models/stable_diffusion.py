@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -58,6 +58,8 @@ class StableDiffusion:
     dtype: torch.dtype = torch.float32
     revision: str | None = None
     long_prompts: LongPrompts = "cut"
+    decoder: AutoencoderTiny | None = None
+    """Decodes in place of the VAE, where there is one; see `fewstep.models.tiny_decoder`."""
     lora_presets: ClassVar[Mapping[str, Sequence[str]]] = PRESETS
 
     def pipeline(
@@ -175,8 +177,9 @@ class StableDiffusion:
     def decode(self, latents: Latents) -> Tensor:
         """Return images [batch, 3, H, W] in [0, 1]; a value that is not finite becomes NaN."""
         at_once = max(1, PIXELS_AT_ONCE // (latents[0, 0].numel() * self._vae_factor**2))
-        scaled = latents / self.vae.config.scaling_factor
-        images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once)])
+        vae = self.decoder or self.vae
+        scaled = latents / vae.config.scaling_factor
+        images = torch.cat([vae.decode(part).sample for part in scaled.split(at_once)])
         images = images.masked_fill(~images.isfinite(), torch.nan)  # which clamping would hide
         return (images / 2 + 0.5).clamp(0, 1)
 

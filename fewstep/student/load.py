@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fewstep.console import next_command
 from fewstep.errors import UserError
 from fewstep.files import sha256_of
 from fewstep.models.adapters import lora_modules, merge_lora
@@ -18,7 +19,8 @@ from fewstep.models.architectures import ARCHITECTURES, known_architecture
 from fewstep.models.base import ModelError, ModelFamily, prediction_type
 from fewstep.models.hub import hub_file, hub_folder, no_such_path, on_the_hub
 from fewstep.models.loading import load_model
-from fewstep.models.safe_files import PICKLED
+from fewstep.models.safe_files import PICKLED, SAFE
+from fewstep.models.tiny_decoder import MAKE, TINY_FOLDER
 from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, SCHEDULER_FILE, Contract
 from fewstep.student.other_programs import scheduler_config
 
@@ -27,6 +29,10 @@ REQUIRED = (("base", "id", str), ("base", "fingerprint", str), ("data", "resolut
 
 WITHOUT_EFFECT = {"_diffusers_version", "steps_offset"}
 """Entries of a scheduler config that the schedulers of artefacts ignore."""
+
+
+TINY = "tiny"
+"""What `--decoder` calls the decoder in a run's or artefact's own folder."""
 
 
 class ArtefactError(UserError):
@@ -68,7 +74,8 @@ def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
         )
     if not on_the_hub(str(source)):
         raise ArtefactError(no_such_path(str(source)))
-    needed = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, "unet/*.safetensors", "unet/*.json"]
+    needed = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE]
+    needed += [f"{part}/*.{kind}" for part in ("unet", TINY_FOLDER) for kind in (SAFE[1:], "json")]
     try:
         return hub_folder(str(source), needed, revision)
     except (OSError, ValueError) as error:
@@ -77,6 +84,34 @@ def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
             f"{source} is no folder and cannot be downloaded from the Hub ({reason}); check the "
             "name, the network, and for a private one the login (hf auth login)"
         ) from error
+
+
+def decoder_folder(
+    decoder: str | Path, source: str | Path | None = None, revision: str | None = None
+) -> Path:
+    """Return the folder of a small decoder: "tiny" is that of a student's run or artefact.
+
+    Raises:
+        ArtefactError: if there is none, with the command that makes it.
+    """
+    if str(decoder) != TINY:
+        if Path(decoder).is_dir():
+            return Path(decoder).absolute()
+        raise ArtefactError(f"there is no decoder {decoder}: name a folder; {MAKE}")
+    if source is None:
+        raise ArtefactError(f"a plain model has no decoder of its own: name a folder; {MAKE}")
+    if found := own_decoder(source, revision):
+        return found.absolute()
+    make, config = f"{MAKE}, and fewstep export RUN -o OUT takes it along", "config.toml"
+    if (Path(source) / config).is_file():
+        make = next_command("distill-decoder", Path(source) / config, "--run", source)
+    raise ArtefactError(f"{source} has no {TINY_FOLDER}; {make}")
+
+
+def own_decoder(source: str | Path, revision: str | None = None) -> Path | None:
+    """Return the folder of the small decoder in a student's run or artefact, if there is one."""
+    folders = (Path(source), artefact_folder(source, revision))
+    return next((f / TINY_FOLDER for f in folders if (f / TINY_FOLDER).is_dir()), None)
 
 
 def read_contract(folder: Path, name: str = CONTRACT_FILE) -> Contract:

@@ -15,10 +15,11 @@ from fewstep.errors import UserError
 from fewstep.models.base import ModelFamily
 from fewstep.models.extra_loras import add_loras
 from fewstep.models.prompts import warn_of_cut
+from fewstep.models.tiny_decoder import with_decoder
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
-from fewstep.student.load import load_base, student_network
-from fewstep.student.png_info import TRAINED, SampledImage, SampledImages
+from fewstep.student.load import decoder_folder, load_base, student_network
+from fewstep.student.png_info import DECODER, TRAINED, SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
 from fewstep.student.unfinished import read_student
 
@@ -37,6 +38,8 @@ class FewStepPipeline:
     contract: Contract
     student: tuple[ModelFamily, nn.Module]
     loras: Mapping[str, float] = field(default_factory=dict)
+    decoder: str | None = None
+    """The name of what decodes in place of the VAE."""
 
     @classmethod
     def from_pretrained(
@@ -45,6 +48,7 @@ class FewStepPipeline:
         *,
         base: str | None = None,
         loras: Mapping[str, float] | None = None,
+        decoder: str | Path | None = None,
         revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -53,17 +57,22 @@ class FewStepPipeline:
 
         Of a run that is not finished it is the last checkpoint, and images say so in `settings`.
         `loras` are other LoRA files for the same base model, by path, and how strong each is.
+        `decoder` is a folder by `fewstep distill-decoder`, or "tiny" for the run's or artefact's.
 
         Raises:
             ArtefactError: if a file is missing, damaged, pickled or outside of the folder, if the
                 contract was edited, or if the base is not the one that was distilled.
-            ModelError: if one of `loras` does not fit the base model.
+            ModelError: if one of `loras`, or the decoder, does not fit the base model.
         """
+        folder = decoder and decoder_folder(decoder, artefact, revision)
         contract, weights = read_student(artefact, revision)
         family = load_base(contract, artefact, base, device=device, dtype=dtype)
+        if folder:
+            family = with_decoder(family, folder)
         network = student_network(family, contract, weights)
         loras = dict(loras or {})
-        return cls(family, contract, add_loras(family, network, loras), loras)
+        name = decoder and Path(decoder).name
+        return cls(family, contract, add_loras(family, network, loras), loras, name)
 
     def __call__(
         self,
@@ -178,4 +187,6 @@ class FewStepPipeline:
         if self.loras:
             named = (f"{Path(path).stem} {weight:g}" for path, weight in self.loras.items())
             settings["LoRA"] = ", ".join(named)
+        if self.decoder:
+            settings[DECODER] = self.decoder
         return settings

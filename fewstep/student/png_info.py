@@ -13,6 +13,8 @@ from fewstep.files import write_file
 PNG, XMP = b"\x89PNG\r\n\x1a\n", b"XML:com.adobe.xmp"
 TRAINED = "Trained"
 """The setting of images by a run that is not finished: how far it was."""
+DECODER = "VAE Decoder"
+"""The setting of images by another decoder than the VAE's, by A1111's name."""
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 

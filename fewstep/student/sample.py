@@ -16,7 +16,14 @@ from fewstep.console import next_command, say_loading
 from fewstep.errors import UserError
 from fewstep.files import check_writable
 from fewstep.images import grid
-from fewstep.student.png_info import TRAINED, SampledImage, parameters_of, without_text, write_png
+from fewstep.student.png_info import (
+    DECODER,
+    TRAINED,
+    SampledImage,
+    parameters_of,
+    without_text,
+    write_png,
+)
 from fewstep.text import checked, decoded, numbered_lines
 
 
@@ -35,6 +42,7 @@ class SampleOptions:
     strength: float | None = None
     loras: Mapping[str, float] = field(default_factory=dict)
     base: str | None = None
+    decoder: str | None = None
 
 
 def generate_file(
@@ -117,8 +125,9 @@ def _sample_student(
     from fewstep.student.pipeline import FewStepPipeline
 
     pipeline = FewStepPipeline.from_pretrained(
-        source, base=options.base, loras=options.loras, device=default_device()
-    )
+        source, base=options.base, loras=options.loras, decoder=options.decoder,
+        device=default_device(),
+    )  # fmt: skip
     scale = 1.0 if options.guidance_scale is None else options.guidance_scale
     pipeline.check_guidance(scale, options.negative_prompt)
     check_words(pipeline.contract.base["id"], [*prompts, options.negative_prompt])
@@ -156,11 +165,16 @@ def _sample_teacher(
     check_words(source, [*prompts, negative])
     from fewstep.models.loading import default_device, load_model
     from fewstep.models.prompts import warn_of_cut
+    from fewstep.models.tiny_decoder import with_decoder
     from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
+    from fewstep.student.load import decoder_folder
     from fewstep.student.pipeline import NO_EFFECT
     from fewstep.student.seeds import repeated
 
+    decoder = options.decoder and decoder_folder(options.decoder)
     family = load_model(source, device=default_device())
+    if decoder:
+        family = with_decoder(family, decoder)
     scale = TEACHER_GUIDANCE if options.guidance_scale is None else options.guidance_scale
     steps = TEACHER_STEPS if options.num_steps is None else options.num_steps
     if negative and scale == 1:
@@ -176,6 +190,7 @@ def _sample_teacher(
         "CFG scale": f"{scale:g}",
         "Model": Path(source).name,
         "Timesteps": ", ".join(map(str, sampler.timesteps)),
+        **({DECODER: Path(options.decoder).name} if options.decoder else {}),
     }
     prompts = repeated(prompts, options.num_images)
     size = [family.default_resolution if side is None else side
@@ -241,10 +256,10 @@ def gather_prompts(prompts: Sequence[str], prompt_file: Path | None) -> list[str
     return gathered
 
 
-def sample_next(source: str | Path, base: str) -> str:
-    """Return the command that samples a student of `base`, with a prompt that it understands."""
+def sample_next(source: str | Path, base: str, *options: object) -> str:
+    """Return the command that samples `base` or its student, with a prompt that it understands."""
     prompt = "a red heart above a blue star" if base == "bundled" else "a lighthouse at dusk"
-    return next_command("sample", source, prompt, "-o", "out.png")
+    return next_command("sample", source, prompt, *options, "-o", "out.png")
 
 
 def check_words(base: str, prompts: Sequence[str]) -> None:

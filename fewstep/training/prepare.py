@@ -5,7 +5,9 @@ from pathlib import Path
 
 from fewstep.config import Config
 from fewstep.console import Steps
+from fewstep.data.dataset import Dataset
 from fewstep.data.pairs import check_path
+from fewstep.distributed import ALONE
 from fewstep.errors import UserError
 from fewstep.models.loading import default_device
 from fewstep.training.distill import encode
@@ -41,20 +43,29 @@ def prepare_data(
         UserError: before any work, if a setting, the model, the data, the memory or the disk is at
             fault; or if too many images cannot be used.
     """
+    dataset, notes = yield from prepared(config, run, device or default_device(), force=force)
+    cache = dataset.cache(seed=0, group=1)
+    skipped = len(dataset.pairs) - len(cache)
+    notes = filter(None, (*notes, dataset.notice()))
+    return Prepared(dataset.cache_folder, len(cache), skipped, tuple(notes))
+
+
+def prepared(
+    config: Config, run: Path, device: str, *, force: bool, for_decoder: bool = False
+) -> Steps[tuple[Dataset, list[str]]]:
+    """Open the data of a config and encode what is not encoded; return them with notes.
+
+    `for_decoder` they have latents although the method needs none, and one process encodes.
+    """
     if config.data.streaming:
         raise UserError(
             "data.streaming is true: pairs are encoded at each step, and there is nothing to "
             "prepare; leave it out to have a cache"
         )
     check_path(config.data.path)
-    device = device or default_device()
     if not force:
         check_preparing(config, device)
-    processes = join_processes(config.train, device)
+    processes = ALONE if for_decoder else join_processes(config.train, device)
     family = load_family(with_precision(config, device).model, device)
-    dataset = open_dataset(config, run, family, processes)
-    notes = yield from encode(dataset, processes)
-    cache = dataset.cache(seed=0, group=1)
-    skipped = len(dataset.pairs) - len(cache)
-    notes = filter(None, (*notes, dataset.notice()))
-    return Prepared(dataset.cache_folder, len(cache), skipped, tuple(notes))
+    dataset = open_dataset(config, run, family, processes, for_decoder)
+    return dataset, (yield from encode(dataset, processes))

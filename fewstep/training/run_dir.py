@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fewstep.config import Config, load_config, to_toml
+from fewstep.config import Config, DecoderSettings, load_config, to_toml
 from fewstep.errors import SettingError
 from fewstep.files import write_file
 from fewstep.models.base import prediction_type
@@ -23,6 +23,7 @@ HARMLESS = {
     *(f"train.{key}" for key in ("save_every", "keep_last", "preview_every", "preview_prompts")),
     *("train.trackers", "train.checkpointing", "model.allow_pickle", "model.hub_id"),
     *("data.cache", "data.workers", "data.max_skipped"),
+    *(f"decoder.{field.name}" for field in dataclasses.fields(DecoderSettings)),
 }
 """Settings that may change between the parts of one run: they decide no more than rounding."""
 

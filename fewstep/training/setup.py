@@ -170,8 +170,16 @@ def join_processes(train: TrainSettings, device: torch.device | str) -> Processe
     return processes
 
 
-def open_dataset(config: Config, run: Path, family: ModelFamily, processes: Processes) -> Dataset:
-    """Open the data. The main process indexes shards first; the others read its index.
+def open_dataset(
+    config: Config,
+    run: Path,
+    family: ModelFamily,
+    processes: Processes,
+    for_latents: bool = False,
+) -> Dataset:
+    """Open the data, `for_latents` with them although the method needs none.
+
+    The main process indexes shards first; the others read its index.
 
     Raises:
         UserError: if there are none, or they differ between the processes.
@@ -184,7 +192,7 @@ def open_dataset(config: Config, run: Path, family: ModelFamily, processes: Proc
             resolution=data.resolution or family.default_resolution,
             root=Path(data.cache or run.parent / "cache"),
             teacher_guidance=TEACHER_GUIDANCE if scale is None else scale,
-            needs_latents=needs_latents(build_method(config.method)[1]),
+            needs_latents=for_latents or needs_latents(build_method(config.method)[1]),
         )
     if processes.count > 1:
         key = int(dataset.fingerprint.key, 16) >> 1  # 63 bits, as a tensor's integers have
