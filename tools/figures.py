@@ -355,6 +355,23 @@ def kills() -> str:
     )
 
 
+def full_disk() -> str:
+    """What each command did on a disk that was full, filled up on the way, or was read-only."""
+    results = json.loads((RESULTS / "full_disk.json").read_text(encoding="utf-8"))
+    cases = list(dict.fromkeys(row["case"] for row in results["cases"]))
+    found: dict[str, dict[str, str]] = {}
+    for row in results["cases"]:
+        found.setdefault(row["place"], {})[row["case"]] = "holds" if row["holds"] else "fails"
+    rows = [[place, *(held.get(case, "–") for case in cases)] for place, held in found.items()]
+    return (
+        f"{results['holds']} of {results['n']} cases hold: the command ended with exit code 2 and "
+        "a sentence that names what was not written, what was there before was there to the bit, "
+        "every new file was whole, and with room again the same command ended well.\n\n"
+        f"{_markdown(['command', *cases], rows)}\n"
+        f"{results['machine']}. By `{results['command']}`, as root.\n"
+    )
+
+
 def programs() -> str:
     """What each program that was run made of each file; the others are derived."""
     results = json.loads((RESULTS / "programs.json").read_text(encoding="utf-8"))
@@ -408,6 +425,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "soak": soak,
     "cards": cards,
     "kills": kills,
+    "full-disk": full_disk,
     "page": page,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
