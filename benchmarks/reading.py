@@ -30,6 +30,7 @@ from fewstep.console import finish
 from fewstep.data.base import Captioned
 from fewstep.data.cache import open_cache
 from fewstep.data.encode import Encoded, fill_cache
+from fewstep.evaluation.intervals import SMALLEST_N
 from fewstep.evaluation.provenance import commit, machine
 from fewstep.files import write_file
 from fewstep.training.distill import open_batches, steps_of
@@ -119,9 +120,10 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def interval(seconds: Sequence[float]) -> dict[str, Any]:
-    """Return the median and the middle 90 %."""
+    """Return the median and, of enough values, the middle 90 %."""
     low, value, high = np.quantile(seconds, [0.05, 0.5, 0.95]).tolist()
-    return {"value": value, "low": low, "high": high, "n": len(seconds)}
+    ends = {"low": low, "high": high} if len(seconds) >= SMALLEST_N else {}
+    return {"value": value, **ends, "n": len(seconds)}
 
 
 def in_own_process(work: Callable[[], Any]) -> Any:

@@ -96,6 +96,11 @@ def test_a_bad_setting_is_one_sentence(monkeypatch, capsys, tmp_path, config, se
     assert not (tmp_path / "run").exists()
 
 
+def test_a_plan_is_for_a_gpu_or_for_this_machine(monkeypatch, capsys, config):
+    code, told = run(monkeypatch, capsys, "plan", config, "--cpu", "--gib", "8")
+    assert (code, "--gib is for a GPU, and --cpu" in told.err) == (2, True)
+
+
 def test_a_number_where_a_table_belongs_is_one_sentence(monkeypatch, capsys, tmp_path):
     (tmp_path / "c.toml").write_text("train = 5\n")
     arguments = ("distill", tmp_path / "c.toml", "--run", tmp_path / "r")

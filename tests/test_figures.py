@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from fewstep.evaluation.intervals import Interval
+from fewstep.evaluation.intervals import SMALLEST_N, Interval
 from fewstep.evaluation.results import Results, Row, save
 from tools import figures
 from tools.figures import MARK, RESULTS, ROOT, filled, pages, seconds_per_image
@@ -44,6 +44,15 @@ def test_a_results_file_names_the_one_command_that_makes_it(path, monkeypatch):
         with pytest.raises(SystemExit) as left:
             runpy.run_path(str(script), run_name="__main__")
         assert left.value.code == 0
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_a_results_file_has_no_interval_of_fewer_than_five_values(path):
+    def checked(entry):
+        assert not {"n", "low"} <= entry.keys() or entry["low"] is None or entry["n"] >= SMALLEST_N
+        return entry
+
+    json.loads(path.read_text(encoding="utf-8"), object_hook=checked)
 
 
 @pytest.mark.parametrize("name", ["train_step_batches.json", "sampling.json"])

@@ -256,6 +256,8 @@ def plan(
     json: Annotated[bool, option("Print JSON.")] = False,
 ) -> None:
     """Estimate a run's memory by term, its time, and whether it fits a GPU or this CPU."""
+    if cpu and gib is not None:
+        raise UserError("--gib is for a GPU, and --cpu for this machine without one: give either")
     settings = read_settings(config, set_ or [])
     from fewstep.training.plan_report import show_plan
 

@@ -117,15 +117,19 @@ NO_SCALES = ("scaled_fp8", ".scale_input", ".input_scale")
 def unscaled(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a file times their scales, in fp32 where they have one.
 
+    A scale of no weight, or of more than one number for each of a weight's rows, as formats of
+    blocks have, stays as it is.
+
     Source: ComfyUI's scaled fp8 files, weight * scale_weight.
     """
-    found = {name: w for name, w in weights.items() if not name.endswith((*SCALES, *NO_SCALES))}
+    found = {name: w for name, w in weights.items() if not name.endswith(NO_SCALES)}
     for name, scale in weights.items():
-        for ending in SCALES:
-            weight = name.removesuffix(ending) + ".weight"
-            if name.endswith(ending) and weight in found:
-                shape = (-1, *[1] * (found[weight].dim() - 1)) if scale.numel() > 1 else ()
-                found[weight] = found[weight].float() * scale.float().reshape(shape)
+        for ending in filter(name.endswith, SCALES):
+            weight = found.get(scaled := name.removesuffix(ending) + ".weight")
+            if weight is not None and scale.numel() in (1, *weight.shape[:1]):
+                shape = (-1, *[1] * (weight.dim() - 1)) if scale.numel() > 1 else ()
+                found[scaled] = weight.float() * scale.float().reshape(shape)
+                del found[name]
     return found
 
 
@@ -199,7 +203,8 @@ def load_ldm_weights(
     """Give a network without weights those of a checkpoint, in fp32; on meta only check the names.
 
     Raises:
-        ModelError: if some are missing, naming the component and the first of them.
+        ModelError: if some are missing, or are no floating-point numbers, naming the component
+            and the first of them.
     """
     names = ldm_names(component, network, prefixes)
     if missing := [name for name in names.values() if name not in weights]:
@@ -211,6 +216,12 @@ def load_ldm_weights(
     found = {}
     for name, ldm_name in names.items():
         weight = weights[ldm_name].float()
+        if not weights[ldm_name].is_floating_point():
+            raise ModelError(
+                f"the {component} of {source} is quantised: {ldm_name} is in "
+                f"{str(weights[ldm_name].dtype).removeprefix('torch.')}, and nothing says how to "
+                "scale it; take the model in fp16 or fp32"
+            )
         if ".in_proj_" in ldm_name:
             weight = weight.chunk(3)["qkv".index(name[name.index("_proj") - 1])].clone()
         elif ".attn_1." in ldm_name and weight.dim() > 2:

@@ -11,11 +11,22 @@ from fewstep.models.components import explained, read_json
 EXTRA_INPUTS = {
     "class_embed_type": "class labels",
     "num_class_embeds": "class labels",
+    "class_embeddings_concat": "class labels",
     "addition_embed_type": "further embeddings, as those of SDXL do",
     "encoder_hid_dim_type": "prompts of another encoder, or images",
+    "encoder_hid_dim": "prompts of another encoder, or images",
+    "dual_cross_attention": "images, as those of Versatile Diffusion do",
     "time_cond_proj_dim": "the guidance scale, as those of LCM do",
 }
 """What a UNet with one of these settings asks for beside latents, a timestep and prompts."""
+
+BLOCKS = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+"""What the networks of Stable Diffusion are made of; those of DeepFloyd, Kandinsky and others have
+blocks of their own."""
 
 CHANNELS_OF = {5: ", as depth models do", 8: ", as models that edit images do",
                9: ", as inpainting models do"}  # fmt: skip
@@ -99,8 +110,12 @@ def _check_inputs(
 ) -> None:
     unet, latents = configs["unet"], configs["vae"].get("latent_channels", 4)
     for setting, inputs in extra.items():
-        if (value := unet.get(setting)) is not None:
+        if (value := unet.get(setting)) not in (None, False):
             raise _unusable(base, f"{setting} = {value!r}: it also takes {inputs}")
+    for setting, known in BLOCKS.items():
+        value = unet.get(setting) or ()
+        if strange := set([value] if isinstance(value, str) else value) - {*known}:
+            raise _unusable(base, f"{setting} with {min(strange)}, not {' or '.join(known)}")
     for setting in ("in_channels", "out_channels"):
         if (value := unet.get(setting, 4)) != latents:
             raise _unusable(

@@ -94,6 +94,28 @@ def test_a_weight_that_is_not_read_is_refused_unless_its_kind_is_known(tmp_path)
             load_model(path, config=str(folder))
 
 
+SCALED = "model.diffusion_model.input_blocks.1.0.in_layers.2"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({f"{SCALED}.weight_scale": torch.ones(16, 9)}, "1 weights that are not read, such as"),
+        ({"model.diffusion_model.no.scale_weight": torch.ones(1)}, r"such as \S*no\.scale_weight"),
+        ({f"{SCALED}.weight": torch.ones(16, 16, 3, 3, dtype=torch.int8)}, "in int8, and nothing"),
+    ],
+    ids=["blocks", "no weight", "no scale"],
+)
+def test_what_cannot_be_scaled_is_refused(tmp_path, more, words):
+    """As files in the formats MXFP8 and NVFP4 have it, a scale for each block of a row."""
+    family = load_model(folder := tiny_pipeline())
+    weights = family.checkpoint_weights(family.network)
+    assert weights[f"{SCALED}.weight"].shape == (16, 16, 3, 3)
+    save_file(weights | more, path := tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match=words):
+        load_model(path, config=str(folder))
+
+
 @pytest.mark.skipif(
     Version(diffusers.__version__) < Version("0.33"),
     reason="by default, diffusers did not tell which weights it left out",
