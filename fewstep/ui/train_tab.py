@@ -31,7 +31,7 @@ def train_tab(trainings: Trainings, folders: Sequence[Path]) -> None:
         )  # fmt: skip
         data = gr.Dropdown(
             data_in(folders), value="bundled", allow_custom_value=True, label="Data",
-            info="bundled, or a folder of captioned images", elem_id="data",
+            info="bundled, or a folder of images", elem_id="data",
         )  # fmt: skip
         method = gr.Dropdown(
             methods, value="multi-boundary-cd", label="Method", info="how the student is trained",

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
 from fewstep.colours import BLUE, LAVENDER, MAGENTA, OLIVE, ORANGE, TEAL
 from fewstep.evaluation.labels import line_title, metric_title
@@ -171,7 +171,8 @@ def log_losses(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
-    axes.set_xlabel("optimiser step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="optimiser step", ylabel="loss")
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
