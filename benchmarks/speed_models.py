@@ -1,5 +1,6 @@
 """Models for timing: the real classes with random weights, which do not change the cost."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from fewstep.models.architectures import SCHEDULER
+from fewstep.models.loading import bundled_folder
 from recipes.bundled_teacher.tokenizer import save_tokenizer
 
 TOKENS = 77
@@ -22,15 +24,18 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Size:
-    """The configurations of a model's networks, and the side of its images in pixels."""
+    """The configurations of a model's networks, the side of its images in pixels and, of how many
+    a side of a latent stands for."""
 
     resolution: int
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text: Mapping[str, Any]
+    factor: int = 8
 
 
 SIZES = {
+    "bundled": Size(64, {}, {}, {"hidden_size": 96}, factor=4),
     "smallest": Size(
         64,
         {
@@ -71,12 +76,14 @@ SIZES = {
          "num_attention_heads": 12},
     ),
 }  # fmt: skip
-"""`smallest` is for what does not depend on the network; `sd15` is Stable Diffusion 1.5's published
-configuration with a smaller vocabulary."""
+"""`bundled` is the teacher that is shipped, `smallest` for what does not depend on the network;
+`sd15` is Stable Diffusion 1.5's published configuration with a smaller vocabulary."""
 
 
 def save_pipeline(name: str, folder: Path) -> Path:
-    """Write a pipeline of this size, in fp32, with random weights."""
+    """Write a pipeline of this size, in fp32, with random weights but for the bundled one."""
+    if name == "bundled":
+        return shutil.copytree(bundled_folder(), folder, dirs_exist_ok=True)
     size = SIZES[name]
     tokenizer = save_tokenizer(folder / "tokenizer", TOKENS)
     with torch.random.fork_rng():

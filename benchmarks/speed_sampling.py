@@ -4,15 +4,21 @@
         -o benchmarks/results/sampling.json
     python -m benchmarks.speed_sampling --model sd15 --device cuda --precision fp16 \\
         -o benchmarks/results/sampling_gpu.json
+    python -m benchmarks.speed_sampling --model sd15 --resolution 256 --batch-sizes 1 --rounds 5 \\
+        --threads 2 --designs "diffusers, LoRA fused" fewstep "fewstep, OpenVINO" \\
+        "fewstep, OpenVINO int8" "fewstep, OpenVINO bf16" \\
+        -o benchmarks/results/sampling_cpu_sd15.json
 
 From prompts to images, including text encoder and decoder. Every design is timed in alternation
 with the first one, after a check that it generates the same images from the same noise. The tiny
 decoder has random weights, on which its speed does not depend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -24,6 +30,7 @@ from benchmarks.speed_own import components
 from benchmarks.speed_table import arguments, measure, serve
 from benchmarks.speed_work import PROMPTS, Setting, fill_lora, in_plain_layout, network_bytes
 from fewstep.diffusion.random import Draw
+from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.tiny_decoder import default_channels, new_decoder, with_vae
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.seeds import image_generators
@@ -31,6 +38,13 @@ from fewstep.training.artefact import write_artefact
 
 STEPS, TEACHER_STEPS = 4, 50
 ARTEFACT = "artefact"
+OPENVINO = {
+    "fewstep, OpenVINO": "openvino",
+    "fewstep, OpenVINO int8": "openvino-int8",
+    "fewstep, OpenVINO bf16": "openvino",
+}
+"""The designs that OpenVINO computes, and the folders of their exports. That in bf16 is beside any
+precision of the others."""
 Generate = Callable[[], Tensor]
 """Returns images as uint8 [batch, H, W, 3]."""
 
@@ -112,6 +126,23 @@ def by_fewstep(
     return generate, networks
 
 
+def by_openvino(setting: Setting, name: str) -> tuple[Generate, list[nn.Module]]:
+    pipeline = FewStepPipeline.from_pretrained(
+        Path(setting.folder) / OPENVINO[name],
+        device=setting.device,
+        dtype=torch.bfloat16 if "bf16" in name else setting.half,
+        backend="openvino",
+    )
+    sampler = pipeline.sampler(STEPS)
+    prompts = (PROMPTS * setting.batch_size)[: setting.batch_size]
+
+    def generate() -> Tensor:
+        generators = image_generators(0, len(prompts))
+        return sampler.decode(sampler.latents(prompts, generators, setting.resolution))
+
+    return generate, []
+
+
 DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {
     "diffusers, LoRA": by_diffusers,
     "diffusers, LoRA fused": lambda setting: by_diffusers(setting, fused=True),
@@ -123,18 +154,24 @@ DESIGNS: dict[str, Callable[[Setting], tuple[Generate, list[nn.Module]]]] = {
     "fewstep, half decoder": lambda setting: by_fewstep(setting, half_decoder=True),
     "fewstep, compiled": lambda setting: by_fewstep(setting, compiled=True),
     "fewstep, tiny decoder": lambda setting: by_fewstep(setting, tiny_decoder=True),
+    **{name: partial(by_openvino, name=name) for name in OPENVINO},
     "diffusers, teacher": lambda setting: by_diffusers(
         setting, lora=False, steps=TEACHER_STEPS, guidance_scale=setting.guidance_scale
     ),
 }
 """The first is the baseline."""
-OTHER_IMAGES = {"diffusers, teacher", "fewstep, tiny decoder"}
+OTHER_IMAGES = {"diffusers, teacher", "fewstep, tiny decoder", "fewstep, OpenVINO int8",
+                "fewstep, OpenVINO bf16"}  # fmt: skip
 """The designs whose images differ from the baseline's."""
 
 
 def distinct_designs(precision: str) -> list[str]:
-    """Return the designs that differ in this precision."""
+    """Return the designs that differ in this precision, and for which all is installed."""
     left_out = {"fewstep, half decoder"} if precision == "fp32" else set()
+    if precision == "fp16" or find_spec("openvino") is None:
+        left_out |= OPENVINO.keys()
+    if precision == "bf16":
+        left_out.add("fewstep, OpenVINO bf16")
     return [name for name in DESIGNS if name not in left_out]
 
 
@@ -143,18 +180,28 @@ def work(pipe: Connection, name: str, setting: Setting) -> None:
     setting.begin()
     generate, networks = DESIGNS[name](setting)
     images = {} if name in OTHER_IMAGES else {"images": generate()}
-    serve(pipe, setting, name, generate, images, lambda: network_bytes(networks))
+
+    def static_bytes() -> int:
+        files = Path(setting.folder, OPENVINO[name]).rglob("*.bin") if name in OPENVINO else ()
+        return network_bytes(networks) + sum(file.stat().st_size for file in files)
+
+    serve(pipe, setting, name, generate, images, static_bytes, counts=name not in OPENVINO)
 
 
-def write_student(setting: Setting) -> None:
-    """Write an artefact with a random LoRA, as `fewstep distill` would."""
+def write_student(setting: Setting, designs: Sequence[str] = ()) -> None:
+    """Write an artefact with a random LoRA, as `fewstep distill` would, and what designs need."""
     parts = components(setting, "fp32", method="multi-boundary-cd")
     fill_lora(parts.state.averaged)
     write_artefact(parts)
+    del parts
+    for name in {OPENVINO[design] for design in designs if design in OPENVINO}:
+        options = ExportOptions(openvino=True, int8="int8" in name)
+        folder = Path(setting.folder)
+        export_artefact(str(folder / ARTEFACT), folder / name, options)
 
 
 if __name__ == "__main__":
     args = arguments(__doc__, list(DESIGNS), batch_sizes=[1, 16], steps=1)
     designs = args.designs or distinct_designs(args.precision)
-    path = measure(args, work, designs, prepare=write_student)
+    path = measure(args, work, designs, prepare=partial(write_student, designs=designs))
     print(f"wrote {path} and its plot")

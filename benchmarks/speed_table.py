@@ -46,16 +46,17 @@ def serve(
     step: Callable[[], object],
     output: Mapping[str, Tensor],
     static_bytes: Callable[[], int],
+    counts: bool = True,
 ) -> None:
     """Send the cost and the output of a design, and take steps on request; see `started`.
 
-    An empty output is not compared.
+    An empty output is not compared. `counts` is whether torch computes it and so can count it.
     """
     file = Path(setting.folder) / f"{name}.safetensors"
     save_file({n: value.float().cpu().contiguous() for n, value in output.items()}, file)
     del output
     with torch.compiler.set_stance("force_eager"):
-        flops = flops_of(step)
+        flops = flops_of(step) if counts else None
     timed(step, WARM_UP, setting.device)
     gc.collect()
     reset_peak(setting.device)
@@ -124,7 +125,7 @@ def costs(report: dict, seconds: Sequence[float], peak: int, setting: Setting) -
         "seconds": time,
         "images_per_second": setting.batch_size / time["value"],
         "flops": report["flops"],
-        "flops_per_second": report["flops"] / time["value"],
+        "flops_per_second": report["flops"] and report["flops"] / time["value"],
         "static_bytes": report["static_bytes"],
         "peak_bytes": peak,
     }

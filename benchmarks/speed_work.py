@@ -61,7 +61,8 @@ class Setting:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return 4, self.resolution // 8, self.resolution // 8
+        side = self.resolution // SIZES[self.model].factor
+        return 4, side, side
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ STRICTER = {
 MATHS = ("types", "errors", "diffusion", "methods", "student.samplers")
 """The parts that need torch and nothing else."""
 
-FOREIGN = {"diffusers", "peft", "transformers"}
+FOREIGN = {"diffusers", "peft", "transformers", "openvino"}
 """The libraries behind the border."""
 
 BORDER = ("models", "evaluation.features", "student.scheduler", "export.programs")

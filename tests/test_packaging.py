@@ -48,6 +48,7 @@ def test_the_citation_names_this_version():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
-def test_the_extra_ui_is_what_its_tests_run_with():
+@pytest.mark.parametrize(("extra", "group"), [("ui", "page"), ("openvino", "openvino")])
+def test_an_extra_is_what_its_tests_run_with(extra, group):
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    assert set(PROJECT["optional-dependencies"]["ui"]) <= set(groups["page"])
+    assert set(PROJECT["optional-dependencies"][extra]) <= set(groups[group])

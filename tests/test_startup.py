@@ -22,7 +22,7 @@ MODELS = {"diffusers", "peft", "accelerate", "torch._dynamo", "sympy"}
 """What comes with diffusers' networks."""
 
 NEVER = {"scipy", "pandas", "sklearn", "datasets", "bitsandbytes", "gradio", "matplotlib",
-         "torch._inductor.compile_fx"}  # fmt: skip
+         "openvino", "torch._inductor.compile_fx"}  # fmt: skip
 """What no image and no plan needs."""
 
 

@@ -28,9 +28,8 @@ def main(torch: str) -> None:
         newest = install.pip(python, "install", "--upgrade", "--constraint", str(constraints))
         install.run([*newest, "pip"])
         install.install_cpu_torch(newest, torch, torch)
-        install.run(
-            [*newest, "--editable", str(install.ROOT), *install.groups("dev", "docs", "page")]
-        )
+        tools = install.groups("dev", "docs", *install.OF_TODAY)
+        install.run([*newest, "--editable", str(install.ROOT), *tools])
         freeze = install.pip(python, "freeze", "--all", "--exclude-editable")
         frozen = subprocess.run(freeze, check=True, text=True, stdout=subprocess.PIPE).stdout
     pins = [line.removesuffix("+cpu") for line in frozen.splitlines() if "==" in line]

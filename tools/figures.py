@@ -171,6 +171,31 @@ def segments(name: str) -> str:
     return f"{_markdown(columns, lines)}\n{note}\n"
 
 
+def backends() -> str:
+    """How far images of other backends and precisions are from those of torch in fp32."""
+    results = json.loads((RESULTS / "backends.json").read_text(encoding="utf-8"))
+    text, points = (
+        "{value:.1%} ({low:.1%} to {high:.1%})",
+        "{value:+.1%} ({low:+.1%} to {high:+.1%})",
+    )
+    lines = [
+        [row["design"], str(row["largest"]), f"{row['mean']:.2f}",
+         text.format(**row["prompt_accuracy"]),
+         points.format(**row["difference"]) if row["difference"] else "–"]
+        for row in results["rows"]
+    ]  # fmt: skip
+    columns = [
+        "backend",
+        "largest difference of 255",
+        "mean",
+        "prompt accuracy",
+        "paired difference",
+    ]
+    n = results["rows"][0]["prompt_accuracy"]["n"]
+    note = f"n = {n:,} held-out prompts, 95 % intervals. By `{results['command']}`."
+    return f"{_markdown(columns, lines)}\n{note} {results['machine']}.\n"
+
+
 def verified(name: str) -> str:
     """One of the truth bench's tables."""
     table = TABLES[name](json.loads((RESULTS / "verify.json").read_text(encoding="utf-8")))
@@ -191,7 +216,8 @@ def speed(name: str) -> str:
         ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
         memory = (f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes"))
         times = "{value:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
-        lines.append([*head, times, per_image, f"{row['flops_per_second'] / rate:.0%}", *memory])
+        share = f"{row['flops_per_second'] / rate:.0%}" if row["flops_per_second"] else "–"
+        lines.append([*head, times, per_image, share, *memory])
     columns = ["design", "batch", "times as fast", "seconds per image", "share of the matmul rate",
                "static memory", "peak memory"]  # fmt: skip
     work = results["work"]
@@ -417,6 +443,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "train-step-t4": partial(speed, "train_step_t4.json"),
     "sampling": partial(speed, "sampling.json"),
     "sampling-bf16": partial(speed, "sampling_bf16.json"),
+    "sampling-cpu": partial(speed, "sampling_cpu.json"),
+    "sampling-cpu-sd15": partial(speed, "sampling_cpu_sd15.json"),
+    "backends": backends,
     "sampling-gpu": partial(speed, "sampling_gpu.json"),
     "tiny-decoder": tiny_decoder,
     "tiny-decoder-time": tiny_decoder_time,

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints" / "current.txt"
+OF_TODAY = ("page", "openvino")
+"""The groups of tools that need, or are tested with, the versions of today alone."""
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -36,8 +38,8 @@ def main(folder: Path, versions: Path = CONSTRAINTS) -> None:
     if not gpu:
         torch = install_cpu_torch(install, pinned("torch", versions), pinned("torch"))
         constraints.write_text(f"{unpinned}torch=={torch}\n")
-    page = ["page"] if versions == CONSTRAINTS else []  # Gradio needs versions of today
-    run([*install, "--editable", str(ROOT), *groups("dev", "docs", *page)])
+    more = OF_TODAY if versions == CONSTRAINTS else ()
+    run([*install, "--editable", str(ROOT), *groups("dev", "docs", *more)])
     say(f"ready: {folder / 'bin' / 'fewstep'}")
 
 

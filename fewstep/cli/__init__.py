@@ -112,6 +112,8 @@ def sample(
     decoder: Annotated[
         str | None, option("In place of the VAE: by distill-decoder.", metavar="tiny|FOLDER")
     ] = None,
+    backend: Annotated[str, option("torch, or openvino after export --openvino.")] = "torch",
+    precision: Annotated[str, option("fp32, bf16 or fp16; openvino knows the first two.")] = "fp32",
     out: Out = Path("out.png"),
 ) -> None:
     """Generate images: several make a grid, or each has its file, where OUT is a folder."""
@@ -119,7 +121,7 @@ def sample(
 
     options = SampleOptions(
         seed, num_images, height, width, steps, guidance_scale, negative_prompt, image, strength,
-        read_loras(lora or []), base, decoder,
+        read_loras(lora or []), base, decoder, backend, precision,
     )  # fmt: skip
     typer.echo(generate_file(source, prompt or [], prompts, out, options))
 
@@ -218,6 +220,8 @@ def export(
     precision: Annotated[str, option("fp32, fp16 or bf16.")] = "fp32",
     fused: Annotated[bool, option("Also write a diffusers folder with the LoRA merged.")] = False,
     checkpoint: Annotated[bool, option("Also write one file with the LoRA merged.")] = False,
+    openvino: Annotated[bool, option("Also write files for sampling on a CPU.")] = False,
+    int8: Annotated[bool, option("With --openvino: their weights in 8 bits.")] = False,
     check: Annotated[list[str] | None, option("Try it: diffusers, peft, onnx, openvino.")] = None,
 ) -> None:
     """Write a run's artefact: files for other programs, the contract and the model card."""
@@ -225,7 +229,7 @@ def export(
     from fewstep.export.export import ExportOptions, export_artefact
 
     options = ExportOptions(
-        name, base, license_, results, precision, fused, checkpoint, check or ()
+        name, base, license_, results, precision, fused, checkpoint, openvino, int8, check or ()
     )
     typer.echo(export_artefact(run, out, options))
 

@@ -18,6 +18,7 @@ EXAMPLES = {
         'fewstep sample runs/mine "a lighthouse at dusk" --seed 7 -o out.png',
         "fewstep sample bundled --prompts prompts.txt --num-images 4 -o images",
         'fewstep sample runs/mine "a lighthouse at dusk" --decoder tiny',
+        'fewstep sample mine "a lighthouse at dusk" --backend openvino -o out.png',
     ],
     "evaluate": [
         "fewstep evaluate runs/mine --protocol prompts --prompts prompts.txt -o results",
@@ -26,7 +27,10 @@ EXAMPLES = {
     "compare": ['fewstep compare runs/mine --prompt "a lighthouse at dusk" -o comparison'],
     "report": ["fewstep report results runs/mine -o report.html"],
     "verify": ["fewstep verify --quick"],
-    "export": ["fewstep export runs/mine -o mine --check diffusers"],
+    "export": [
+        "fewstep export runs/mine -o mine --check diffusers",
+        "fewstep export runs/mine -o mine --openvino",
+    ],
     "push": ["fewstep push mine you/mine --dry-run"],
     "plan": ["fewstep plan mine.toml", "fewstep plan mine.toml --cpu --json"],
     "doctor": ["fewstep doctor"],

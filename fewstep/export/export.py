@@ -15,6 +15,7 @@ from fewstep.errors import UserError
 from fewstep.evaluation.results import Results, load
 from fewstep.export.artefact import CARD_FILE, Artefact, is_whole_network, name_from, name_of
 from fewstep.export.hub import missing_options
+from fewstep.export.openvino import write_openvino
 from fewstep.export.programs import check_names, check_programs
 from fewstep.export.programs_run import sources_line
 from fewstep.export.public import last_preview, without_own_paths, without_paths
@@ -29,6 +30,7 @@ from fewstep.export.write import (
 )
 from fewstep.files import check_writable, write_folder
 from fewstep.models.hub import hub_file, on_the_hub
+from fewstep.models.openvino import library
 from fewstep.models.precision import DTYPES
 from fewstep.models.tiny_decoder import TINY_FOLDER
 from fewstep.student.contract import CONTRACT_FILE, Contract
@@ -56,6 +58,8 @@ class ExportOptions:
     precision: str = "fp32"
     fused: bool = False
     checkpoint: bool = False
+    openvino: bool = False
+    int8: bool = False
     check: Sequence[str] = ()
 
 
@@ -69,13 +73,15 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     if options.precision not in DTYPES:
         raise UserError(f"--precision is {options.precision!r}; use {', '.join(DTYPES)}")
     dtype = DTYPES[options.precision]
+    _check_openvino(options)
     check_out(out)
     contract, weights = read_artefact(source)
     check_files(artefact_folder(source), contract)
     check_names(options.check, contract, options.fused)
     artefact = _artefact(source, contract, weights, options)
     family = None  # a base is checked before it is named
-    if options.fused or options.checkpoint or options.base or options.check:
+    is_merged = options.fused or options.checkpoint or options.openvino
+    if is_merged or options.base or options.check:
         family = load_base(contract, source, options.base)
     if public := options.base or contract.base.get("hub_id"):
         revision = family.revision if family and options.base else None
@@ -83,8 +89,11 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
 
     def write(folder: Path) -> None:
         write_weights(folder, artefact)
-        if family and (options.checkpoint or options.fused):
+        if family and is_merged:
             network = student_network(family, contract, weights)
+            if options.openvino:
+                half, int8 = options.precision == "fp16", options.int8
+                write_openvino(folder, artefact.contract, family, network, half=half, int8=int8)
             if options.checkpoint:
                 write_checkpoint(folder, artefact, family, network, dtype)
             if options.fused:
@@ -97,6 +106,19 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     readings = check_programs(out, options.check, family) if family and options.check else []
     done = f"wrote {out}: {usage_hint(contract)}; {_share_next(out, artefact)}"
     return "\n".join([*readings, sources_line(contract), done])
+
+
+def _check_openvino(options: ExportOptions) -> None:
+    """Refuse options that do not go together, and --openvino where it is not installed."""
+    if options.int8 and not options.openvino:
+        raise UserError("--int8 is for the files of --openvino: add it")
+    if options.openvino:
+        library()
+        if options.precision == "bf16":
+            raise UserError(
+                "--openvino writes weights in fp32 or fp16, and --precision is 'bf16'; leave it "
+                "out, and choose bf16 in sampling: fewstep sample --precision bf16"
+            )
 
 
 def _share_next(out: Path, artefact: Artefact) -> str:

@@ -66,7 +66,9 @@ def upload_manifest(source: str | Path, fused: bool = False) -> UploadManifest:
     if lacking := missing_options(contract, license_):
         raise UserError(f"{folder} cannot be pushed as it is: export it again with {lacking}")
     if fused and not any(name.startswith(FUSED) for name in contract.files):
-        raise UserError(f"{folder} has no {FUSED}; export with --fused or --checkpoint first")
+        raise UserError(
+            f"{folder} has no {FUSED}; export with --fused, --checkpoint or --openvino first"
+        )
     names = [name for name in contract.files if fused or not name.startswith(FUSED)]
     names += [CONTRACT_FILE, CARD_FILE]
     for name in names:

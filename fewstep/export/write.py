@@ -100,11 +100,16 @@ def write_whole_model(
         write_file(folder / SCHEDULER_FILE, _as_json(config))
     else:
         shutil.rmtree(folder / "scheduler")
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        del index["scheduler"]
-        write_file(folder / "model_index.json", _as_json(index))
+        ask_for_scheduler(folder)
     whole = replace(contract, adapter={"preset": "full"}, files=checksums(folder))
     write_file(folder / CONTRACT_FILE, whole.to_json())
+
+
+def ask_for_scheduler(folder: Path) -> None:
+    """Take the scheduler out of a pipeline's index, so that loading it asks for one."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    del index["scheduler"]
+    write_file(folder / "model_index.json", _as_json(index))
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -35,14 +35,32 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
         for name, component in pipeline.components.items():
             if name.startswith("tokenizer"):
                 save_tokenizer(component, folder / name)
+    _clean_configs(folder)
+    for path in folder.glob("text_encoder*/model.safetensors"):
+        _prefix_names(path)
+
+
+def save_configs(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write what `save_pipeline` does but no weights."""
+    pipeline.save_config(folder)
+    for name, component in pipeline.components.items():
+        if name.startswith("tokenizer"):
+            save_tokenizer(component, folder / name)
+        elif name.startswith("text_encoder"):
+            component.config.save_pretrained(folder / name)
+        elif component is not None:  # the safety checker is
+            component.save_config(folder / name)
+    _clean_configs(folder)
+
+
+def _clean_configs(folder: Path) -> None:
+    """Take local paths out of the configs, and have the text encoders loaded in fp32."""
     for path in (folder / "model_index.json", *folder.glob("*/config.json")):
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)
         if path.parent.name.startswith("text_encoder"):
             settings["dtype"] = "float32"
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    for path in folder.glob("text_encoder*/model.safetensors"):
-        _prefix_names(path)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

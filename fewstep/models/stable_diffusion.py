@@ -143,7 +143,11 @@ class StableDiffusion:
         another, and there is a mask.
         """
         tokens, counts = self.tokens(self.tokenizer, prompts)
-        return self.by_prompt(self.text_encoder(tokens, return_dict=False)[0].float(), counts)
+        return self.by_prompt(self.encoded(self.text_encoder, tokens)[0].float(), counts)
+
+    def encoded(self, encoder: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Return what is used of a text encoder's output, [texts, tokens, dim]."""
+        return (encoder(tokens).last_hidden_state,)
 
     def tokens(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Return the tokens of all chunks, [chunks, tokens], and how many chunks a prompt has."""

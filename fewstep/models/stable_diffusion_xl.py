@@ -107,12 +107,18 @@ class StableDiffusionXL(StableDiffusion):
             (self.tokenizer_2, self.text_encoder_2),
         ):
             tokens, counts = self.tokens(tokenizer, prompts)
-            outputs.append(encoder(tokens, output_hidden_states=True))
-        text = torch.cat([output.hidden_states[-2] for output in outputs], -1).float()
+            outputs.append(self.encoded(encoder, tokens))
+        text = torch.cat([output[0] for output in outputs], -1).float()
         firsts = [sum(counts[:number]) for number in range(len(counts))]
-        pooled = outputs[-1].text_embeds.float()[firsts]
+        pooled = outputs[-1][1].float()[firsts]
         cond = {**self.by_prompt(text, counts), POOLED: pooled}
         if self.zero_empty:
             empty = [row for row, prompt in enumerate(prompts) if not prompt]
             cond[TEXT][empty], pooled[empty] = 0, 0
         return cond
+
+    def encoded(self, encoder: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Return what is used of a text encoder's output; of the second, the whole prompt too."""
+        output = encoder(tokens, output_hidden_states=True)
+        pooled = getattr(output, "text_embeds", None)
+        return (output.hidden_states[-2],) if pooled is None else (output.hidden_states[-2], pooled)

@@ -28,6 +28,9 @@ CONTRACT_FILE = "fewstep.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FULL_FILE = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
+OPENVINO_FOLDER = "fused/openvino/"
+OPENVINO_FILE = "unet/openvino_model.xml"
+"""The folder of an artefact that OpenVINO computes, and a file that it holds."""
 
 
 @dataclass(frozen=True)

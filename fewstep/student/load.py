@@ -1,7 +1,7 @@
 """Loading an artefact: its folder, its contract, its weights after their checks, its base model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,15 @@ from fewstep.models.hub import hub_file, hub_folder, no_such_path, on_the_hub
 from fewstep.models.loading import load_model
 from fewstep.models.safe_files import PICKLED, SAFE
 from fewstep.models.tiny_decoder import MAKE, TINY_FOLDER
-from fewstep.student.contract import CONTRACT_FILE, FULL_FILE, LORA_FILE, SCHEDULER_FILE, Contract
+from fewstep.student.contract import (
+    CONTRACT_FILE,
+    FULL_FILE,
+    LORA_FILE,
+    OPENVINO_FILE,
+    OPENVINO_FOLDER,
+    SCHEDULER_FILE,
+    Contract,
+)
 from fewstep.student.other_programs import scheduler_config
 
 REQUIRED = (("base", "id", str), ("base", "fingerprint", str), ("data", "resolution", int))
@@ -29,6 +37,13 @@ REQUIRED = (("base", "id", str), ("base", "fingerprint", str), ("data", "resolut
 
 WITHOUT_EFFECT = {"_diffusers_version", "steps_offset"}
 """Entries of a scheduler config that the schedulers of artefacts ignore."""
+
+WEIGHTS = (
+    LORA_FILE,
+    SCHEDULER_FILE,
+    *(f"{part}/*.{kind}" for part in ("unet", TINY_FOLDER) for kind in (SAFE[1:], "json")),
+)
+"""What is downloaded of an artefact beside its contract."""
 
 
 TINY = "tiny"
@@ -59,8 +74,10 @@ def is_artefact(source: str | Path) -> bool:
         return False
 
 
-def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of an artefact: of a run that holds one, or downloaded from the Hub.
+def artefact_folder(
+    source: str | Path, revision: str | None = None, files: Sequence[str] = WEIGHTS
+) -> Path:
+    """Return the folder of an artefact: of a run that holds one, or with `files` from the Hub.
 
     Raises:
         ArtefactError: if it is a file, or neither a folder nor on the Hub.
@@ -74,10 +91,8 @@ def artefact_folder(source: str | Path, revision: str | None = None) -> Path:
         )
     if not on_the_hub(str(source)):
         raise ArtefactError(no_such_path(str(source)))
-    needed = [CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE]
-    needed += [f"{part}/*.{kind}" for part in ("unet", TINY_FOLDER) for kind in (SAFE[1:], "json")]
     try:
-        return hub_folder(str(source), needed, revision)
+        return hub_folder(str(source), [CONTRACT_FILE, *files], revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(
@@ -153,6 +168,11 @@ def read_artefact(
     folder = artefact_folder(source, revision)
     contract = read_contract(folder)
     is_full = contract.adapter.get("preset") == "full"
+    if OPENVINO_FILE in contract.files:
+        raise ArtefactError(
+            f"{folder} is for OpenVINO: sample it with --backend openvino, and take the artefact "
+            "that it is in for everything else"
+        )
     for name in contract.files:
         _check_inside(folder, name)
     path = checked(folder, FULL_FILE if is_full else LORA_FILE, contract)
@@ -169,6 +189,26 @@ def read_artefact(
     if not is_full:
         _check_lora(path, weights, contract)
     return contract, weights
+
+
+def read_converted(source: str | Path, revision: str | None = None) -> tuple[Path, Contract]:
+    """Return the folder of an artefact's files for OpenVINO, which are checked, and the contract.
+
+    Raises:
+        ArtefactError: if it has none, or one is missing, damaged or outside the folder.
+    """
+    folder = artefact_folder(source, revision, [f"{OPENVINO_FOLDER}*"])
+    contract = read_contract(folder)
+    part = "" if OPENVINO_FILE in contract.files else OPENVINO_FOLDER
+    if part + OPENVINO_FILE not in contract.files:
+        raise ArtefactError(
+            f"{source} has no files for OpenVINO: fewstep export it with --openvino, and sample "
+            "that folder"
+        )
+    for name in contract.files:
+        if name.startswith(part):
+            checked(folder, name, contract)
+    return folder / part, contract
 
 
 def checked(folder: Path, name: str, contract: Contract) -> Path:

@@ -18,10 +18,13 @@ from fewstep.models.prompts import warn_of_cut
 from fewstep.models.tiny_decoder import with_decoder
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
-from fewstep.student.load import decoder_folder, load_base, student_network
+from fewstep.student.load import decoder_folder, load_base, read_converted, student_network
 from fewstep.student.png_info import DECODER, TRAINED, SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
 from fewstep.student.unfinished import read_student
+
+BACKENDS = ("torch", "openvino")
+"""What computes a student's networks."""
 
 NO_EFFECT = "a negative prompt has no effect at guidance_scale 1; set one above 1, such as 3"
 
@@ -52,18 +55,31 @@ class FewStepPipeline:
         revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        backend: str = "torch",
     ) -> Self:
         """Load an artefact folder or a Hub id, and the base model that it names, or `base` instead.
 
         Of a run that is not finished it is the last checkpoint, and images say so in `settings`.
         `loras` are other LoRA files for the same base model, by path, and how strong each is.
         `decoder` is a folder by `fewstep distill-decoder`, or "tiny" for the run's or artefact's.
+        With the `backend` "openvino" the networks are those that `fewstep export --openvino` put
+        into the folder, computed on the CPU in fp32 or bf16.
 
         Raises:
             ArtefactError: if a file is missing, damaged, pickled or outside of the folder, if the
                 contract was edited, or if the base is not the one that was distilled.
             ModelError: if one of `loras`, or the decoder, does not fit the base model.
+            UserError: if the backend is not known, not installed or cannot do what is asked.
         """
+        if backend not in BACKENDS:
+            raise UserError(f"backend is {backend!r}; use {' or '.join(BACKENDS)}")
+        if backend == "openvino":
+            if loras or base or decoder or torch.device(device).type != "cpu":
+                raise UserError(
+                    "the backend openvino computes an export as it is, on the CPU: it takes no "
+                    "other LoRA, base model, decoder or device; use the backend torch"
+                )
+            return cls._converted(artefact, revision, dtype)
         folder = decoder and decoder_folder(decoder, artefact, revision)
         contract, weights = read_student(artefact, revision)
         family = load_base(contract, artefact, base, device=device, dtype=dtype)
@@ -73,6 +89,18 @@ class FewStepPipeline:
         loras = dict(loras or {})
         name = decoder and Path(decoder).name
         return cls(family, contract, add_loras(family, network, loras), loras, name)
+
+    @classmethod
+    def _converted(cls, artefact: str | Path, revision: str | None, dtype: torch.dtype) -> Self:
+        from fewstep.models.openvino import library, load_converted
+
+        library()
+        folder, contract = read_converted(artefact, revision)
+        family = load_converted(
+            folder, contract.schedule, dtype, base=contract.base["id"],
+            long_prompts=contract.long_prompts,
+        )  # fmt: skip
+        return cls(family, contract, (family, family.network))
 
     def __call__(
         self,

@@ -26,6 +26,8 @@ from fewstep.student.png_info import (
 )
 from fewstep.text import checked, decoded, numbered_lines
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 @dataclass(frozen=True)
 class SampleOptions:
@@ -43,6 +45,8 @@ class SampleOptions:
     loras: Mapping[str, float] = field(default_factory=dict)
     base: str | None = None
     decoder: str | None = None
+    backend: str = "torch"
+    precision: str = "fp32"
 
 
 def generate_file(
@@ -105,6 +109,9 @@ def generate(source: str, prompts: Sequence[str], options: SampleOptions) -> lis
     Raises:
         UserError: if the source is none of them, or cannot generate with these options.
     """
+    if options.precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise UserError(f"--precision is {options.precision!r}; use {known}")
     if options.strength is not None and options.image is None:
         raise UserError("--strength goes with --image, the image to start from")
     if not Path(source).exists():
@@ -122,12 +129,18 @@ def _sample_student(
     source: str, prompts: Sequence[str], options: SampleOptions
 ) -> list[SampledImage]:
     from fewstep.models.loading import default_device
+    from fewstep.models.precision import DTYPES
     from fewstep.student.pipeline import FewStepPipeline
 
     pipeline = FewStepPipeline.from_pretrained(
-        source, base=options.base, loras=options.loras, decoder=options.decoder,
-        device=default_device(),
-    )  # fmt: skip
+        source,
+        base=options.base,
+        loras=options.loras,
+        decoder=options.decoder,
+        device=default_device() if options.backend == "torch" else "cpu",
+        dtype=DTYPES[options.precision],
+        backend=options.backend,
+    )
     scale = 1.0 if options.guidance_scale is None else options.guidance_scale
     pipeline.check_guidance(scale, options.negative_prompt)
     check_words(pipeline.contract.base["id"], [*prompts, options.negative_prompt])
@@ -147,7 +160,8 @@ def _sample_student(
 
 def _check_plain(source: str, options: SampleOptions) -> None:
     """Refuse what students alone take, of a plain model that is there."""
-    given = {"--image": options.image, "--lora": options.loras, "--base": options.base}
+    given = {"--image": options.image, "--lora": options.loras, "--base": options.base,
+             "--backend": options.backend != "torch"}  # fmt: skip
     if not (wrong := [option for option, value in given.items() if value]):
         return
     if source != "bundled":
@@ -164,6 +178,7 @@ def _sample_teacher(
     negative = options.negative_prompt
     check_words(source, [*prompts, negative])
     from fewstep.models.loading import default_device, load_model
+    from fewstep.models.precision import DTYPES
     from fewstep.models.prompts import warn_of_cut
     from fewstep.models.tiny_decoder import with_decoder
     from fewstep.student.generate import TEACHER_STEPS, teacher_sampler
@@ -172,7 +187,7 @@ def _sample_teacher(
     from fewstep.student.seeds import repeated
 
     decoder = options.decoder and decoder_folder(options.decoder)
-    family = load_model(source, device=default_device())
+    family = load_model(source, device=default_device(), dtype=DTYPES[options.precision])
     if decoder:
         family = with_decoder(family, decoder)
     scale = TEACHER_GUIDANCE if options.guidance_scale is None else options.guidance_scale

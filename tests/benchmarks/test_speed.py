@@ -224,10 +224,15 @@ def test_a_sampling_table_compares_the_same_images(tmp_path, monkeypatch):
     assert by_name["fewstep"]["flops"] < by_name["diffusers, LoRA"]["flops"]
 
 
-def test_a_sampling_design_is_timed_where_it_differs():
-    left_out = set(speed_sampling.DESIGNS) - {*speed_sampling.distinct_designs("fp32")}
-    assert left_out == {"fewstep, half decoder"}
-    assert [*speed_sampling.DESIGNS] == speed_sampling.distinct_designs("bf16")
+def test_a_sampling_design_is_timed_where_it_differs(monkeypatch):
+    monkeypatch.setattr(speed_sampling, "find_spec", lambda name: name)
+    designs = set(speed_sampling.DESIGNS)
+    openvino = set(speed_sampling.OPENVINO)
+    assert designs - {*speed_sampling.distinct_designs("fp32")} == {"fewstep, half decoder"}
+    assert designs - {*speed_sampling.distinct_designs("bf16")} == {"fewstep, OpenVINO bf16"}
+    assert designs - {*speed_sampling.distinct_designs("fp16")} == openvino
+    monkeypatch.setattr(speed_sampling, "find_spec", lambda name: None)
+    assert openvino <= designs - {*speed_sampling.distinct_designs("bf16")}
 
 
 def test_the_tiny_decoder_takes_the_place_of_the_vae(setting):
