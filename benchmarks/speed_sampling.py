@@ -54,7 +54,7 @@ def diffusers_pipeline(
 ) -> StableDiffusionPipeline:
     """Return diffusers' pipeline with DDIM steps, and the student's LoRA loaded or fused."""
     pipe = StableDiffusionPipeline.from_pretrained(setting.folder, torch_dtype=setting.half)
-    config = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    config = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
     pipe.set_progress_bar_config(disable=True)
     if lora:
