@@ -22,8 +22,8 @@ from fewstep.methods.multi_boundary import MultiBoundaryDistillation
 from fewstep.types import Conditioning, Latents, Timesteps
 
 MARGIN, LOWEST = 10, 20
-"""How far the matched timesteps stay from a segment's ends, and the cleanest of all: at the ends
-the noise between them is too little to tell distributions apart."""
+"""How far the matched timesteps stay from both ends, and the cleanest of all: close to where a jump
+ends the noise added is too little to tell distributions apart."""
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,21 @@ class TrajectoryMatching:
     def trajectory(
         self, nets: Denoisers, batch: Batch, schedule: NoiseSchedule, draw: Draw
     ) -> Iterator[Segment]:
-        """Yield the student's jumps from pure noise, as it is sampled; none sees the one before."""
+        """Yield the student's jumps from pure noise, as it is sampled; none sees the one before.
+
+        Each is matched up to the noise of the jump before it: at those of its own segment alone
+        the mean of an image is all but read off from x_tau, and nothing would hold it in place.
+        """
         x_t = draw.noise_like(batch.x_0)
         ends = self.grid(schedule.num_train_timesteps).cut(self.num_segments)
         for i in range(self.num_segments, 0, -1):
-            t, below = ends[i], ends[i - 1]
+            t, below, above = ends[i], ends[i - 1], ends[min(i + 1, self.num_segments)]
             pred = nets.student(x_t, filled(t, x_t), batch.cond)
             if self.sampler == "deterministic":
-                z, end, above = pred.at(filled(below, x_t)).detach(), below, t
+                z, end = pred.at(filled(below, x_t)).detach(), below
                 x_t = z
             else:
-                z, end, above = pred.x_0.detach(), CLEAN, ends[min(i + 1, self.num_segments)]
+                z, end = pred.x_0.detach(), CLEAN
                 x_t = schedule.add_noise(z, draw.noise_like(z), filled(below, z))
             yield Segment(pred.x_0, z, end, *window(below, above))
 
@@ -156,7 +160,7 @@ class TrajectoryMatching:
 
 
 def window(below: int, above: int) -> tuple[int, int]:
-    """Return the cleanest and the noisiest timestep to match at, strictly inside a segment.
+    """Return the cleanest and the noisiest timestep to match at, strictly between two.
 
     >>> window(249, 499), window(-1, 249), window(-1, 14)
     ((259, 489), (20, 239), (6, 11))
