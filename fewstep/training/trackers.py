@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
 from accelerate.utils import ProjectConfiguration
 from PIL import Image
 
@@ -85,7 +84,7 @@ class Trackers:
             threading.excepthook = self.excepthook
 
     @contextmanager
-    def _told(self, tracker: GeneralTracker) -> Iterator[None]:
+    def _told(self, tracker: Any) -> Iterator[None]:
         """Say of TensorBoard what it, or its thread until now, could not write."""
         with writing(self.folder) if tracker.name == "tensorboard" else nullcontext():
             yield

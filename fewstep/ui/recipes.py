@@ -130,4 +130,4 @@ def planned(config: Config, card: str) -> str:
         words.append(advice(config, plan, Room.of(gpu)))
         time = plan.run_seconds(gpu)
         words.append(f"{in_time(time)} (predicted)" if time else f"no {plan.precision} units")
-    return "; ".join([*words, cache_summary(config, plan)]) + "."
+    return "; ".join([*words, cache_summary(plan)]) + "."
