@@ -381,6 +381,24 @@ def kills() -> str:
     )
 
 
+def style_lora() -> str:
+    """What a style LoRA and the speed LoRA do together, by their weights."""
+    results = json.loads((RESULTS / "style_lora.json").read_text(encoding="utf-8"))
+    rows = []
+    for row in results["rows"]:
+        shares = [f"{x['value']:.0%} ({x['low']:.0%} to {x['high']:.0%})"
+                  for x in (row["prompt_accuracy"], row["style_share"])]  # fmt: skip
+        speed = "–" if row["student"].startswith("teacher") else f"{row['speed']:g}"
+        rows.append([row["student"], speed, f"{row['style']:g}", *shares])
+    counts = sorted({row["prompt_accuracy"]["n"] for row in results["rows"]})
+    header = ["model", "speed LoRA", "style LoRA", "prompt accuracy", "images in the style"]
+    return (
+        f"{_markdown(header, rows)}\n"
+        f"95 % intervals; n = {counts[0]:,} prompts for the teacher, {counts[-1]:,} for students, "
+        f"one training each. By `{results['command']}`.\n"
+    )
+
+
 def full_disk() -> str:
     """What each command did on a disk that was full, filled up on the way, or was read-only."""
     results = json.loads((RESULTS / "full_disk.json").read_text(encoding="utf-8"))
@@ -455,6 +473,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "cards": cards,
     "kills": kills,
     "full-disk": full_disk,
+    "style-lora": style_lora,
     "page": page,
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
