@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class TrajectoryMatching:
-    """The student's distribution is matched inside each segment of its own trajectory.
+    """The student's distribution is matched at the end of each jump of its own trajectory.
 
     `sampler` says which trajectory: "deterministic" is that of a multi-boundary student, whose
     jumps end on the segments' boundaries; "stochastic" is CD's, whose jumps end on clean data and
