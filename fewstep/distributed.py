@@ -41,6 +41,10 @@ def number_started() -> int:
     for name, text in found.items():
         if text and name != "MASTER_ADDR" and not text.removeprefix("-").isdecimal():
             raise SettingError(f"{name} is {text!r} in the environment, no number: {fix}")
+    if not 0 <= int(found["MASTER_PORT"] or 0) < 2**16:
+        raise SettingError(
+            f"MASTER_PORT is {found['MASTER_PORT']}; it has to be below 65536: {fix}"
+        )
     count, rank = int(found["WORLD_SIZE"] or 1), int(found["RANK"] or 0)
     if not 0 <= rank < count:
         size = f"WORLD_SIZE is {count}" if found["WORLD_SIZE"] else "WORLD_SIZE is not set"
@@ -63,12 +67,16 @@ def awaited() -> Iterator[None]:
     """Say which processes are awaited while this one joins them, and let a signal end it at once.
 
     The libraries wait outside of Python, whose own handlers would never be called.
+
+    Raises:
+        SettingError: if it cannot join them, as where another program has the port.
     """
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     others = "rank 0" if rank else "rank 1" if count == 2 else f"ranks 1 to {count - 1}"
+    place = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
     notice = (
-        f"fewstep: rank {rank} of {count} waits for {others} at {os.environ['MASTER_ADDR']}, port "
-        f"{os.environ['MASTER_PORT']}; start the others, or stop this one and unset WORLD_SIZE"
+        f"fewstep: rank {rank} of {count} waits for {others} at {place}; start the others, or stop "
+        "this one and unset WORLD_SIZE"
     )
     timer = threading.Timer(PATIENCE, print, (notice,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
@@ -76,6 +84,12 @@ def awaited() -> Iterator[None]:
     timer.start()
     try:
         yield
+    except RuntimeError as error:
+        raise SettingError(
+            f"rank {rank} of {count} cannot join the others at {place} "
+            f"({' '.join(str(error).split())[:200]}): check MASTER_ADDR, and that MASTER_PORT is "
+            "free, which each run on a machine needs one of its own of (torchrun --master-port)"
+        ) from error
     finally:
         timer.cancel()
         for signum, handler in handlers.items():

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from accelerate import PartialState
 
 from fewstep.config import load_config
 from fewstep.distributed import ALONE, Processes, number_started
@@ -37,6 +38,7 @@ def set_all(monkeypatch, values):
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 .*RANK and LOCAL_RANK and MASTER_ADDR and MASTER"),
         (WHOLE, r"MASTER_PORT not set: start every process by torchrun .*or unset WORLD_SIZE"),
         (WHOLE | {"MASTER_PORT": "tcp"}, "MASTER_PORT is 'tcp' in the environment, no number"),
+        (WHOLE | {"MASTER_PORT": "99999"}, "MASTER_PORT is 99999; it has to be below 65536"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 in the environment and WORLD_SIZE is 2"),
         ({"RANK": "1"}, "RANK is 1 in the environment and WORLD_SIZE is not set"),
@@ -50,6 +52,19 @@ def test_half_an_environment_is_one_sentence_before_any_work(
     with pytest.raises(SettingError, match=message):
         distill_run(tiny_config(), tmp_path / "run", "cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_another_run_has_is_one_sentence(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        set_all(monkeypatch, WHOLE | {"MASTER_PORT": port})
+        with pytest.raises(
+            SettingError, match=rf"cannot join .* port {port} .*MASTER_PORT is free"
+        ):
+            Processes.started("cpu")
+    PartialState._reset_state()
 
 
 @pytest.mark.parametrize(
