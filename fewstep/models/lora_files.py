@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.models.base import ModelError
 from fewstep.models.components import UNSAFE
-from fewstep.models.safe_files import Metadata, read_safetensors
+from fewstep.models.safe_files import PICKLED, SAFE, Metadata, read_safetensors
 
 PART = re.compile(
     r"(?P<layer>.+?)(?:\.lora_(?P<peft>[AB])(?:\.\w+)?\.weight"  # PEFT and diffusers today
@@ -96,8 +96,15 @@ def read_lora(path: Path) -> LoraFile:
     Raises:
         ModelError: if it is missing, pickled or damaged, or no LoRA but one of the other kinds.
     """
-    if path.suffix != ".safetensors":
-        raise ModelError(f"the LoRA {path} is not a .safetensors file; any other {UNSAFE}")
+    if path.is_dir():
+        files = sorted(path.glob(f"*{SAFE}"))
+        raise ModelError(
+            f"the LoRA {path} is a folder; give the path of its file"
+            f"{f', such as {files[0]}' if files else ''}"
+        )
+    if path.suffix != SAFE:
+        pickled = f"; any other {UNSAFE}" if path.suffix in PICKLED else ""
+        raise ModelError(f"the LoRA {path} is not a {SAFE} file{pickled}")
     if not path.is_file():
         raise ModelError(f"there is no LoRA {path}; give the path of its file")
     try:

@@ -255,6 +255,13 @@ def _check_inside(folder: Path, name: str) -> None:
 
 def _missing(folder: Path, name: str) -> ArtefactError:
     """Return the error for a file that is not there."""
+    if name == CONTRACT_FILE and (folder / "config.toml").is_file():
+        return ArtefactError(
+            f"{folder} is a run that is not trained to its end: run its fewstep distill again, "
+            "which goes on from its last checkpoint; fewstep sample shows how far it is"
+        )
+    if name == CONTRACT_FILE and (folder / "model_index.json").is_file():
+        return ArtefactError(f"{folder} is a model and no student: give a run, or an artefact")
     files = [*folder.glob("*"), *folder.glob("unet/*")]
     pickles = sorted(path.name for path in files if path.suffix in PICKLED)
     if pickles and name != CONTRACT_FILE:

@@ -6,6 +6,7 @@ The functions that need a model import it: a missing prompt is refused before to
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -237,15 +238,18 @@ def read_loras(given: Sequence[str]) -> dict[str, float]:
     {'ink.safetensors': 1.0, 'glow.safetensors': 0.5}
 
     Raises:
-        UserError: if a weight is no number.
+        UserError: if a weight is no finite number.
     """
     loras = {}
     for text in given:
         path, equals, weight = text.rpartition("=")
         try:
-            loras[path or text] = float(weight) if equals else 1.0
+            value = float(weight) if equals else 1.0
         except ValueError as error:
             raise UserError(f"--lora is {text!r}; write PATH or PATH=WEIGHT") from error
+        if not isfinite(value):
+            raise UserError(f"--lora is {text!r}, and its weight has to be a finite number")
+        loras[path or text] = value
     return loras
 
 

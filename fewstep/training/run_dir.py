@@ -84,9 +84,10 @@ def claim_settings(config: Config, run: Path) -> None:
         if ours.get(key) != theirs.get(key)
     ]
     if differing:
+        further = f" with train.init = {str(run)!r}, to train its student further"
         raise SettingError(
-            f"{run} belongs to another run ({'; '.join(differing)}); choose another --run folder, "
-            "or delete this one"
+            f"{run} belongs to another run ({'; '.join(differing)}); choose another --run folder"
+            f"{further if (run / 'artefact').is_dir() else ''}, or delete this one"
         )
 
 

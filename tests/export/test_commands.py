@@ -70,6 +70,7 @@ def test_a_teachers_image_holds_its_settings_too(run, tmp_path):
         (("--strength", 0.5), "--strength goes with --image"),
         (("--image", "nowhere.png"), "--image: cannot read nowhere.png"),
         (("--lora", "ink.safetensors=much"), "write PATH or PATH=WEIGHT"),
+        (("--lora", "ink.safetensors=nan"), "its weight has to be a finite number"),
         (("--lora", "ink.safetensors"), "there is no LoRA ink.safetensors"),
         (("--negative-prompt", "x"), "takes no guidance_scale and no negative prompt"),
     ],

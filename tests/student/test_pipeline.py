@@ -305,6 +305,8 @@ def test_a_style_that_does_not_fit_is_refused(artefact, tmp_path):
     for name, message in {
         "style.ckpt": "pickled",
         "missing.safetensors": "there is no LoRA",
+        "dora": r"is a folder; give the path of its file, such as \S*dora.\w+\.safetensors",
+        "style.png": r"is not a \.safetensors file$",
         "other.safetensors": "LoRA .*other.safetensors",
         "half.safetensors": "cannot read the LoRA",
         "dora.safetensors": "is a DoRA, which is not read here",

@@ -1,5 +1,6 @@
 """A run that is not finished is sampled by its last checkpoint, and says so."""
 
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 
 from fewstep.config import AdapterSettings
-from fewstep.errors import Interrupted
-from fewstep.student.load import ArtefactError
+from fewstep.errors import Interrupted, SettingError
+from fewstep.student.load import ArtefactError, read_artefact
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.student.sample import SampleOptions, generate_file
 from fewstep.training.distill import distill_run
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_pipeline
 from tests.training.test_distill import stop_after
 
 
@@ -33,6 +34,8 @@ def test_an_unfinished_run_is_sampled_as_one_that_ends_at_its_last_checkpoint(tm
     )
     assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image))
     assert (ours.settings["Trained"], "Trained" in theirs.settings) == ("step 2 of 6", False)
+    with pytest.raises(ArtefactError, match="is a run that is not trained to its end: run its few"):
+        read_artefact(tmp_path / "long")
     told = generate_file(
         str(tmp_path / "long"), ["a star"], None, tmp_path / "a.png", SampleOptions()
     )
@@ -40,3 +43,15 @@ def test_an_unfinished_run_is_sampled_as_one_that_ends_at_its_last_checkpoint(tm
     (tmp_path / "long" / "checkpoints" / "00000002" / "averaged.safetensors").write_bytes(b"half")
     with pytest.raises(ArtefactError, match=r"checkpoint .*00000002 is damaged"):
         FewStepPipeline.from_pretrained(tmp_path / "long")
+
+
+def test_a_finished_run_says_how_it_is_trained_further(tmp_path):
+    distill_run(tiny_config("cd", steps=1), run := tmp_path / "run")
+    further = re.escape(f"another --run folder with train.init = {str(run)!r}, to train its stud")
+    with pytest.raises(SettingError, match=rf"train.steps = 1 there, 2 here.*{further}"):
+        distill_run(tiny_config("cd", steps=2), run)
+    assert distill_run(tiny_config("cd", steps=2, init=str(run)), tmp_path / "further") == 2
+    with pytest.raises(
+        ArtefactError, match="is a model and no student: give a run, or an artefact"
+    ):
+        read_artefact(tiny_pipeline())
