@@ -87,8 +87,8 @@ def step_cost(networks: Networks) -> StepCost:
     network = networks.network_for_training()
     weights = (*_weights(networks.family.network), *_weights(network), *roles.averaged.values())
     counter = OperationCounter(_each_once(weights))
-    warm_up, update, update_fake = _updates(networks)
     try:
+        warm_up, update, update_fake = _updates(networks)
         with counter, fused_attention():
             warmup_flops, _ = _counted(counter, warm_up, roles.fake_trained, train.accumulate)
             flops, kernels = _counted(counter, update, roles.trained, train.accumulate)
