@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTokenizer
 
-from fewstep.models.base import ModelError
+from fewstep.models.base import TEXT_MODEL, ModelError
 from fewstep.models.hub import hub_file
-from fewstep.versions import known_trouble
+from fewstep.versions import installed, known_trouble, matching
 
 NOT_ONLY_WEIGHTS = ("it is pickled and holds more than weights, or none, as a git-LFS pointer "
                     "does: convert it to .safetensors, or get it again")  # fmt: skip
@@ -47,9 +47,12 @@ def read_network(
             torch_dtype=torch.float32,
             output_loading_info=True,
             **({"variant": variant} if variant else {}),
-        )
+            **({"low_cpu_mem_usage": False} if matching("diffusers<0.33") else {}),
+        )  # else these versions do not tell which weights they left out
         missing = [weight for weight, value in network.named_parameters()
                    if value.is_meta or weight in info["missing_keys"]]  # fmt: skip
+        if missing and {TEXT_MODEL + key for key in info["unexpected_keys"]} >= set(missing):
+            raise _newer(source, name)
         if missing:  # transformers makes these up
             raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
         if unread := [w for w in info["unexpected_keys"] if not NOT_READ.search(w)]:
@@ -76,7 +79,12 @@ def read_tokenizer(
     the length, of which a tokenizer without its own says 1e30.
     """
     with explained(source, name):
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=name, revision=revision)
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=name, revision=revision)
+        except TypeError as error:  # of a path that is None
+            if Path(source).exists() and not (Path(source) / name / "tokenizer.json").is_file():
+                raise
+            raise _newer(source, name) from error
         length, rows = len(tokenizer), encoder.vocab_size
         if length <= len(tokenizer.all_special_ids):  # transformers makes one where there is none
             raise ValueError("it has no tokens")
@@ -85,6 +93,18 @@ def read_tokenizer(
         positions = encoder.max_position_embeddings
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return tokenizer
+
+
+def _newer(source: object, component: str) -> ModelError:
+    """Return the error for a component that is whole, and in a form that came later.
+
+    Those are a text encoder whose names lack `text_model.` and a tokenizer as one file.
+    """
+    return ModelError(
+        f"the {component} of {source} was written by a newer transformers than the "
+        f"{installed('transformers')} that is here, which does not read it: upgrade to the "
+        "versions in constraints/current.txt, or save the model with these ones again"
+    )
 
 
 def read_scheduler_config(source: str | Path, revision: str | None) -> Mapping[str, Any]:

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import torch
+import transformers
 from diffusers import StableDiffusionPipeline
+from packaging.version import Version
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fewstep.models.loading import bundled_folder
+from fewstep.models.base import ModelError
+from fewstep.models.loading import bundled_folder, load_model
 from fewstep.models.saving import save_pipeline
 from tests.tiny import tiny_pipeline
 
@@ -62,3 +67,24 @@ def test_no_config_says_where_the_pipeline_lay(tmp_path):
     save_pipeline(StableDiffusionPipeline.from_pretrained(tiny_pipeline()), tmp_path)
     for path in tmp_path.rglob("*.json"):
         assert str(tiny_pipeline()) not in path.read_text(), path
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
+def test_what_only_a_newer_transformers_reads_is_said_to_be_so(tmp_path, part):
+    save_pipeline(StableDiffusionPipeline.from_pretrained(tiny_pipeline()), tmp_path)
+    expected = load_model(tmp_path)
+    if part == "tokenizer":
+        for name in ("vocab.json", "merges.txt"):
+            (tmp_path / part / name).unlink()
+    else:
+        path = tmp_path / part / "model.safetensors"
+        weights = load_file(path)
+        save_file({n.removeprefix("text_model."): w for n, w in weights.items()}, path,
+                  {"format": "pt"})  # fmt: skip
+    came = "5.6" if part == "text_encoder" else "5"
+    if Version(transformers.__version__) < Version(came):
+        with pytest.raises(ModelError, match=f"the {part} of .* was written by a newer transform"):
+            load_model(tmp_path)
+    else:
+        ours, theirs = (m.encode_prompts([TEXT])["text"] for m in (load_model(tmp_path), expected))
+        assert torch.equal(ours, theirs)

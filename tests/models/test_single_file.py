@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from packaging.version import Version
 from safetensors.torch import load_file, save, save_file
 
 from fewstep.models.base import ModelError
@@ -116,10 +114,6 @@ def test_what_cannot_be_scaled_is_refused(tmp_path, more, words):
         load_model(path, config=str(folder))
 
 
-@pytest.mark.skipif(
-    Version(diffusers.__version__) < Version("0.33"),
-    reason="by default, diffusers did not tell which weights it left out",
-)
 def test_a_folders_weight_that_is_not_read_is_refused(tmp_path):
     save_tiny_pipeline(tmp_path)
     path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
