@@ -55,6 +55,7 @@ def test_half_an_environment_is_one_sentence_before_any_work(
 
 
 def test_a_port_that_another_run_has_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # as in a process of its own
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -64,7 +65,6 @@ def test_a_port_that_another_run_has_is_one_sentence(monkeypatch):
             SettingError, match=rf"cannot join .* port {port} .*MASTER_PORT is free"
         ):
             Processes.started("cpu")
-    PartialState._reset_state()
 
 
 @pytest.mark.parametrize(
