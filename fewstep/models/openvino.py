@@ -43,6 +43,20 @@ def library() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """Return the only one of this process.
+
+    Each gives the thread that makes it another stack for signals, and puts the one before back as
+    it is freed. Of two freed in the order in which they came, that one is gone by then, and the
+    next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
+
+    Raises:
+        UserError: if OpenVINO is not installed.
+    """
+    return library().Core()
+
+
 def version() -> str:
     """Return the library's version without its build."""
     return library().__version__.partition("-")[0]
@@ -114,9 +128,7 @@ def load_converted(
     Raises:
         UserError: if OpenVINO is not installed, cannot read a file, or this CPU has no such dtype.
     """
-    ov = library()
-    core = ov.Core()
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if dtype not in HINTS or (dtype == torch.bfloat16 and "BF16" not in able):
         raise UserError(f"OpenVINO does not compute in {dtype} on this CPU: use fp32")
     hints = {"INFERENCE_PRECISION_HINT": HINTS[dtype],
@@ -125,7 +137,7 @@ def load_converted(
     @cache
     def compiled(name: str) -> Any:
         try:
-            return core.compile_model(folder / name / XML, "CPU", hints)
+            return core().compile_model(folder / name / XML, "CPU", hints)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-200:]
             raise ModelError(

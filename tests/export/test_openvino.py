@@ -1,6 +1,7 @@
 """A student that OpenVINO computes samples the same images, and says what it cannot do."""
 
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from fewstep.export import openvino as export
 from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.base import ModelError
 from fewstep.models.loading import load_model
-from fewstep.models.openvino import library, load_converted
+from fewstep.models.openvino import core, library, load_converted
 from fewstep.models.quantised import to_int8
 from fewstep.student.contract import CONTRACT_FILE, OPENVINO_FOLDER
 from fewstep.student.load import ArtefactError
@@ -122,7 +123,7 @@ def test_it_computes_in_fp32_unless_told_otherwise(artefact, pipelines):
     model = pipelines[1].student[1].compiled("unet")
     assert model.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
     assert model.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         half = FewStepPipeline.from_pretrained(artefact, backend="openvino", dtype=torch.bfloat16)
         assert 0 < off(half(PROMPTS, seed=3), pipelines[1](PROMPTS, seed=3)) < 100
 
@@ -130,7 +131,7 @@ def test_it_computes_in_fp32_unless_told_otherwise(artefact, pipelines):
 def test_int8_holds_the_codes_of_model_quantize(in_int8, artefact):
     sizes = [sum(path.stat().st_size for path in (folder / OPENVINO_FOLDER).rglob("*.bin"))
              for folder in (in_int8, artefact)]  # fmt: skip
-    model = openvino.Core().read_model(in_int8 / OPENVINO_FOLDER / "unet" / "openvino_model.xml")
+    model = core().read_model(in_int8 / OPENVINO_FOLDER / "unet" / "openvino_model.xml")
     found = [op.data for op in model.get_ops()
              if op.get_type_name() == "Constant" and op.data.dtype == np.int8]  # fmt: skip
     _, network = FewStepPipeline.from_pretrained(in_int8).student
@@ -246,6 +247,22 @@ def test_without_the_library_one_sentence_says_how_to_get_it(monkeypatch, artefa
         FewStepPipeline.from_pretrained(artefact, backend="openvino")
     with pytest.raises(UserError, match=missing):
         export_artefact(str(artefact), tmp_path / "out", ExportOptions(openvino=True))
+
+
+AFTER_TWO_STUDENTS = """
+import signal, sys
+from fewstep.student.pipeline import FewStepPipeline
+first, second = (FewStepPipeline.from_pretrained(sys.argv[1], backend="openvino") for _ in "ab")
+del first, second
+signal.signal(signal.SIGINT, lambda *_: print("received"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_received_after_two_students_were_loaded_and_freed(artefact):
+    command = [sys.executable, "-c", AFTER_TWO_STUDENTS, str(artefact)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "received\n"), ended.stderr
 
 
 def test_it_sends_nobody_how_it_is_used():
