@@ -19,6 +19,10 @@ QUICKSTARTS = ("runs/quickstart", "runs/quickstart-quick")
 WAITING = 24
 """The most requests that wait for the model; who comes later is told that it is busy."""
 
+VISITORS = 64
+"""How many visitors' results are kept; who comes back after as many others has them made again.
+Gradio keeps those of 10,000, also of visitors that are gone, a quarter of a MiB each."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -129,7 +133,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, password: str | None = N
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False,
             inline=False, inbrowser=False, pwa=False, ssr_mode=False, mcp_server=False,
             enable_monitoring=False, run_history=False, show_error=False, footer_links=[],
-            allowed_paths=[], max_file_size="1kb",
+            allowed_paths=[], max_file_size="1kb", state_session_capacity=VISITORS,
             auth=("fewstep", password) if password else None,
             theme=theme(), css_paths=Path(__file__).parent / "page.css",
         )  # fmt: skip

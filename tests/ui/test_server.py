@@ -36,6 +36,11 @@ def address(models, tmp_path_factory):
 
 @pytest.fixture
 def client(address):
+    return connected(address)
+
+
+def connected(address):
+    """Return a visitor with a session of its own."""
     return gradio_client.Client(
         address, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 300}
     )
@@ -157,6 +162,25 @@ def test_fifty_requests_at_once_are_answered_or_told_that_it_is_busy(client, mon
     assert len(made) >= page.WAITING
     assert len(made) + len(told) == 50
     assert process.memory_info().rss - before < 150e6
+
+
+def test_results_are_kept_for_so_many_visitors_and_made_again_for_others(
+    models, tmp_path, monkeypatch
+):
+    for module, name, value in ((compare, "TEACHER_STEPS", 1), (compare, "FEW_STEPS", 1),
+                                (page, "VISITORS", 2)):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path])
+    try:
+        address = serve(built, "127.0.0.1", None)
+        visitors = [connected(address) for _ in range(4)]
+        first, *_ = [ask(visitor, 3).result(timeout=300)[0] for visitor in visitors]
+        assert len(built.app.state_holder.session_data) <= 2
+        again = ask(visitors[0], 3).result(timeout=300)[0]
+        sources = re.compile(r'src="(data:image[^"]+)"').findall
+        assert sources(again) == sources(first) != []
+    finally:
+        built.close(verbose=False)
 
 
 @pytest.mark.slow
