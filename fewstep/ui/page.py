@@ -19,9 +19,9 @@ QUICKSTARTS = ("runs/quickstart", "runs/quickstart-quick")
 WAITING = 24
 """The most requests that wait for the model; who comes later is told that it is busy."""
 
-VISITORS = 64
+VISITORS = 32
 """How many visitors' results are kept; who comes back after as many others has them made again.
-Gradio keeps those of 10,000, also of visitors that are gone, a quarter of a MiB each."""
+Gradio keeps those of 10,000, of visitors that are gone too, and each takes about a MiB."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
