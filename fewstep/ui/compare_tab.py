@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,7 @@ def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
 
     inputs: list[Any] = [known, seed, locked, prompt, number, guidance, strength, negative, strip]
     outputs = [results, seed, known]
-    show = partial(generate, models, ready)
+    show = partial(generate_on, ThreadPoolExecutor(1), models, ready)
     quiet = {"show_progress": "minimal", "show_progress_on": results, **BUSY}
     again = partial(show, same_seed=True)
     runs: list[Any] = [
@@ -114,6 +115,16 @@ def menus(prompt: gr.Textbox) -> None:
 def new_seed() -> int:
     """Return a random seed."""
     return random.randrange(2**32)
+
+
+def generate_on(thread: Executor, *given: Any, **options: Any) -> Iterator[Any]:
+    """Yield what `generate` does, each state made in that one thread.
+
+    The server has dozens, and torch keeps memory for every thread that it has computed in.
+    """
+    states, end = generate(*given, **options), object()
+    while (state := thread.submit(next, states, end).result()) is not end:
+        yield state
 
 
 def generate(

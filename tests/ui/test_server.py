@@ -164,6 +164,21 @@ def test_fifty_requests_at_once_are_answered_or_told_that_it_is_busy(client, mon
     assert process.memory_info().rss - before < 150e6
 
 
+def test_the_model_computes_in_one_thread_whoever_asks(address, monkeypatch):
+    computed_in = []
+
+    def noted(*given):
+        computed_in.append(threading.get_ident())
+        yield from compare.fill(*given)
+
+    monkeypatch.setattr(compare, "TEACHER_STEPS", 1)
+    monkeypatch.setattr(compare_tab, "fill", noted)
+    jobs = [ask(connected(address), seed) for seed in range(3)]
+    assert all("<figure>" in job.result(timeout=300)[0] for job in jobs)
+    assert len(computed_in) == 3
+    assert len(set(computed_in)) == 1
+
+
 def test_results_are_kept_for_so_many_visitors_and_made_again_for_others(
     models, tmp_path, monkeypatch
 ):
