@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,8 @@ BUSY: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 """One model computes for one visitor at a time; the others wait in the queue."""
 
 
-def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
-    """Build the tab; `ready` waits until the models can be used."""
+def compare_tab(models: EvaluationSet, ready: Callable[[], object], thread: Executor) -> None:
+    """Build the tab; `ready` loads the models, unless they are, in the `thread` that they have."""
     is_bundled = models.base == "bundled"
     prompt = gr.Textbox(EXAMPLE[is_bundled], label="Prompt", elem_id="prompt", max_lines=3)
     if is_bundled:
@@ -55,7 +55,7 @@ def compare_tab(models: EvaluationSet, ready: Callable[[], object]) -> None:
 
     inputs: list[Any] = [known, seed, locked, prompt, number, guidance, strength, negative, strip]
     outputs = [results, seed, known]
-    show = partial(generate_on, ThreadPoolExecutor(1), models, ready)
+    show = partial(generate_on, thread, models, ready)
     quiet = {"show_progress": "minimal", "show_progress_on": results, **BUSY}
     again = partial(show, same_seed=True)
     runs: list[Any] = [
@@ -118,9 +118,9 @@ def new_seed() -> int:
 
 
 def generate_on(thread: Executor, *given: Any, **options: Any) -> Iterator[Any]:
-    """Yield what `generate` does, each state made in that one thread.
+    """Yield what `generate` does, made in that thread and not in the server's.
 
-    The server has dozens, and torch keeps memory for every thread that it has computed in.
+    It has dozens, and torch keeps memory for every thread that it has computed in.
     """
     states, end = generate(*given, **options), object()
     while (state := thread.submit(next, states, end).result()) is not end:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -45,11 +45,11 @@ def run_page(
         )
     models = EvaluationSet.open(list(sources) or [default_source()])
     trainings, ready = Trainings(Path.cwd()), only_once(lambda: warm_up(models))
-    page = build_page(models, ready, trainings, [Path.cwd(), *folders])
-    with ThreadPoolExecutor(1) as loading:  # waited for at the end, as torch wants to be
+    with ThreadPoolExecutor(1) as thread:  # waited for at the end, as torch wants to be
+        page = build_page(models, ready, trainings, [Path.cwd(), *folders], thread)
         try:
             print(f"open {serve(page, host, port, password)}  (Ctrl-C ends it)", flush=True)
-            loading.submit(ready)
+            thread.submit(ready)
             threading.Event().wait()
         finally:
             trainings.close()
@@ -88,14 +88,18 @@ def build_page(
     ready: Callable[[], None],
     trainings: Trainings,
     folders: Sequence[Path],
+    thread: Executor,
 ) -> gr.Blocks:
-    """Build the page; `ready` loads the models, which the page does not wait for."""
+    """Build the page; `ready` loads the models, which the page does not wait for.
+
+    The models compute in `thread`, which has to be a single one.
+    """
     with gr.Blocks(
         title="fewstep", analytics_enabled=False, delete_cache=(600, 600), fill_width=False
     ) as page:
         gr.HTML("<h1>fewstep</h1>", elem_id="title", js_on_load=None)
         with gr.Tab("Compare", id="compare"):
-            compare_tab(models, ready)
+            compare_tab(models, ready, thread)
         with gr.Tab("Train", id="train"):
             train_tab(trainings, folders)
     page.queue(max_size=WAITING)

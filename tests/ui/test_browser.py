@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def address(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT))
-        page = build_page(models, lambda: None, trainings, [folder])
+        page = build_page(models, lambda: None, trainings, [folder], ThreadPoolExecutor(1))
         try:
             yield serve(page, "127.0.0.1", None)
         finally:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def address(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("here")
-    built = build_page(models, lambda: None, Trainings(folder), [folder])
+    built = build_page(models, lambda: None, Trainings(folder), [folder], ThreadPoolExecutor(1))
     yield serve(built, "127.0.0.1", None)
     built.close(verbose=False)
 
@@ -87,7 +87,7 @@ def test_who_lets_others_in_gives_them_a_password():
 
 
 def test_with_a_password_nobody_else_gets_an_answer(models, tmp_path):
-    built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path])
+    built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path], ThreadPoolExecutor(1))
     try:
         address = serve(built, "127.0.0.1", None, "secret")
         assert httpx.get(f"{address}config").status_code == 401
@@ -104,7 +104,9 @@ def test_with_a_password_nobody_else_gets_an_answer(models, tmp_path):
 def test_a_port_that_is_taken_is_a_sentence(models, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path])
+        built = build_page(
+            models, lambda: None, Trainings(tmp_path), [tmp_path], ThreadPoolExecutor(1)
+        )
         with pytest.raises(UserError, match=f"--port is {port}, which is taken"):
             serve(built, "127.0.0.1", port)
 
@@ -185,7 +187,7 @@ def test_results_are_kept_for_so_many_visitors_and_made_again_for_others(
     for module, name, value in ((compare, "TEACHER_STEPS", 1), (compare, "FEW_STEPS", 1),
                                 (page, "VISITORS", 2)):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path])
+    built = build_page(models, lambda: None, Trainings(tmp_path), [tmp_path], ThreadPoolExecutor(1))
     try:
         address = serve(built, "127.0.0.1", None)
         visitors = [connected(address) for _ in range(4)]
