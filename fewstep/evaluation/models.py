@@ -21,7 +21,7 @@ from fewstep.student.generate import (
     teacher_nfe,
     teacher_sampler,
 )
-from fewstep.student.load import load_base, student_network
+from fewstep.student.networks import load_base, student_network
 
 STUDENT_STEPS = (1, 2, 4, 8)
 FEWER_TEACHER_STEPS = (8, 4)

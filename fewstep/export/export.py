@@ -38,13 +38,12 @@ from fewstep.student.load import (
     artefact_folder,
     check_files,
     checked,
-    load_base,
     own_decoder,
     public_name,
     read_artefact,
     read_contract,
-    student_network,
 )
+from fewstep.student.networks import load_base, student_network
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from fewstep.models.base import ModelFamily
 from fewstep.models.loading import quietly
 from fewstep.student.contract import LORA_FILE, Contract
 from fewstep.student.generate import student_sampler
-from fewstep.student.load import read_artefact, student_network
+from fewstep.student.load import read_artefact
+from fewstep.student.networks import student_network
 from fewstep.student.other_programs import scheduler_config
 from fewstep.student.scheduler import FewStepScheduler
 from fewstep.student.seeds import image_generators

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewstep.models.adapters import folded, merge_lora
 from fewstep.models.base import ModelFamily
 from fewstep.student.contract import Contract
-from fewstep.student.load import student_network
+from fewstep.student.networks import student_network
 
 
 def blended_network(

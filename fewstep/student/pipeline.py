@@ -18,7 +18,8 @@ from fewstep.models.prompts import warn_of_cut
 from fewstep.models.tiny_decoder import with_decoder
 from fewstep.student.contract import Contract
 from fewstep.student.generate import ImageSampler, student_sampler, teacher_nfe
-from fewstep.student.load import decoder_folder, load_base, read_converted, student_network
+from fewstep.student.load import decoder_folder, read_converted
+from fewstep.student.networks import load_base, student_network
 from fewstep.student.png_info import DECODER, TRAINED, SampledImage, SampledImages
 from fewstep.student.seeds import generators_of, repeated, seeds_of
 from fewstep.student.unfinished import read_student

@@ -8,13 +8,8 @@ from torch import Tensor
 from fewstep.errors import SettingError, UserError
 from fewstep.models.adapters import merge_lora
 from fewstep.student.contract import Contract
-from fewstep.student.load import (
-    artefact_folder,
-    difference_to,
-    is_artefact,
-    read_artefact,
-    read_contract,
-)
+from fewstep.student.load import artefact_folder, is_artefact, read_artefact, read_contract
+from fewstep.student.networks import difference_to
 from fewstep.training.networks import Networks, lora_alpha
 
 

@@ -11,7 +11,8 @@ from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.export.programs import Program, check_names, check_programs
 from fewstep.models.loading import load_model
 from fewstep.student.contract import LORA_FILE
-from fewstep.student.load import load_base, read_contract
+from fewstep.student.load import read_contract
+from fewstep.student.networks import load_base
 from tests.artefacts import tiny_artefact, tiny_contract
 
 
@@ -24,7 +25,7 @@ def exported(request, tmp_path_factory):
     loaded = []
     with pytest.MonkeyPatch.context() as patch:
         load = lambda *args, **kwargs: loaded.append(args) or load_model(*args, **kwargs)  # noqa: E731
-        patch.setattr("fewstep.student.load.load_model", load)
+        patch.setattr("fewstep.student.networks.load_model", load)
         said = export_artefact(str(source), folder / "out", options)
     assert len(loaded) == 1, "the base is loaded once, for the whole model and for the check"
     return folder / "out", said

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from fewstep.export.write import checksums, write_student
 from fewstep.files import write_file
 from fewstep.student.contract import CONTRACT_FILE, LORA_FILE, SCHEDULER_FILE, Contract
-from fewstep.student.load import ArtefactError, load_base, read_artefact, student_network
+from fewstep.student.load import ArtefactError, read_artefact
+from fewstep.student.networks import load_base, student_network
 from fewstep.student.pipeline import FewStepPipeline
 from tests.artefacts import (
     random_lora,
@@ -268,7 +269,7 @@ def test_a_checkpoint_file_in_the_bases_place_is_built_as_the_base(
 ):
     used = {}
     contract, _ = read_artefact(whole)
-    monkeypatch.setattr("fewstep.student.load.load_model",
+    monkeypatch.setattr("fewstep.student.networks.load_model",
                         lambda base, **options: used.update(options) or tiny_family())  # fmt: skip
     named = {**contract.base, "revision": "c0ffee", **named}
     load_base(replace(contract, base=named), whole, "sd21.safetensors")
