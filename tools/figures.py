@@ -318,6 +318,65 @@ def cards() -> str:
     return f"{_markdown(['card', *titles.values()], [*lines.values()])}\n{note}\n"
 
 
+def memory() -> str:
+    """What a step keeps in memory whatever its batch, beside the reference recipe, and its time."""
+    results = json.loads((RESULTS / "memory_sd15.json").read_text(encoding="utf-8"))
+    lines = []
+    for row in results["rows"]:
+        ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
+        slower = {"value": 1 / ratio["value"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
+        shares = [f"{row[k]:.2f} ×" if k in row else "–" for k in ("share", "share_offloaded")]
+        memory = [f"{row['static_bytes'] / 1e9:.2f} GB", f"{row['peak_bytes'] / 1e9:.2f} GB"]
+        times = "{value:.2f} × ({low:.2f} to {high:.2f} ×)".format(**slower)
+        lines.append([row["design"], *memory, *shares, times])
+    columns = ["design", "static memory", "peak memory", "static ÷ reference’s",
+               "without VAE and text encoder", "time ÷ the default’s"]  # fmt: skip
+    work, n = results["work"], results["rows"][0]["seconds"]["n"]
+    batch = results["rows"][0]["batch_size"]
+    return (
+        f"{_markdown(columns, lines)}\n{work['model']}, {work['resolution']} px, "
+        f"{work['precision']}, batch {batch}, medians of {n} turns, {results['machine']}.\n"
+    )
+
+
+def quantised() -> str:
+    """Students on a base in few bits beside those of the same seeds on the base as it is."""
+    results = load(RESULTS / "quantised.json")
+    names = ["prompt_accuracy", "prompt_accuracy_difference_unquantised", "frechet",
+             "frechet_ratio_unquantised"]  # fmt: skip
+    pooled = [row for row in results.rows if row.method != "teacher" and row.seed is None]
+    each = [row for row in results.rows if row.seed is not None]
+    lines = []
+    for row in [*pooled, *each]:
+        bits = next((kind for kind in ("int8", "nf4") if f"-{kind}-" in row.source), "none")
+        seed = "all" if row.seed is None else str(row.seed)
+        lines.append([bits, seed, *(_cell(row, name) for name in names)])
+    head = ["`model.quantize`", "seed", *map(metric_title, names)]
+    n = pooled[0].metrics["prompt_accuracy"].n
+    return (
+        f"{_markdown(head, lines)}\nMean and 95 % interval; n = {n:,} held-out prompts"
+        f"{_trainings(results)}.\nProtocol: {results.protocol}.\n"
+    )
+
+
+def quantised_teacher() -> str:
+    """The teacher's own images in few bits beside those of the same noise at full precision."""
+    results = load(RESULTS / "quantised_teacher.json")
+    names = ["same_noise_psnr", "same_noise_rmse", "prompt_accuracy", "prompt_accuracy_difference",
+             "frechet_ratio"]  # fmt: skip
+    lines = []
+    for row in results.rows:
+        bits = next((kind for kind in ("int8", "nf4") if row.source.endswith(kind)), "none")
+        lines.append([bits, *(_cell(row, name) for name in names)])
+    n = results.rows[0].metrics["prompt_accuracy"].n
+    titles = [metric_title(name).replace("teacher’s", "unquantised’s") for name in names]
+    return (
+        f"{_markdown(['`model.quantize`', *titles], lines)}\n"
+        f"The teacher in 50 steps; mean and 95 % interval; n = {n:,} held-out prompts.\n"
+        f"Protocol: {results.protocol}.\n"
+    )
+
+
 def soak() -> str:
     """Whether a training process grows or slows down."""
     results = json.loads((RESULTS / "soak.json").read_text(encoding="utf-8"))
@@ -471,6 +530,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "reading": reading,
     "soak": soak,
     "cards": cards,
+    "memory-sd15": memory,
+    "quantised": quantised,
+    "quantised-teacher": quantised_teacher,
     "kills": kills,
     "full-disk": full_disk,
     "style-lora": style_lora,
