@@ -96,7 +96,7 @@ def test_noise_added_inside_a_segment_has_the_schedules_level(schedule):
     assert share.max() < 1
 
 
-def test_from_clean_data_the_fakes_loss_is_the_plain_error_in_eps(nets, batch, schedule):
+def test_from_clean_data_the_fakes_loss_is_the_plain_error_in_v(nets, batch, schedule):
     """Of the stochastic trajectory, where all noise in x_tau is the drawn one."""
     method, seen = TrajectoryMatching(sampler="stochastic", num_segments=1), []
 
@@ -110,7 +110,8 @@ def test_from_clean_data_the_fakes_loss_is_the_plain_error_in_eps(nets, batch, s
     first = draw.noise_like(batch.x_0)
     x_0 = nets.student(first, torch.full((8,), 999), batch.cond).x_0
     alpha, sigma = schedule.levels(tau, x_0)
-    error = nets.fake(x_tau, tau, batch.cond).eps - (x_tau - alpha * x_0) / sigma
+    pred, noise = nets.fake(x_tau, tau, batch.cond), (x_tau - alpha * x_0) / sigma
+    error = (alpha * pred.eps - sigma * pred.x_0) - (alpha * noise - sigma * x_0)
     torch.testing.assert_close(loss, error.square().mean(1), rtol=1e-3, atol=1e-5)
 
 
