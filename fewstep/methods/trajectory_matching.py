@@ -52,6 +52,8 @@ class TrajectoryMatching:
     jumps end on the segments' boundaries; "stochastic" is CD's, whose jumps end on clean data and
     are noised again. `anchor` is the weight of a consistency loss on data, multi-boundary CD's or
     CD's, in `num_solver_steps` steps of the teacher; with 0 there is none and prompts are enough.
+    `guidance_weight` multiplies the teacher's guidance in what is matched, and in that alone: above
+    1 images show more of what their prompts say, and their colours grow stronger.
 
     Source: Luo et al. 2025 (TDM), arXiv 2503.06674; Fan et al. 2025 (Phased DMD), 2510.27684, for
     the exact score inside a segment; Zheng et al. 2025 (rCM), 2510.08431, for the anchor.
@@ -66,10 +68,13 @@ class TrajectoryMatching:
     spacing: str = "uniform"
     sampler: Sampler = "deterministic"
     anchor: float = 0.0
+    guidance_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.anchor < float("inf"):
-            raise ValueError(f"method.anchor is {self.anchor}; it has to be 0 (none) or more")
+        for name in ("anchor", "guidance_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"method.{name} is {value}; it has to be 0 (none) or more")
         self.anchor_method.grid()
         self.grid()
 
@@ -107,10 +112,11 @@ class TrajectoryMatching:
             x_tau, tau = (torch.cat([one[i] for one in noised]) for i in (0, 1))
             cond = repeated(batch.cond, len(segments))
             teacher, fake = nets.teacher(x_tau, tau, cond), nets.fake(x_tau, tau, cond)
-            target = x_0 + teacher.x_0 - fake.x_0
+            unguided = teacher.x_0 if teacher.unguided is None else teacher.unguided
+            guidance = self.guidance_weight * (teacher.x_0 - unguided)
+            target = x_0 + (unguided - fake.x_0) + guidance
             weight = 1 / (x_0 - teacher.x_0).abs().flatten(1).mean(1).clamp(min=1e-6)
-            before = teacher.x_0 if teacher.unguided is None else teacher.unguided
-            gap = squared_error(before - fake.x_0).sqrt()
+            gap = squared_error(unguided - fake.x_0).sqrt()
 
         loss = weight * squared_error(x_0 - target) / 2
         if self.anchor:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from fewstep.diffusion.guidance import guided
 from fewstep.diffusion.prediction import Prediction
 from fewstep.diffusion.random import Draw
 from fewstep.diffusion.schedule import CLEAN
@@ -132,13 +133,42 @@ def test_the_gap_is_to_the_teacher_before_guidance(nets, batch, schedule):
     assert output.gap.max() < 1e-5 < output.loss.min()
 
 
+def test_the_guidance_weight_is_the_guidance_of_another_scale(nets, batch, schedule):
+    """Half of scale 3 is scale 2, none of it 1, twice scale 2 is 3: gradients point the same way."""
+    uncond = {name: row[:1] * 0 for name, row in batch.cond.items()}
+
+    def moved(scale, weight):
+        kept = []
+
+        def student(x_t, t, cond):
+            kept.append(nets.student(x_t, t, cond))
+            kept[-1].x_0.retain_grad()
+            return kept[-1]
+
+        teacher = guided(nets.teacher, uncond, scale)
+        method = replace(SHORT, guidance_weight=weight)
+        with_both = replace(nets, student=student, teacher=teacher)
+        losses(method, with_both, batch, schedule).loss.sum().backward()
+        gradient = torch.cat([one.x_0.grad for one in kept])
+        return gradient / gradient.norm(dim=1, keepdim=True)
+
+    for (scale, weight), same in {(3.0, 0.5): 2.0, (3.0, 0.0): 1.0, (2.0, 2.0): 3.0}.items():
+        torch.testing.assert_close(moved(scale, weight), moved(same, 1.0), rtol=1e-4, atol=1e-5)
+
+
 def test_every_setting_changes_the_loss(nets, batch, schedule):
     other = {"num_segments": 2, "num_solver_steps": 80, "spacing": "quadratic",
-             "sampler": "stochastic", "anchor": 0.5}  # fmt: skip
+             "sampler": "stochastic", "anchor": 0.5, "guidance_weight": 0.5}  # fmt: skip
     usual = TrajectoryMatching(anchor=0.1)
+
+    def teacher(x_t, t, cond):
+        pred = nets.teacher(x_t, t, cond)
+        return replace(pred, unguided=pred.x_0 / 2)
+
+    guided_nets = replace(nets, teacher=teacher)
     for field in fields(TrajectoryMatching):
         changed = replace(usual, **{field.name: other[field.name]})
-        one, two = (losses(m, nets, batch, schedule).loss.mean() for m in (usual, changed))
+        one, two = (losses(m, guided_nets, batch, schedule).loss.mean() for m in (usual, changed))
         assert one != two, field.name
 
 
@@ -169,10 +199,11 @@ def test_prompts_are_enough_but_for_the_anchor(nets, batch, schedule):
     assert not isinstance(METHODS["cd"](), LearnsFake)
 
 
-@pytest.mark.parametrize("anchor", [-0.1, float("inf"), float("nan")])
-def test_an_anchor_without_a_weight_is_refused(anchor):
-    with pytest.raises(ValueError, match=r"method.anchor is .*; it has to be 0 \(none\) or more"):
-        TrajectoryMatching(anchor=anchor)
+@pytest.mark.parametrize("field", ["anchor", "guidance_weight"])
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_a_weight_that_is_none_is_refused(field, value):
+    with pytest.raises(ValueError, match=rf"method.{field} is .*; it has to be 0 \(none\) or more"):
+        TrajectoryMatching(**{field: value})
 
 
 def test_a_training_without_a_fake_score_says_so(nets, batch, schedule):
