@@ -134,7 +134,7 @@ def test_the_gap_is_to_the_teacher_before_guidance(nets, batch, schedule):
 
 
 def test_the_guidance_weight_is_the_guidance_of_another_scale(nets, batch, schedule):
-    """Half of scale 3 is scale 2, none of it 1, twice scale 2 is 3: gradients point the same way."""
+    """Half of scale 3 is scale 2, none of it 1, twice scale 2 is 3: in the gradients' direction."""
     uncond = {name: row[:1] * 0 for name, row in batch.cond.items()}
 
     def moved(scale, weight):
