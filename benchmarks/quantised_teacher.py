@@ -20,18 +20,18 @@ from fewstep.evaluation.provenance import provenance
 from fewstep.evaluation.results import Results, save
 from fewstep.evaluation.samples import SampleCache, generate_images
 from fewstep.models.loading import load_model
-from fewstep.student.generate import ImageSampler, teacher_sampler
+from fewstep.student.generate import TEACHER_STEPS, ImageSampler, teacher_sampler
 
 KINDS = ("int8", "nf4")
 
 
-def quantised(runs: EvaluationSet, kind: str) -> EvaluatedModel:
+def quantised(runs: EvaluationSet, kind: str, steps: int = TEACHER_STEPS) -> EvaluatedModel:
     """Return the teacher with its network in few bits, compared with the one that it is made of."""
-    teacher = runs.teacher()
+    teacher = runs.teacher(steps)
 
     def sampler() -> ImageSampler:
         family = load_model(runs.base, quantize=kind)
-        return teacher_sampler(family, teacher.steps, runs.guidance_scale)
+        return teacher_sampler(family, steps, runs.guidance_scale)
 
     return replace(
         teacher,
