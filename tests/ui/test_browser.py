@@ -20,7 +20,8 @@ from tests.tiny import save_tiny_pipeline, tiny_config
 from tests.ui.conftest import BROWSER, SOURCES
 
 ROOT = Path(__file__).parents[2]
-SHOTS = os.environ.get("FEWSTEP_SCREENSHOTS")
+PICTURES = os.environ.get("FEWSTEP_SCREENSHOTS")
+SHOTS = Path(PICTURES).absolute() if PICTURES else None  # before a test changes the folder
 STUDENTS = os.environ.get("FEWSTEP_STUDENTS", "").split() or SOURCES
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 PATIENCE = 600_000
@@ -124,7 +125,7 @@ def lock(page, seed):
 
 def shoot(page, name):
     if SHOTS:
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+        page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 
 def assert_no_sideways_scroll(page):
