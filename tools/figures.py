@@ -28,12 +28,7 @@ def bundled(name: str) -> str:
     rows = [row for row in overview(results.rows)
             if row.steps in (4, 8, 50) or row.method == "trajectory-matching"]  # fmt: skip
     names = ["prompt_accuracy", "frechet", "seconds_per_image"]
-    n = rows[0].metrics["prompt_accuracy"].n
-    note = (
-        f"Mean and 95 % interval; n = {n:,} held-out prompts{_trainings(results)}.\n"
-        f"Protocol: {results.protocol}."
-    )
-    return f"{_table(rows, names)}\n{note}\n"
+    return f"{_table(rows, names)}\n{_note(results, _trainings(results))}"
 
 
 def matching(each: bool) -> str:
@@ -323,19 +318,21 @@ def memory() -> str:
     results = json.loads((RESULTS / "memory_sd15.json").read_text(encoding="utf-8"))
     lines = []
     for row in results["rows"]:
+        if "failed" in row:
+            lines.append([row["design"], row["failed"], "–", "–", "–", "–"])
+            continue
         ratio = row.get("speed_up", {"value": 1, "low": 1, "high": 1})
         slower = {"value": 1 / ratio["value"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
         shares = [f"{row[k]:.2f} ×" if k in row else "–" for k in ("share", "share_offloaded")]
-        memory = [f"{row['static_bytes'] / 1e9:.2f} GB", f"{row['peak_bytes'] / 1e9:.2f} GB"]
+        taken = [f"{row[k] / 1e9:.2f} GB" for k in ("static_bytes", "peak_bytes")]
         times = "{value:.2f} × ({low:.2f} to {high:.2f} ×)".format(**slower)
-        lines.append([row["design"], *memory, *shares, times])
+        lines.append([row["design"], *taken, *shares, times])
     columns = ["design", "static memory", "peak memory", "static ÷ reference’s",
                "without VAE and text encoder", "time ÷ the default’s"]  # fmt: skip
-    work, n = results["work"], results["rows"][0]["seconds"]["n"]
-    batch = results["rows"][0]["batch_size"]
+    work, batch = results["work"], results["rows"][0]["batch_size"]
     return (
         f"{_markdown(columns, lines)}\n{work['model']}, {work['resolution']} px, "
-        f"{work['precision']}, batch {batch}, medians of {n} turns, {results['machine']}.\n"
+        f"{work['precision']}, batch {batch}, medians of turns, {results['machine']}.\n"
     )
 
 
@@ -344,37 +341,23 @@ def quantised() -> str:
     results = load(RESULTS / "quantised.json")
     names = ["prompt_accuracy", "prompt_accuracy_difference_unquantised", "frechet",
              "frechet_ratio_unquantised"]  # fmt: skip
-    pooled = [row for row in results.rows if row.method != "teacher" and row.seed is None]
-    each = [row for row in results.rows if row.seed is not None]
+    students = [row for row in results.rows if row.method != "teacher"]
     lines = []
-    for row in [*pooled, *each]:
-        bits = next((kind for kind in ("int8", "nf4") if f"-{kind}-" in row.source), "none")
+    for row in sorted(students, key=lambda row: row.seed is not None):  # the pooled ones first
         seed = "all" if row.seed is None else str(row.seed)
-        lines.append([bits, seed, *(_cell(row, name) for name in names)])
+        lines.append([_bits(row), seed, *(_cell(row, name) for name in names)])
     head = ["`model.quantize`", "seed", *map(metric_title, names)]
-    n = pooled[0].metrics["prompt_accuracy"].n
-    return (
-        f"{_markdown(head, lines)}\nMean and 95 % interval; n = {n:,} held-out prompts"
-        f"{_trainings(results)}.\nProtocol: {results.protocol}.\n"
-    )
+    return f"{_markdown(head, lines)}\n{_note(results, _trainings(results))}"
 
 
 def quantised_teacher() -> str:
     """The teacher's own images in few bits beside those of the same noise at full precision."""
     results = load(RESULTS / "quantised_teacher.json")
-    names = ["same_noise_psnr", "same_noise_rmse", "prompt_accuracy", "prompt_accuracy_difference",
-             "frechet_ratio"]  # fmt: skip
-    lines = []
-    for row in results.rows:
-        bits = next((kind for kind in ("int8", "nf4") if row.source.endswith(kind)), "none")
-        lines.append([bits, *(_cell(row, name) for name in names)])
-    n = results.rows[0].metrics["prompt_accuracy"].n
-    titles = [metric_title(name).replace("teacher’s", "unquantised’s") for name in names]
-    return (
-        f"{_markdown(['`model.quantize`', *titles], lines)}\n"
-        f"The teacher in 50 steps; mean and 95 % interval; n = {n:,} held-out prompts.\n"
-        f"Protocol: {results.protocol}.\n"
-    )
+    names = ["same_noise_psnr", "same_noise_rmse", "prompt_accuracy",
+             "prompt_accuracy_difference_unquantised", "frechet_ratio_unquantised"]  # fmt: skip
+    lines = [[_bits(row), *(_cell(row, name) for name in names)] for row in results.rows]
+    head = ["`model.quantize`", *map(metric_title, names)]
+    return f"{_markdown(head, lines)}\n{_note(results, ', 50 steps')}"
 
 
 def soak() -> str:
@@ -540,6 +523,20 @@ FIGURES: dict[str, Callable[[], str]] = {
     "speed-data": partial(speed, "speed_data.json"),
     **{f"verify-{name}": partial(verified, name) for name in TABLES},
 }
+
+
+def _bits(row: Row) -> str:
+    """Return how the base of a row's model was kept, by the names of runs and teachers."""
+    return next((kind for kind in ("int8", "nf4") if kind in row.source), "none")
+
+
+def _note(results: Results, more: str) -> str:
+    """Return what stands below a table of metrics of images."""
+    n = results.rows[0].metrics["prompt_accuracy"].n
+    return (
+        f"Mean and 95 % interval; n = {n:,} held-out prompts{more}.\n"
+        f"Protocol: {results.protocol}.\n"
+    )
 
 
 def _trainings(results: Results) -> str:

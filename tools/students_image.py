@@ -3,7 +3,8 @@
 python tools/students_image.py
 
 The students are the first one per method that `python benchmarks/students.py` trains, where it has
-trained one. A second picture has three columns, for the width of a phone.
+trained one; that of trajectory matching has to be there. A second picture has three columns, for
+the width of a phone.
 """
 
 from pathlib import Path

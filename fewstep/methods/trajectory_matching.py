@@ -26,7 +26,7 @@ MARGIN, LOWEST = 10, 20
 ends the noise added is too little to tell distributions apart."""
 
 LEAST_SIGNAL = 0.005
-"""The alpha² by which the fake's loss is divided at most; Stable Diffusion's at timestep 990."""
+"""The smallest alpha² that the fake's loss is divided by; Stable Diffusion's at timestep 990."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class TrajectoryMatching:
     jumps end on the segments' boundaries; "stochastic" is CD's, whose jumps end on clean data and
     are noised again. `anchor` is the weight of a consistency loss on data, multi-boundary CD's or
     CD's, in `num_solver_steps` steps of the teacher; with 0 there is none and prompts are enough.
-    `guidance_weight` multiplies the teacher's guidance in what is matched, and in that alone: above
-    1 images show more of what their prompts say, and their colours grow stronger.
+    `guidance_weight` multiplies the teacher's guidance in what is matched, not in the anchor; on
+    the bundled world more than 1 was worse.
 
     Source: Luo et al. 2025 (TDM), arXiv 2503.06674; Fan et al. 2025 (Phased DMD), 2510.27684, for
     the exact score inside a segment; Zheng et al. 2025 (rCM), 2510.08431, for the anchor.

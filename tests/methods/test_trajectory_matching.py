@@ -21,6 +21,19 @@ def losses(method, nets, batch, schedule, name="loss"):
     return getattr(method, name)(nets, batch, schedule, Draw.keyed(0, range(8)))
 
 
+def with_gradients_kept(nets):
+    """Return the roles, and a list that the student's x_0 come into, each with its gradient."""
+    kept = []
+
+    def student(x_t, t, cond):
+        pred = nets.student(x_t, t, cond)
+        pred.x_0.retain_grad()
+        kept.append(pred.x_0)
+        return pred
+
+    return replace(nets, student=student), kept
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_its_trajectory_is_what_the_sampler_goes_through(sampler, nets, batch, schedule):
     method = TrajectoryMatching(sampler=sampler)
@@ -38,14 +51,7 @@ def test_its_trajectory_is_what_the_sampler_goes_through(sampler, nets, batch, s
 
 def test_the_student_moves_by_guided_teacher_less_fake(nets, batch, schedule):
     """The gradient in x_0, by hand: (fake - teacher) / mean|x_0 - teacher|, over the elements."""
-    kept = []
-
-    def student(x_t, t, cond):
-        pred = nets.student(x_t, t, cond)
-        pred.x_0.retain_grad()
-        kept.append(pred.x_0)
-        return pred
-
+    nets, kept = with_gradients_kept(nets)
     seen = {}
 
     def spy(name, denoiser):
@@ -55,9 +61,7 @@ def test_the_student_moves_by_guided_teacher_less_fake(nets, batch, schedule):
 
         return denoise
 
-    watched = replace(
-        nets, student=student, teacher=spy("T", nets.teacher), fake=spy("F", nets.fake)
-    )
+    watched = replace(nets, teacher=spy("T", nets.teacher), fake=spy("F", nets.fake))
     losses(SHORT, watched, batch, schedule).loss.sum().backward()
     x_0, gradient = (torch.cat([getattr(x, what) for x in kept]) for what in ("data", "grad"))
     weight = 1 / (x_0 - seen["T"]).abs().mean(1, keepdim=True)
@@ -138,18 +142,11 @@ def test_the_guidance_weight_is_the_guidance_of_another_scale(nets, batch, sched
     uncond = {name: row[:1] * 0 for name, row in batch.cond.items()}
 
     def moved(scale, weight):
-        kept = []
-
-        def student(x_t, t, cond):
-            kept.append(nets.student(x_t, t, cond))
-            kept[-1].x_0.retain_grad()
-            return kept[-1]
-
-        teacher = guided(nets.teacher, uncond, scale)
+        kept_nets, kept = with_gradients_kept(nets)
+        guided_nets = replace(kept_nets, teacher=guided(nets.teacher, uncond, scale))
         method = replace(SHORT, guidance_weight=weight)
-        with_both = replace(nets, student=student, teacher=teacher)
-        losses(method, with_both, batch, schedule).loss.sum().backward()
-        gradient = torch.cat([one.x_0.grad for one in kept])
+        losses(method, guided_nets, batch, schedule).loss.sum().backward()
+        gradient = torch.cat([x_0.grad for x_0 in kept])
         return gradient / gradient.norm(dim=1, keepdim=True)
 
     for (scale, weight), same in {(3.0, 0.5): 2.0, (3.0, 0.0): 1.0, (2.0, 2.0): 3.0}.items():
