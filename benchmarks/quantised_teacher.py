@@ -38,7 +38,7 @@ def quantised(runs: EvaluationSet, kind: str, steps: int = TEACHER_STEPS) -> Eva
         source=f"{teacher.source}, {kind}",
         settings=f"{teacher.settings}, {kind}",
         identity=(*teacher.identity, kind),
-        references={"teacher": teacher, "unquantised base": teacher},
+        references={"teacher": teacher, "full precision": teacher},
         sampler=sampler,
     )
 

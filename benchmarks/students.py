@@ -7,10 +7,9 @@
 Each training is `fewstep distill` with a bundled config, on its own core, followed by
 `fewstep evaluate` on all of them. Trajectory matching starts from the multi-boundary student of the
 same seed and number of segments, which is trained first; with `--label` other settings of it
-(`--set-matched`) share the start students. `--quantize none int8 nf4` trains each student once a
-kind of frozen base, and compares those of few bits with that of the same seed on the base as it is,
-paired by prompt and noise. After an interruption it continues: runs and images are kept in
-runs/students.
+(`--set-matched`) share the start students. `--vary model.quantize=int8` trains each student once
+more with this setting, and compares the two by prompt and noise. After an interruption it
+continues: runs and images are kept in runs/students.
 
 A student's core-seconds count from zero: reading and encoding the data, its start student, the
 fake score's warm-up; an interrupted training counts with all that it took.
@@ -26,9 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
-from fewstep.config import Quantize
 from fewstep.evaluation.intervals import mean_of_few
 from fewstep.evaluation.results import SEVERAL, Results, Row, load, save
 from fewstep.files import write_file
@@ -77,13 +74,14 @@ class Training:
     own_overrides: tuple[str, ...] = ()
     label: str = ""
     """Stands in the folder's name, for other settings of one method."""
-    quantize: str = "none"
+    varied: str = ""
+    """The one setting, KEY=VALUE, in which it differs from another training of its seed."""
 
     @property
     def run(self) -> Path:
         segments = f"-{self.num_segments}-segments" if self.num_segments != 4 else ""
         label = f"-{self.label}" if self.label else ""
-        label += f"-{self.quantize}" if self.quantize != "none" else ""
+        label += f"-{self.varied.partition('=')[2]}" if self.varied else ""
         return self.folder / f"{self.method}{segments}{label}-{self.seed}"
 
     @property
@@ -98,11 +96,9 @@ class Training:
         settings = [f"train.seed={self.seed}", "train.preview_every=0"]
         if self.num_segments != 4:
             settings.append(f"method.num_segments={self.num_segments}")
-        if self.quantize != "none":
-            settings.append(f"model.quantize={self.quantize}")
         if self.start:
             settings.append(f"train.init={self.start.run}")
-        settings += [*self.overrides, *self.own_overrides]
+        settings += [*self.overrides, *self.own_overrides, *filter(None, [self.varied])]
         options = [part for one in settings for part in ("--set", one)]
         config = str(CONFIGS / f"{self.method}.toml")
         return [sys.executable, "-m", "fewstep", command, config, "--run", str(self.run), *options]
@@ -132,16 +128,16 @@ def chains(
     overrides: Sequence[str] = (),
     own_overrides: tuple[str, ...] = (),
     label: str = "",
-    kinds: Sequence[str] = ("none",),
+    varied: Sequence[str] = (),
 ) -> list[list[Training]]:
     """Return what is trained one after another: a start student, and what starts from it.
 
-    `own_overrides` and `label` are trajectory matching's; `kinds` are those of the frozen base.
+    `own_overrides` and `label` are trajectory matching's; each of `varied` is trained besides.
     """
     found = []
-    for seed, method, kind in product(seeds, methods, kinds):
+    for seed, method, setting in product(seeds, methods, ["", *varied]):
         for num in segments if method in (START, MATCHING) else [4]:
-            training = Training(folder, method, seed, num, tuple(overrides), quantize=kind)
+            training = Training(folder, method, seed, num, tuple(overrides), varied=setting)
             if method == MATCHING:
                 training = replace(training, own_overrides=own_overrides, label=label)
             found.append([training.start, training] if training.start else [training])
@@ -184,14 +180,14 @@ def main() -> None:
     parser.add_argument("--set-matched", action="append", default=[],
                         help="a setting for trajectory matching alone")  # fmt: skip
     parser.add_argument("--label", default="", help="a name for these settings of it")
-    parser.add_argument("--quantize", nargs="+", choices=get_args(Quantize), default=["none"],
-                        help="how the frozen base is kept: a training each")  # fmt: skip
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE",
+                        help="one more training of each student, with this setting")  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs/students"))
     args = parser.parse_args()
 
     folder = args.runs / "trainings"
     todo = chains(folder, args.methods, args.seeds, args.segments, args.set,
-                  tuple(args.set_matched), args.label, args.quantize)  # fmt: skip
+                  tuple(args.set_matched), args.label, args.vary)  # fmt: skip
     trainings = [training for chain in todo for training in chain]
     prepared = folder / "prepare.core-seconds.json"  # of what all students read
     data = next(training for training in trainings if training.start is None)

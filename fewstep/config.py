@@ -18,7 +18,7 @@ PATHS = (("model", "base"), ("model", "config"), ("data", "path"), ("data", "ima
          ("data", "cache"), ("train", "init"))  # fmt: skip
 """The settings that may be paths."""
 
-Precision = typing.Literal["auto", "fp32", "bf16", "fp16"]
+Precision = typing.Literal["auto", "fp32", "mixed", "bf16", "fp16"]
 Optimizer = typing.Literal["adamw", "adamw8bit"]
 Quantize = typing.Literal["none", "int8", "nf4"]
 LongPrompts = typing.Literal["cut", "chunks"]

@@ -339,8 +339,8 @@ def memory() -> str:
 def quantised() -> str:
     """Students on a base in few bits beside those of the same seeds on the base as it is."""
     results = load(RESULTS / "quantised.json")
-    names = ["prompt_accuracy", "prompt_accuracy_difference_unquantised", "frechet",
-             "frechet_ratio_unquantised"]  # fmt: skip
+    names = ["prompt_accuracy", "prompt_accuracy_difference_full_precision", "frechet",
+             "frechet_ratio_full_precision"]  # fmt: skip
     students = [row for row in results.rows if row.method != "teacher"]
     lines = []
     for row in sorted(students, key=lambda row: row.seed is not None):  # the pooled ones first
@@ -354,7 +354,8 @@ def quantised_teacher() -> str:
     """The teacher's own images in few bits beside those of the same noise at full precision."""
     results = load(RESULTS / "quantised_teacher.json")
     names = ["same_noise_psnr", "same_noise_rmse", "prompt_accuracy",
-             "prompt_accuracy_difference_unquantised", "frechet_ratio_unquantised"]  # fmt: skip
+             "prompt_accuracy_difference_full_precision",
+             "frechet_ratio_full_precision"]  # fmt: skip
     lines = [[_bits(row), *(_cell(row, name) for name in names)] for row in results.rows]
     head = ["`model.quantize`", *map(metric_title, names)]
     return f"{_markdown(head, lines)}\n{_note(results, ', 50 steps')}"

@@ -4,7 +4,8 @@
 
 DIR holds one virtual environment a program, by its name; --build installs what is missing. Programs
 that are repositories need --repository NAME=FOLDER as well. Without NAMES, all that are there run.
-The students are random LoRAs, of the bundled model or of one with Stable Diffusion 1.5's channels.
+The students are random LoRAs, of the bundled model or of random ones of Stable Diffusion 1.5's
+shape.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from benchmarks.programs import (
     in_diffusers,
     in_onnx_runtime,
     in_openvino,
+    in_sd_scripts,
+    in_stable_diffusion_cpp,
     reader,
 )
 from fewstep.evaluation.provenance import commit, machine
@@ -34,7 +37,14 @@ LIMIT = 2.0
 """The largest difference, of 255, up to which an image is the same."""
 PROGRAMS: dict[str, ModuleType] = {
     name: module
-    for module in (in_diffusers, in_onnx_runtime, in_openvino, in_comfyui)
+    for module in (
+        in_diffusers,
+        in_onnx_runtime,
+        in_openvino,
+        in_comfyui,
+        in_stable_diffusion_cpp,
+        in_sd_scripts,
+    )
     for name in module.ENVIRONMENTS
 }
 

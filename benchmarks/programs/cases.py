@@ -40,29 +40,35 @@ class Case:
     whole: bool = True
 
 
-MULTI = "multi-boundary-cd"
+MULTI, CD, QUADRATIC = reader.MULTI, reader.CD, reader.QUADRATIC
+OF_RANDOM_MODELS = {
+    MULTI: Case(MULTI),
+    CD: Case(CD, whole=False),
+    QUADRATIC: Case(MULTI, {"spacing": "quadratic"}, whole=False),
+}
 CASES: dict[str, dict[str, Case]] = {
     reader.BUNDLED: {
         MULTI: Case(MULTI),
-        "cd": Case("cd"),
-        reader.TRANSFORMER_STUDENT: Case("cd", preset="transformer"),
+        CD: Case(CD),
+        reader.TRANSFORMER_STUDENT: Case(CD, preset="transformer"),
     },
-    reader.TWO_LEVELS: {
-        MULTI: Case(MULTI),
-        "cd": Case("cd", whole=False),
-        "quadratic": Case(MULTI, {"spacing": "quadratic"}, whole=False),
-    },
+    reader.TWO_LEVELS: OF_RANDOM_MODELS,
+    reader.FULL: OF_RANDOM_MODELS,
 }
 """The students of each base model, by name."""
+TWO_LEVELS: dict[str, list] = {
+    "block_out_channels": [320, 640],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
+"""The UNet's settings that leave it the two finest levels of Stable Diffusion 1.5's four."""
 
 
-def random_model() -> ModelFamily:
-    """Return a model of Stable Diffusion 1.5's shape with the two finest levels of its UNet."""
+def random_model(base: str) -> ModelFamily:
+    """Return a model of Stable Diffusion 1.5's shape, with all levels or with two."""
     with architecture_folder("sd15") as configs:
-        unet = {"block_out_channels": [320, 640]}
-        unet["down_block_types"] = ["CrossAttnDownBlock2D", "DownBlock2D"]
-        unet["up_block_types"] = ["UpBlock2D", "CrossAttnUpBlock2D"]
-        write_json(configs / "unet" / "config.json", {**SD1_UNET, **unet})
+        unet = SD1_UNET if base == reader.FULL else SD1_UNET | TWO_LEVELS
+        write_json(configs / "unet" / "config.json", unet)
         family = load_skeleton(configs)
     draw = torch.Generator().manual_seed(0)
     for part in (family.network, *family.vae_and_text_encoder):
@@ -80,7 +86,7 @@ def write_base(base: str, folder: Path) -> str:
     if base == reader.BUNDLED:
         shutil.copytree(bundled_folder(), folder / reader.BASE)
         return "bundled"
-    family = random_model()
+    family = random_model(base)
     save_pipeline(family.pipeline(family.network, family.scheduler_config), folder / reader.BASE)
     save_file(family.checkpoint_weights(family.network), folder / reader.BASE_FILE)
     return str(folder / reader.BASE)

@@ -38,9 +38,9 @@ ENVIRONMENTS = {
 REPOSITORY = "comfyui_version.py"
 SETTINGS = "the exported workflow, its fresh noise given; ManualSigmas' numbers where it has none"
 MODEL = reader.TWO_LEVELS
-WHOLE = "multi-boundary-cd"
+WHOLE = reader.MULTI
 """The student of which every file is loaded; of the others it is the workflow's own."""
-STUDENTS = (WHOLE, "cd", "quadratic")
+STUDENTS = (WHOLE, reader.CD, reader.QUADRATIC)
 NOT_READ = {"comfyui": {(WHOLE, DIFFUSERS_LORA), (WHOLE, PEFT_LORA)}}
 """Of the first it leaves out attention's layers, of the second all, and logs a line for each."""
 

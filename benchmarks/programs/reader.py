@@ -15,15 +15,16 @@ import numpy as np
 import torch
 
 PROMPTS, STEPS, SEED, SIDE = ["a red heart", "two small blue stars"], 4, 3, 64
-BUNDLED, TWO_LEVELS = "bundled", "sd15-two-levels"
-"""The base models: the one that ships, and a random one of Stable Diffusion 1.5's shape with the
-two finest levels of its UNet alone."""
+BUNDLED, TWO_LEVELS, FULL = "bundled", "sd15-two-levels", "sd15"
+"""The base models: the one that ships, and random ones of Stable Diffusion 1.5's shape, one of them
+with the two finest levels of its UNet alone."""
 BASE, BASE_FILE = "base", "base.safetensors"
-"""Where the bundled one lies beside its students, and the other."""
+"""Where a base model lies beside its students, as a folder and as a file (a random one's)."""
 FOLDER, CHECKPOINT = Path("fused") / "diffusers", "fused/student-fused.safetensors"
 DIFFUSERS_LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "student.safetensors"
 PEFT_LORA = "adapter_model.safetensors"
-STUDENTS = ("multi-boundary-cd", "cd")
+MULTI, CD, QUADRATIC = "multi-boundary-cd", "cd", "quadratic"
+STUDENTS = (MULTI, CD)
 """The students with a LoRA in every kind of layer."""
 TRANSFORMER_STUDENT = "cd-transformer"
 """The student with a LoRA in attention and feed-forward layers alone."""

@@ -219,15 +219,15 @@ class EvaluationSet:
         """Return a student at a number of steps, by default its contract's.
 
         It is compared with the teacher, with the unguided one if it learnt from data alone, with
-        itself at its most steps, and with the same training on a base that was not quantised.
+        itself at its most steps, and with the same training in full precision.
         """
         contract, most = student.contract, self.steps_of(student)[-1]
         steps = contract.default_num_steps if steps is None else steps
         references = {"teacher": self.teacher()}
         if not METHODS[contract.method["name"]].has_teacher:
             references["unguided teacher"] = self.teacher(guided=False)
-        if plain := student.on_plain_base(self.students):
-            references["unquantised base"] = self.student(plain, steps)
+        if plain := student.in_full_precision(self.students):
+            references["full precision"] = self.student(plain, steps)
         if steps < most:
             references["most steps"] = self.student(student, most)
 

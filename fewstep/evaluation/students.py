@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.models.base import digest
+from fewstep.models.precision import MIXED
 from fewstep.student.contract import Contract
 from fewstep.student.load import read_artefact
 
@@ -38,17 +40,20 @@ class Student:
         """The contract without the training seed, the versions and the files."""
         return self._settings("seed")
 
-    def on_plain_base(self, students: "Sequence[Student]") -> "Student | None":
-        """Return which student had the same training on a base that was not quantised."""
-        if "quantize" not in self.contract.train:
+    def in_full_precision(self, students: "Sequence[Student]") -> "Student | None":
+        """Return which student had the same training with nothing quantised or computed in bf16."""
+        train = self.contract.train
+        precision = "fp32" if train.get("precision") == MIXED else train.get("precision")
+        if "quantize" not in train and precision == train.get("precision"):
             return None
-        settings = self._settings("seed", "quantize")
+        settings = self._settings("seed", "quantize", precision=precision)
         same = (o for o in students if (o.seed, o.settings) == (self.seed, settings))
         return next(same, None)
 
-    def _settings(self, *but: str) -> str:
+    def _settings(self, *but: str, **changed: Any) -> str:
         entries = dataclasses.asdict(self.contract)
-        entries["train"] = {k: v for k, v in entries["train"].items() if k not in but}
+        train = entries["train"] | changed
+        entries["train"] = {k: v for k, v in train.items() if k not in but}
         kept = {k: v for k, v in entries.items() if k not in ("versions", "files")}
         return json.dumps(kept, sort_keys=True)
 

@@ -18,6 +18,7 @@ from fewstep.models.components import (
     read_scheduler_config,
     read_tokenizer,
 )
+from fewstep.models.group_norm import with_fast_norms
 from fewstep.models.ldm import check_all_read, load_ldm_weights
 from fewstep.models.memory import check_loading
 from fewstep.models.quantised import stored
@@ -71,7 +72,9 @@ def load_parts(
     schedule, read = read_schedule(config, base)
     return {
         "fingerprint": fingerprint(unet),  # as it is stored
-        "network": stored(unet, dtype, quantize).to(device, memory_format=CONVOLUTIONS),
+        "network": with_fast_norms(stored(unet, dtype, quantize)).to(
+            device, memory_format=CONVOLUTIONS
+        ),
         "vae": stored(vae).to(device, memory_format=CONVOLUTIONS),
         **{name: stored(network).to(device) for name, network in networks.items()},
         **tokenizers,

@@ -151,21 +151,39 @@ class QuantisedConv2d(_Quantised, nn.Conv2d):
 
 LAYERS = {nn.Linear: QuantisedLinear, nn.Conv2d: QuantisedConv2d}
 
+TEXT = ("attn2.to_k", "attn2.to_v")
+"""The layers of a UNet that read the text."""
+
 
 def stored(
     network: nn.Module, dtype: torch.dtype = torch.float32, quantize: Quantize = "none"
 ) -> Any:
     """Freeze a network in place: its wide layers' weights in 8 or 4 bits, all else in `dtype`.
 
-    The codes are of the weights as they are now, before they are rounded to `dtype`.
+    The codes are of the weights as they are now, before they are rounded to `dtype`. "nf4" keeps
+    the layers of `too_fine_for_nf4` in 8 bits.
     """
     if quantize != "none":
-        for module in network.modules():
+        for name, module in network.named_modules():
             if type(module) in LAYERS and min(module.weight.shape[:2]) >= NARROW:
-                _quantise(module, quantize)
+                _quantise(module, "int8" if too_fine_for_nf4(name, network) else quantize)
     for weight in network.parameters():
         weight.data = weight.data.to(dtype)
     return network.requires_grad_(False).eval()
+
+
+def too_fine_for_nf4(name: str, network: nn.Module) -> bool:
+    """Return whether a layer is of the finer half of a UNet's levels, or reads the text.
+
+    Of the error of a prediction in nf4, these made three quarters and more: their layers are small,
+    and what the finest ones add is not seen by a layer after them (docs/experiments.md).
+    """
+    num_levels = len(getattr(network, "up_blocks", ()))
+    finer = range((num_levels + 1) // 2)
+    ends = [f"down_blocks.{i}." for i in finer] + [
+        f"up_blocks.{num_levels - 1 - i}." for i in finer
+    ]
+    return name.endswith(TEXT) or name.startswith(tuple(ends))
 
 
 def _quantise(layer: nn.Module, kind: Quantize) -> None:
@@ -198,7 +216,6 @@ def shown_as_floats(network: nn.Module) -> Iterator[None]:
 
 def quantisation(network: nn.Module) -> Quantize:
     """Return how the weights of a network's layers are stored."""
-    for layer in network.modules():
-        if isinstance(layer, _Quantised) and layer.kind != "none":
-            return layer.kind
-    return "none"
+    layers = [layer for layer in network.modules() if isinstance(layer, _Quantised)]
+    kinds = {layer.kind for layer in layers} - {"none"}
+    return "nf4" if "nf4" in kinds else kinds.pop() if kinds else "none"

@@ -1,6 +1,7 @@
 """The model, its roles and the method that trains them, from settings."""
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,9 +14,9 @@ from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model, load_skeleton
-from fewstep.models.precision import DTYPES
+from fewstep.models.precision import DTYPES, MIXED, stored_dtype
 from fewstep.training.settings import build_method, fake_settings, teacher_guidance
-from fewstep.types import Conditioning
+from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Networks:
         """Return the roles of a training step; `uncond` is the empty prompt's, one row."""
         roles, device = self.roles, self.family.schedule.alphas.device
         uncond = {name: row.to(device) for name, row in uncond.items()}
-        return Denoisers(
+        nets = Denoisers(
             fake=roles.fake,
             student=roles.student,
             target=roles.ema if self.config.train.target == "ema" else roles.student,
             teacher=guided(roles.teacher, uncond, self.guidance_scale),
+        )
+        if self.config.model.precision != MIXED:
+            return nets
+        return Denoisers(
+            **{name: in_bf16_without_gradient(net) for name, net in vars(nets).items()}
         )
 
     def network_for_training(self) -> torch.nn.Module:
@@ -55,6 +61,16 @@ class Networks:
         if train.compile:
             network.compile()
         return network.train()
+
+
+def in_bf16_without_gradient(denoiser: Denoiser[Any]) -> Denoiser[Any]:
+    """Return the denoiser, which computes in bf16 wherever no gradient is wanted of it."""
+
+    def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Any:
+        with torch.autocast(x_t.device.type, torch.bfloat16, not torch.is_grad_enabled()):
+            return denoiser(x_t, t, cond)
+
+    return denoise
 
 
 def build_networks(config: Config, family: ModelFamily, num_processes: int = 1) -> Networks:
@@ -110,7 +126,7 @@ def lora_alpha(adapter: AdapterSettings) -> float:
 def load_family(model: ModelSettings, device: torch.device | str) -> ModelFamily:
     """Load the base model; on the "meta" device from its configs alone, without weights."""
     options = {
-        "dtype": DTYPES[model.precision],
+        "dtype": stored_dtype(model.precision),
         "quantize": model.quantize,
         "revision": model.revision,
         "config": model.config,

@@ -69,8 +69,8 @@ def test_other_settings_of_trajectory_matching_share_their_start_student(tmp_pat
     assert all("train.seed=9" in training.words("distill") for training in (start, matched))
 
 
-def test_each_kind_of_base_has_a_training_and_its_own_start_student(tmp_path):
-    found = chains(tmp_path, ["cd", "trajectory-matching"], [5], [4], kinds=("none", "nf4"))
+def test_a_varied_setting_has_a_training_and_its_own_start_student(tmp_path):
+    found = chains(tmp_path, ["cd", "trajectory-matching"], [5], [4], varied=["model.quantize=nf4"])
     names = [[training.run.name for training in chain] for chain in found]
     assert names == [["cd-5"], ["cd-nf4-5"],
                      ["multi-boundary-5", "trajectory-matching-5"],

@@ -1,4 +1,6 @@
-"""Students are read once, and those on a quantised base know their like on a plain one."""
+"""Students are read once, and those trained in few bits know their like in full precision."""
+
+import pytest
 
 from fewstep.evaluation.students import Student
 from fewstep.methods import MultiBoundaryDistillation
@@ -14,10 +16,13 @@ def student(seed, steps=5, **train):
     return Student(f"{seed}", contract, {})
 
 
-def test_a_student_of_a_quantised_base_is_compared_with_the_same_training_on_the_plain_one():
-    plain = [student(0), student(1), student(1, steps=6)]
-    few_bits = [student(1, quantize="int8"), student(1, quantize="nf4")]
-    for one in few_bits:
-        assert one.on_plain_base([*few_bits, *plain]) is plain[1]
-    assert plain[1].on_plain_base(plain) is None, "it is on one itself"
-    assert student(2, quantize="nf4").on_plain_base(plain) is None
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_student_in_few_bits_is_compared_with_the_same_training_in_full_precision(precision):
+    plain = [student(seed, steps=steps, precision=precision)
+             for seed, steps in ((0, 5), (1, 5), (1, 6))]  # fmt: skip
+    few_bits = [student(1, precision=precision, quantize=kind) for kind in ("int8", "nf4")]
+    mixed = [student(1, precision="mixed"), student(1, precision="mixed", quantize="int8")]
+    for one in few_bits if precision == "bf16" else few_bits + mixed:
+        assert one.in_full_precision([*few_bits, *mixed, *plain]) is plain[1]
+    assert plain[1].in_full_precision(plain) is None, "it is so itself"
+    assert few_bits[0].in_full_precision(plain[:1]) is None

@@ -11,7 +11,7 @@ from fewstep.config import Quantize
 from fewstep.methods import METHODS, Batch
 from fewstep.models.adapters import lora_roles
 from fewstep.models.base import fingerprint
-from fewstep.models.loading import load_model
+from fewstep.models.loading import load_model, load_skeleton
 from fewstep.models.quantised import (
     LAYERS,
     _quantise,
@@ -21,6 +21,7 @@ from fewstep.models.quantised import (
     stored,
     to_int8,
     to_nf4,
+    too_fine_for_nf4,
 )
 from tests.models.test_adapters import ALPHA, RANK, disturb, has_gradient_of_copies
 from tests.tiny import tiny_pipeline
@@ -177,11 +178,12 @@ def test_the_memory_is_that_of_the_formats():
     plain: Any = load_model(tiny_pipeline()).network
     names = [name for name, layer in plain.named_modules() if type(layer) in LAYERS
              and min(layer.weight.shape[:2]) >= 16]  # fmt: skip
-    weights = [plain.get_submodule(name).weight for name in names]
-    sizes: dict[Quantize, int] = {
-        "int8": sum(w.numel() + 4 * len(w) for w in weights),
-        "nf4": sum(-(-w.numel() // 64) * (32 + 4) for w in weights),
-    }
+    weights = {name: plain.get_submodule(name).weight for name in names}
+    int8 = {name: w.numel() + 4 * len(w) for name, w in weights.items()}
+    nf4 = {name: -(-w.numel() // 64) * (32 + 4) for name, w in weights.items()}
+    fine = {name: int8[name] for name in names if too_fine_for_nf4(name, plain)}
+    assert 0 < len(fine) < len(names)
+    sizes: dict[Quantize, int] = {"int8": sum(int8.values()), "nf4": sum({**nf4, **fine}.values())}
     for kind, expected in sizes.items():
         network = load_model(tiny_pipeline(), quantize=kind).network
         assert {id(network.get_submodule(n)) for n in names} == {
@@ -189,6 +191,8 @@ def test_the_memory_is_that_of_the_formats():
         }
         assert bytes_of(quantised_layers(network)) == expected
         assert quantisation(network) == kind
+        kinds = {name: network.get_submodule(name).kind for name in names}
+        assert kinds == {name: "int8" if name in fine else kind for name in names}
     assert quantisation(plain) == "none"
 
 
@@ -207,7 +211,7 @@ def test_layers_at_the_latents_and_all_that_is_no_product_stay_as_they_are(kind)
     )
 
 
-@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("nf4", 0.3)])
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("nf4", 0.1)])
 def test_a_quantised_teacher_predicts_nearly_what_the_plain_one_does(kind, most):
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([99, 899])
     outputs = []
@@ -218,6 +222,18 @@ def test_a_quantised_teacher_predicts_nearly_what_the_plain_one_does(kind, most)
         )
     plain, quantised = outputs
     assert 0 < (quantised - plain).norm() < most * plain.norm()
+
+
+def test_nf4_keeps_the_finer_half_of_the_levels_and_what_reads_the_text_in_int8():
+    network = load_skeleton("bundled", quantize="nf4").network
+    kinds = {name: layer.kind for name, layer in network.named_modules()
+             if type(layer) in LAYERS.values()}  # fmt: skip
+    assert {name for name, kind in kinds.items() if kind == "nf4"} == {
+        name for name in kinds
+        if name.startswith(("down_blocks.2.", "mid_block.", "up_blocks.0.", "time_embedding."))
+        and not name.endswith(("attn2.to_k", "attn2.to_v"))
+    }  # fmt: skip
+    assert "int8" in kinds.values()
 
 
 def test_a_compiled_network_gives_the_same():

@@ -38,11 +38,11 @@ METRICS: dict[str, Metric] = {
         "the same difference to the teacher without guidance, which is what a student that learnt "
         "from data alone imitates",
         "higher", "+.1f", 100, " pts", of="prompt_accuracy", against="unguided teacher"),
-    "prompt_accuracy_difference_unquantised": Metric(
-        np.subtract, "Accuracy − unquantised’s",
-        "prompt accuracy minus that of the same training on a base that was not quantised, in "
-        "percentage points, paired by prompt and starting noise",
-        "higher", "+.1f", 100, " pts", of="prompt_accuracy", against="unquantised base"),
+    "prompt_accuracy_difference_full_precision": Metric(
+        np.subtract, "Accuracy − full precision’s",
+        "prompt accuracy minus that of the same training with nothing quantised or computed in "
+        "bf16, in percentage points, paired by prompt and starting noise",
+        "higher", "+.1f", 100, " pts", of="prompt_accuracy", against="full precision"),
     "frechet": Metric(
         frechet, "Fréchet distance",
         "distance between the distribution of these images and that of the reference set, in the "
@@ -59,11 +59,11 @@ METRICS: dict[str, Metric] = {
         ratio, "Fréchet ÷ teacher’s",
         "Fréchet distance as a multiple of the teacher's at its full number of steps",
         "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="teacher"),
-    "frechet_ratio_unquantised": Metric(
-        ratio, "Fréchet ÷ unquantised’s",
-        "Fréchet distance as a multiple of that of the same training on a base that was not "
-        "quantised",
-        "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="unquantised base"),
+    "frechet_ratio_full_precision": Metric(
+        ratio, "Fréchet ÷ full precision’s",
+        "Fréchet distance as a multiple of that of the same training with nothing quantised or "
+        "computed in bf16",
+        "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="full precision"),
     "bundled_recall": Metric(
         recall, "Recall, small network",
         "share of reference renderings that lie among these images, in the features of the small "

@@ -33,7 +33,7 @@ class Metric:
     the network itself."""
     against: (
         Literal[
-            "prompts", "reference", "teacher", "unguided teacher", "most steps", "unquantised base"
+            "prompts", "reference", "teacher", "unguided teacher", "most steps", "full precision"
         ]
         | None
     ) = None
