@@ -76,7 +76,7 @@ def test_a_wrong_name_of_a_method_is_refused_before_torch_is_loaded():
         ("method.num_solver_steps=1001", "fewstep: 1001 steps do not fit the schedule: use 1 to"),
         ("train.steps.x=3", "cannot read --set 'train.steps.x=3'; write table.key=value"),
         ("teacher.guidance_scale=0.5", "it has to be 1 (no guidance) or more"),
-        ("model.precision=fp64", "it has to be 'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("model.precision=fp64", "it has to be 'auto', 'fp32', 'mixed', 'bf16' or 'fp16'"),
         ("adapter.rank=0", "adapter.rank is 0; it has to be 1 or more"),
         ("train.checkpointing=true", "it has to be 'none', 'selective' or 'full'"),
         ("steps=3", "unknown setting steps; known: method, model"),

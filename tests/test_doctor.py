@@ -25,7 +25,7 @@ from fewstep.doctor import (
 )
 from fewstep.models.base import ModelError
 from fewstep.models.loading import load_model
-from fewstep.models.precision import precision_for
+from fewstep.models.precision import multiplies_bf16, precision_for
 
 
 @pytest.fixture
@@ -183,6 +183,23 @@ def test_precision_is_chosen_by_compute_capability(monkeypatch, capability, prec
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert precision_for("auto", "cuda") == precision
     assert precision_for("auto", "cpu") == "fp32"
+
+
+def test_a_processor_multiplies_bf16_where_it_takes_half_of_the_time(monkeypatch):
+    """By a clock that a product of each type moves by so many seconds, and by this processor's."""
+    for seconds, expected in (({torch.float32: 2.0, torch.bfloat16: 1.0}, True),
+                              ({torch.float32: 1.0, torch.bfloat16: 0.6}, False)):  # fmt: skip
+        clock = [0.0]
+
+        def product(self, other, seconds=seconds, clock=clock):
+            clock[0] += seconds[self.dtype]
+            return self
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__matmul__", product)
+            patch.setattr("fewstep.models.precision.time.perf_counter", lambda c=clock: c[0])
+            assert multiplies_bf16.__wrapped__() is expected
+    assert multiplies_bf16() is multiplies_bf16()
 
 
 def test_a_gpu_is_named_with_the_configs_for_its_size(monkeypatch):

@@ -30,7 +30,7 @@ def precision_for(wanted: Precision, device: torch.device | str) -> Precision:
     if wanted != "auto":
         return wanted
     if not on_gpu:
-        return MIXED if multiplies_bf16() else "fp32"
+        return "fp32"
     capability, _ = torch.cuda.get_device_capability(device)
     return "bf16" if capability >= BF16_CAPABILITY else "fp16"
 
@@ -38,6 +38,11 @@ def precision_for(wanted: Precision, device: torch.device | str) -> Precision:
 def stored_dtype(precision: Precision) -> torch.dtype:
     """Return the type of frozen weights."""
     return torch.float32 if precision == MIXED else DTYPES[precision]
+
+
+def autocast_device(device: torch.device) -> str:
+    """Return the device's type for torch.autocast, which does not know "meta"."""
+    return "cpu" if device.type == "meta" else device.type
 
 
 @cache

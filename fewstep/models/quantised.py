@@ -161,29 +161,28 @@ def stored(
     """Freeze a network in place: its wide layers' weights in 8 or 4 bits, all else in `dtype`.
 
     The codes are of the weights as they are now, before they are rounded to `dtype`. "nf4" keeps
-    the layers of `too_fine_for_nf4` in 8 bits.
+    the layers of `needs_int8` in 8 bits.
     """
     if quantize != "none":
         for name, module in network.named_modules():
             if type(module) in LAYERS and min(module.weight.shape[:2]) >= NARROW:
-                _quantise(module, "int8" if too_fine_for_nf4(name, network) else quantize)
+                _quantise(module, "int8" if needs_int8(name, network) else quantize)
     for weight in network.parameters():
         weight.data = weight.data.to(dtype)
     return network.requires_grad_(False).eval()
 
 
-def too_fine_for_nf4(name: str, network: nn.Module) -> bool:
+def needs_int8(name: str, network: nn.Module) -> bool:
     """Return whether a layer is of the finer half of a UNet's levels, or reads the text.
 
     Of the error of a prediction in nf4, these made three quarters and more: their layers are small,
     and what the finest ones add is not seen by a layer after them (docs/experiments.md).
     """
-    num_levels = len(getattr(network, "up_blocks", ()))
-    finer = range((num_levels + 1) // 2)
-    ends = [f"down_blocks.{i}." for i in finer] + [
-        f"up_blocks.{num_levels - 1 - i}." for i in finer
+    levels = len(getattr(network, "up_blocks", ()))
+    finer = [
+        (f"down_blocks.{i}.", f"up_blocks.{levels - 1 - i}.") for i in range((levels + 1) // 2)
     ]
-    return name.endswith(TEXT) or name.startswith(tuple(ends))
+    return name.endswith(TEXT) or name.startswith(sum(finer, ()))
 
 
 def _quantise(layer: nn.Module, kind: Quantize) -> None:

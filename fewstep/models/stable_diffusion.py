@@ -20,6 +20,7 @@ from fewstep.models.adapters import PRESETS
 from fewstep.models.base import ModelError, PromptLength
 from fewstep.models.ldm import PREFIXES, ldm_weights
 from fewstep.models.parts import load_parts
+from fewstep.models.precision import autocast_device
 from fewstep.models.prompts import chunks_of, prompt_lengths
 from fewstep.models.supported import check_configs
 from fewstep.models.tokenizer import tokenizer_digest
@@ -111,7 +112,7 @@ class StableDiffusion:
         """
         weights = next(network.parameters()).dtype
         casts = weights != self.dtype
-        device = "cpu" if self.device.type == "meta" else self.device.type  # it knows no autocast
+        device = autocast_device(self.device)
 
         def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Prediction:
             t = t.clamp(min=0)  # no network knows CLEAN; the step of length zero ignores this

@@ -14,7 +14,7 @@ from fewstep.models.adapters import Roles, full_roles, lora_roles
 from fewstep.models.base import ModelFamily
 from fewstep.models.checkpointing import set_checkpointing
 from fewstep.models.loading import load_model, load_skeleton
-from fewstep.models.precision import DTYPES, MIXED, stored_dtype
+from fewstep.models.precision import DTYPES, MIXED, autocast_device, stored_dtype
 from fewstep.training.settings import build_method, fake_settings, teacher_guidance
 from fewstep.types import Conditioning, Denoiser, Latents, Timesteps
 
@@ -67,7 +67,8 @@ def in_bf16_without_gradient(denoiser: Denoiser[Any]) -> Denoiser[Any]:
     """Return the denoiser, which computes in bf16 wherever no gradient is wanted of it."""
 
     def denoise(x_t: Latents, t: Timesteps, cond: Conditioning) -> Any:
-        with torch.autocast(x_t.device.type, torch.bfloat16, not torch.is_grad_enabled()):
+        device = autocast_device(x_t.device)
+        with torch.autocast(device, torch.bfloat16, not torch.is_grad_enabled()):
             return denoiser(x_t, t, cond)
 
     return denoise

@@ -16,12 +16,12 @@ from fewstep.models.quantised import (
     LAYERS,
     _quantise,
     from_nf4,
+    needs_int8,
     nf4_levels,
     quantisation,
     stored,
     to_int8,
     to_nf4,
-    too_fine_for_nf4,
 )
 from tests.models.test_adapters import ALPHA, RANK, disturb, has_gradient_of_copies
 from tests.tiny import tiny_pipeline
@@ -181,7 +181,7 @@ def test_the_memory_is_that_of_the_formats():
     weights = {name: plain.get_submodule(name).weight for name in names}
     int8 = {name: w.numel() + 4 * len(w) for name, w in weights.items()}
     nf4 = {name: -(-w.numel() // 64) * (32 + 4) for name, w in weights.items()}
-    fine = {name: int8[name] for name in names if too_fine_for_nf4(name, plain)}
+    fine = {name: int8[name] for name in names if needs_int8(name, plain)}
     assert 0 < len(fine) < len(names)
     sizes: dict[Quantize, int] = {"int8": sum(int8.values()), "nf4": sum({**nf4, **fine}.values())}
     for kind, expected in sizes.items():
@@ -211,7 +211,7 @@ def test_layers_at_the_latents_and_all_that_is_no_product_stay_as_they_are(kind)
     )
 
 
-@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("nf4", 0.1)])
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("nf4", 0.15)])
 def test_a_quantised_teacher_predicts_nearly_what_the_plain_one_does(kind, most):
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([99, 899])
     outputs = []

@@ -248,6 +248,33 @@ def test_a_compiled_network_has_the_same_losses_and_gradients(tmp_path):
     assert (moments[0] - moments[1]).norm() < 2e-2 * moments[0].norm()
 
 
+def test_mixed_precision_computes_in_bf16_what_has_no_gradient_and_all_else_in_fp32(tmp_path):
+    """The loss differs by the target's rounding alone; the student is that of fp32 to the bit."""
+    config = tiny_config(target="student")
+    outputs = {}
+    for precision in ("fp32", "mixed"):
+        model = replace(config.model, precision=precision)
+        built = build(replace(config, model=model), tmp_path / precision, "cpu")
+        assert {w.dtype for w in built.roles.network.parameters()} == {torch.float32}
+        uncond = built.family.encode_prompts([""])
+        nets, cond = built.denoisers(uncond), built.family.encode_prompts(["a star", "a heart"])
+        x_t, t = (
+            torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+            torch.tensor([999, 499]),
+        )
+        with torch.no_grad():
+            without = [net(x_t, t, cond).eps for net in (nets.teacher, nets.target)]
+        student = nets.student(x_t, t, cond).eps
+        assert student.requires_grad
+        outputs[precision] = [*without, student.detach()]
+    for expected, found in zip(*outputs.values(), strict=True):
+        assert found.dtype == torch.float32
+        assert (found - expected).norm() < 0.1 * expected.norm()  # guidance multiplies it
+    *without, student = ((a == b).all() for a, b in zip(*outputs.values(), strict=True))
+    assert student
+    assert not any(without)
+
+
 def test_bf16_trains_adapters_in_fp32_and_agrees_to_its_rounding(tmp_path):
     """Each step of a bf16 run has the loss of the same step in fp32, from the same state.
 
@@ -379,6 +406,16 @@ def test_a_half_written_checkpoint_folder_is_passed_over(finished, tmp_path):
     shutil.copy(run / "checkpoints" / "00000003" / "trained.safetensors", half)
     assert distill_run(tiny_config(), run) == 6
     assert same(weights(finished), weights(run))
+
+
+def test_a_run_in_mixed_precision_continues_to_the_bit(tmp_path):
+    config = tiny_config()
+    config = replace(config, model=replace(config.model, precision="mixed"))
+    with pytest.raises(Interrupted):
+        stop_after(3, signal.SIGTERM, config, tmp_path / "halved")
+    for run in ("halved", "whole"):
+        assert distill_run(config, tmp_path / run) == 6
+    assert same(weights(tmp_path / "halved"), weights(tmp_path / "whole"))
 
 
 def test_the_settings_are_kept_with_the_run(finished):
