@@ -160,32 +160,36 @@ def stored(
 ) -> Any:
     """Freeze a network in place: its wide layers' weights in 8 or 4 bits, all else in `dtype`.
 
-    The codes are of the weights as they are now, before they are rounded to `dtype`. "nf4" keeps
-    the layers of `needs_int8` in 8 bits.
+    The codes are of the weights as they are now, before they are rounded to `dtype`. `layer_kind`
+    says which layer is kept how.
     """
     if quantize != "none":
         for name, module in network.named_modules():
             if type(module) in LAYERS and min(module.weight.shape[:2]) >= NARROW:
-                _quantise(module, "int8" if needs_int8(name, network) else quantize)
+                _quantise(module, layer_kind(name, network, quantize))
     for weight in network.parameters():
         weight.data = weight.data.to(dtype)
     return network.requires_grad_(False).eval()
 
 
-def needs_int8(name: str, network: nn.Module) -> bool:
-    """Return whether a layer is of the finer half of a UNet's levels, or reads the text.
+def layer_kind(name: str, network: nn.Module, quantize: Quantize) -> Quantize:
+    """Return how the weight of a wide layer is kept: a UNet's finer levels in more bits.
 
-    Of the error of a prediction in nf4, these made three quarters and more: their layers are small,
-    and what the finest ones add is not seen by a layer after them (docs/experiments.md).
+    No layer after the finest level mends what is rounded there, and it has few weights: it stays
+    as it is. nf4 keeps the rest of the finer half, and what reads the text, in 8 bits.
     """
     levels = len(getattr(network, "up_blocks", ()))
-    finer = [
-        (f"down_blocks.{i}.", f"up_blocks.{levels - 1 - i}.") for i in range((levels + 1) // 2)
-    ]
-    return name.endswith(TEXT) or name.startswith(sum(finer, ()))
+    finer = [(f"down_blocks.{i}.", f"up_blocks.{levels - 1 - i}.") for i in range(levels)]
+    if name.startswith(sum(finer[:1], ())):
+        return "none"
+    if name.startswith(sum(finer[1 : (levels + 1) // 2], ())) or name.endswith(TEXT):
+        return "int8"
+    return quantize
 
 
 def _quantise(layer: nn.Module, kind: Quantize) -> None:
+    if kind == "none":
+        return
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
     codes, scale = to_int8(weight) if kind == "int8" else to_nf4(weight)

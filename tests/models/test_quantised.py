@@ -16,7 +16,7 @@ from fewstep.models.quantised import (
     LAYERS,
     _quantise,
     from_nf4,
-    needs_int8,
+    layer_kind,
     nf4_levels,
     quantisation,
     stored,
@@ -179,20 +179,23 @@ def test_the_memory_is_that_of_the_formats():
     names = [name for name, layer in plain.named_modules() if type(layer) in LAYERS
              and min(layer.weight.shape[:2]) >= 16]  # fmt: skip
     weights = {name: plain.get_submodule(name).weight for name in names}
-    int8 = {name: w.numel() + 4 * len(w) for name, w in weights.items()}
-    nf4 = {name: -(-w.numel() // 64) * (32 + 4) for name, w in weights.items()}
-    fine = {name: int8[name] for name in names if needs_int8(name, plain)}
-    assert 0 < len(fine) < len(names)
-    sizes: dict[Quantize, int] = {"int8": sum(int8.values()), "nf4": sum({**nf4, **fine}.values())}
-    for kind, expected in sizes.items():
+    of_kind: dict[Quantize, Any] = {
+        "none": lambda w: 4 * w.numel(),
+        "int8": lambda w: w.numel() + 4 * len(w),
+        "nf4": lambda w: -(-w.numel() // 64) * (32 + 4),
+    }
+    found = {}
+    for kind in KINDS:
         network = load_model(tiny_pipeline(), quantize=kind).network
-        assert {id(network.get_submodule(n)) for n in names} == {
-            id(layer) for layer in quantised_layers(network)
-        }
-        assert bytes_of(quantised_layers(network)) == expected
+        layers = {name: network.get_submodule(name) for name in names}
+        found[kind] = {getattr(layer, "kind", "none") for layer in layers.values()}
+        assert {id(layer) for layer in quantised_layers(network)} <= set(map(id, layers.values()))
+        for name, layer in layers.items():
+            own = layer_kind(name, plain, kind)
+            assert getattr(layer, "kind", "none") == own
+            assert bytes_of([layer]) == of_kind[own](weights[name])
         assert quantisation(network) == kind
-        kinds = {name: network.get_submodule(name).kind for name in names}
-        assert kinds == {name: "int8" if name in fine else kind for name in names}
+    assert found == {"int8": {"none", "int8"}, "nf4": {"none", "int8", "nf4"}}
     assert quantisation(plain) == "none"
 
 
@@ -224,16 +227,19 @@ def test_a_quantised_teacher_predicts_nearly_what_the_plain_one_does(kind, most)
     assert 0 < (quantised - plain).norm() < most * plain.norm()
 
 
-def test_nf4_keeps_the_finer_half_of_the_levels_and_what_reads_the_text_in_int8():
+def test_finer_levels_and_what_reads_the_text_have_more_bits():
     network = load_skeleton("bundled", quantize="nf4").network
-    kinds = {name: layer.kind for name, layer in network.named_modules()
-             if type(layer) in LAYERS.values()}  # fmt: skip
-    assert {name for name, kind in kinds.items() if kind == "nf4"} == {
-        name for name in kinds
-        if name.startswith(("down_blocks.2.", "mid_block.", "up_blocks.0.", "time_embedding."))
-        and not name.endswith(("attn2.to_k", "attn2.to_v"))
-    }  # fmt: skip
-    assert "int8" in kinds.values()
+    text = ("attn2.to_k", "attn2.to_v")
+    for name, layer in network.named_modules():
+        if type(layer) not in (*LAYERS, *LAYERS.values()) or min(layer.weight.shape[:2]) < 16:
+            continue
+        if name.startswith(("down_blocks.0.", "up_blocks.2.")):
+            expected = "none"
+        elif name.startswith(("down_blocks.1.", "up_blocks.1.")) or name.endswith(text):
+            expected = "int8"
+        else:
+            expected = "nf4"
+        assert getattr(layer, "kind", "none") == expected, name
 
 
 def test_a_compiled_network_gives_the_same():
