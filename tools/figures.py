@@ -337,7 +337,7 @@ def memory() -> str:
 
 
 def quantised() -> str:
-    """Students on a base in few bits beside those of the same seeds on the base as it is."""
+    """Students trained in few bits beside those of the same seeds in full precision."""
     results = load(RESULTS / "quantised.json")
     names = ["prompt_accuracy", "prompt_accuracy_difference_full_precision", "frechet",
              "frechet_ratio_full_precision"]  # fmt: skip
@@ -346,7 +346,7 @@ def quantised() -> str:
     for row in sorted(students, key=lambda row: row.seed is not None):  # the pooled ones first
         seed = "all" if row.seed is None else str(row.seed)
         lines.append([_bits(row), seed, *(_cell(row, name) for name in names)])
-    head = ["`model.quantize`", "seed", *map(metric_title, names)]
+    head = ["trained in", "seed", *map(metric_title, names)]
     return f"{_markdown(head, lines)}\n{_note(results, _trainings(results))}"
 
 
@@ -357,7 +357,7 @@ def quantised_teacher() -> str:
              "prompt_accuracy_difference_full_precision",
              "frechet_ratio_full_precision"]  # fmt: skip
     lines = [[_bits(row), *(_cell(row, name) for name in names)] for row in results.rows]
-    head = ["`model.quantize`", *map(metric_title, names)]
+    head = ["teacher", *map(metric_title, names)]
     return f"{_markdown(head, lines)}\n{_note(results, ', 50 steps')}"
 
 
@@ -527,8 +527,9 @@ FIGURES: dict[str, Callable[[], str]] = {
 
 
 def _bits(row: Row) -> str:
-    """Return how the base of a row's model was kept, by the names of runs and teachers."""
-    return next((kind for kind in ("int8", "nf4") if kind in row.source), "none")
+    """Return what of a row's model had few bits, by the names of runs and teachers."""
+    kinds = {"int8": "base in int8", "nf4": "base in nf4", "mixed": "mixed precision"}
+    return next((words for kind, words in kinds.items() if kind in row.source), "full precision")
 
 
 def _note(results: Results, more: str) -> str:

@@ -5,6 +5,7 @@ to be built for the torch beside it, as these two of Debian 13 are.
 """
 
 # pyright: reportMissingImports=false
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,10 @@ def merged(repository: Path, model: Path, lora: Path, output: Path) -> Path:
     tool = [sys.executable, repository / REPOSITORY, "--precision", "float"]
     files = ["--sd_model", model, "--models", lora, "--save_to", output]
     more = ["--save_precision", "float", "--ratios", "1.0", "--no_metadata"]
-    done = subprocess.run([*tool, *files, *more], cwd=repository, capture_output=True, text=True)
+    done = subprocess.run(
+        [*tool, *files, *more], cwd=repository, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return output

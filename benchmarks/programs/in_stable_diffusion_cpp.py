@@ -1,7 +1,7 @@
 """stable-diffusion.cpp, as the Python package that has its engine inside: it is compiled here.
 
-The package hands each setting of its command line on. `rng_type="cpu"` is torch's own noise. Its
-architecture of Stable Diffusion 1.5 is fixed: the model is the whole one, 5 GB.
+The package hands each setting of its command line on: `--rng cpu --sampler-rng cpu` is torch's own
+noise. Its architecture of Stable Diffusion 1.5 is fixed: the model is the whole one, 5 GB.
 """
 
 # pyright: reportMissingImports=false
@@ -62,7 +62,11 @@ class Pipeline:
         self.settings, self.log = settings, []
         self.lora = f"<lora:{lora}:1>" if lora else ""
         self.pipeline = engine.StableDiffusion(
-            model_path=str(model), wtype="f32", rng_type="cpu", verbose=False
+            model_path=str(model),
+            wtype="f32",
+            rng_type="cpu",
+            sampler_rng_type="cpu",
+            verbose=False,
         )
         self.callback = engine.sd_log_callback(lambda _, text, __: self.log.append(text.decode()))
         engine.sd_set_log_callback(self.callback, None)
@@ -77,7 +81,7 @@ class Pipeline:
             height=given["height"], sample_steps=given["num_inference_steps"],
             cfg_scale=given["guidance_scale"], **self.settings,
         )  # fmt: skip
-        return SimpleNamespace(images=[np.array(image) / 255])
+        return SimpleNamespace(images=[np.asarray(image.convert("RGB")) / 255])
 
 
 def load(file: str, case: Path) -> Pipeline:
