@@ -475,7 +475,7 @@ def programs() -> str:
     columns = ["program", "file", "model", "student", "timesteps asked", "tensors applied",
                "largest difference of 255", "verdict", "source"]  # fmt: skip
     note = (
-        f"Random students of the bundled model or of one with Stable Diffusion 1.5's channels, "
+        f"Random students of the bundled model or of random ones of Stable Diffusion 1.5's shape, "
         f"{results['prompts']} prompts each, against fewstep's own images; right up to "
         f"{results['limit']:g} of 255. By `{results['command']}`."
     )

@@ -6,17 +6,20 @@ from fewstep.student.contract import Contract
 
 HERE = "run: in fewstep's tests"
 DERIVED = "derived from its rules"
+CPP = "stable-diffusion-cpp-python 0.4.7"
+"""The package whose engine was run: the engine's own builds have no numbers."""
 UNIFORM = {
     "diffusers alone": "0.30.3 to 0.42.1",
     "ComfyUI": "0.3.64",
     "OpenVINO GenAI": "2026.4.1.0",
     "ONNX Runtime": "1.32.0",
+    "stable-diffusion.cpp": CPP,
 }
 """With uniform timesteps, whichever the sampler."""
 RUN: Mapping[str, Mapping[str, str]] = {
     "deterministic": UNIFORM,
     "stochastic": UNIFORM,
-    "quadratic": {"ComfyUI": "0.3.64"},
+    "quadratic": {"ComfyUI": "0.3.64", "stable-diffusion.cpp": CPP},
 }
 """The versions that gave a student's image, by its kind and by program.
 

@@ -130,13 +130,16 @@ def test_every_row_says_whether_it_was_run_and_those_that_were_have_their_result
         "comfyui": "ComfyUI",
         "openvino-genai": "OpenVINO GenAI",
         "onnx-runtime": "ONNX Runtime",
+        "stable-diffusion.cpp": "stable-diffusion.cpp",
+        "sd-scripts": None,  # it merges, and samples nothing
     }
     students = {"multi-boundary-cd": "deterministic", "cd": "stochastic", "quadratic": "quadratic"}
     ran = {}
     for row in rows:
-        kind, (version, *_) = students.get(row["student"]), row["versions"].values()
-        if kind and row["verdict"] == "right":
-            name = names.get(row["program"], "diffusers alone")
+        kind, ((package, version), *_) = students.get(row["student"]), row["versions"].items()
+        name = names.get(row["program"], "diffusers alone")
+        if name and kind and row["verdict"] == "right":
+            version = f"{package} {version}" if name == "stable-diffusion.cpp" else version
             ran.setdefault(kind, {}).setdefault(name, []).append(version)
     whole = {
         kind: {name: " to ".join(dict.fromkeys((min(v), max(v)))) for name, v in programs.items()}
