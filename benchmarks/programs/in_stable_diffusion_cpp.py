@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,14 +54,21 @@ def sampler(case: Path) -> dict[str, Any]:
 
 
 class Pipeline:
-    """The engine's context, called as diffusers' pipeline is; it does not tell its timesteps."""
+    """The engine's context, called as diffusers' pipeline is; it does not tell its timesteps.
+
+    There is one at a time, as each holds the whole model.
+    """
+
+    last: ClassVar[Any] = None
 
     def __init__(self, model: Path, settings: dict[str, Any], lora: Path | None = None) -> None:
         import stable_diffusion_cpp as engine
 
         self.settings, self.log = settings, []
         self.lora = f"<lora:{lora}:1>" if lora else ""
-        self.pipeline = engine.StableDiffusion(
+        if Pipeline.last:
+            Pipeline.last.close()
+        Pipeline.last = self.pipeline = engine.StableDiffusion(
             model_path=str(model),
             wtype="f32",
             rng_type="cpu",
