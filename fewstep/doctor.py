@@ -103,7 +103,7 @@ def devices() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError):
         return  # imports() reports it
-    from fewstep.models.precision import precision_for
+    from fewstep.models.precision import multiplies_bf16, precision_for
 
     memory = psutil.virtual_memory().total / 1e9
     threads = torch.get_num_threads()
@@ -112,7 +112,8 @@ def devices() -> Iterator[Finding]:
         why = "this torch is a CPU build"
         if built := torch.version.cuda:
             why = f"torch is built for CUDA {built} but finds no GPU: check the driver"
-        yield Finding("GPU", f"none ({why}); small models train in fp32", "slow")
+        faster = ", faster with model.precision = mixed" if multiplies_bf16() else ""
+        yield Finding("GPU", f"none ({why}); small models train in fp32{faster}", "slow")
         yield check_attention("cpu", "fp32")
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
