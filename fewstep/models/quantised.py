@@ -219,6 +219,5 @@ def shown_as_floats(network: nn.Module) -> Iterator[None]:
 
 def quantisation(network: nn.Module) -> Quantize:
     """Return how the weights of a network's layers are stored."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _Quantised)]
-    kinds = {layer.kind for layer in layers} - {"none"}
-    return "nf4" if "nf4" in kinds else kinds.pop() if kinds else "none"
+    kinds = {layer.kind for layer in network.modules() if isinstance(layer, _Quantised)}
+    return "nf4" if "nf4" in kinds else "int8" if "int8" in kinds else "none"
