@@ -183,6 +183,8 @@ from the rank, in fp32 and fp16, with a wrong file that has to fail, and writes
 `fused/diffusers/` and the single file in diffusers 0.30.3, 0.35.2, 0.40.0 and 0.42.1 with
 transformers 4.44.2, 4.57.6, 5.5.4 and 5.23.0; each gives the student's own image
 (`benchmarks/results/whole_models.json`). FewStepScheduler is tested in diffusers' own pipelines.
+sd-scripts' `networks/merge_lora.py` makes of `NAME.safetensors` the UNet of `fewstep export
+--checkpoint`, to the bit; the names of the other two LoRA files it passes over.
 For the other programs the tests compare the names in the files with Stable Diffusion's layout, and
 the timesteps with their rules.
 """
