@@ -51,22 +51,27 @@ def test_the_designs_compute_the_gradient_of_the_reference(setting, names):
 
 
 def test_what_stands_is_smaller_by_the_bits_that_are_left_out(setting):
-    static, quantised = {}, []
+    static, layers = {}, {}
     for name in speed_memory.OWN:
         design = speed_memory.build(name, setting)
         design.step()
         static[name] = design.static_bytes()
-        layers = [m for m in design.parts.family.network.modules() if isinstance(m, _Quantised)]
-        quantised = [m for m in layers if m.kind != "none"]
+        modules = design.parts.family.network.modules()
+        quantised = [m for m in modules if isinstance(m, _Quantised) and m.kind != "none"]
+        layers[name] = quantised
         trained = [weight.numel() for weight in design.parts.roles.trained.values()]
     whole, int8, lean, nf4 = static.values()
-    numel = sum(layer.shape.numel() for layer in quantised)
-    rows = sum(layer.shape[0] for layer in quantised)
-    blocks = sum(-(-layer.shape.numel() // 64) for layer in quantised)
+    *_, in_int8, in_nf4 = layers.values()
+    numel = sum(layer.shape.numel() for layer in in_int8)
+    rows = sum(layer.shape[0] for layer in in_int8)
+    narrower = [layer for layer in in_nf4 if layer.kind == "nf4"]
+    fewer = sum(layer.shape.numel() + 4 * layer.shape[0] for layer in narrower)
+    blocks = sum(-(-layer.shape.numel() // 64) for layer in narrower)
+    assert 0 < len(narrower) < len(in_nf4) == len(in_int8)
     assert whole - int8 == 4 * numel - (numel + 4 * rows), "a byte a weight, 4 an output channel"
     moments = 2 * sum(4 * n - 260 * -(-n // 256) for n in trained)
     assert int8 - lean == moments + 2 * sum(trained), "8 bits a moment, 16 of the average"
-    assert lean - nf4 == numel + 4 * rows - 36 * blocks, "32 bytes and a scale a block"
+    assert lean - nf4 == fewer - 36 * blocks, "32 bytes and a scale a block"
 
 
 def test_shares_are_of_the_references_memory_of_the_same_batch():

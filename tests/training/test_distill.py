@@ -524,7 +524,7 @@ def test_harmless_settings_may_change(finished):
     [
         (
             replace(tiny_config(), model=replace(tiny_config().model, precision="fp16")),
-            "'fp16', in which a CPU does not train: use 'fp32', 'bf16' or 'auto'",
+            "'fp16', in which a CPU does not train: use 'fp32', 'mixed', 'bf16' or 'auto'",
         ),
         (
             replace(tiny_config("ct"), teacher=TeacherSettings(guidance_scale=4.0)),
