@@ -8,8 +8,8 @@ Each training is `fewstep distill` with a bundled config, on its own core, follo
 `fewstep evaluate` on all of them. Trajectory matching starts from the multi-boundary student of the
 same seed and number of segments, which is trained first; with `--label` other settings of it
 (`--set-matched`) share the start students. `--vary model.quantize=int8` trains each student once
-more with this setting, and compares the two by prompt and noise. After an interruption it
-continues: runs and images are kept in runs/students.
+more with this setting; of `quantize` and mixed precision the evaluation compares the two by prompt
+and noise. After an interruption it continues: runs and images are kept in runs/students.
 
 A student's core-seconds count from zero: reading and encoding the data, its start student, the
 fake score's warm-up; an interrupted training counts with all that it took.
@@ -18,6 +18,7 @@ fake score's warm-up; an interrupted training counts with all that it took.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -153,7 +154,8 @@ def train(chain: Sequence[Training]) -> None:
 
 def with_core_seconds(results: Results, trainings: Sequence[Training], shared: float) -> Results:
     """Add to each student's row what its training took, `shared` included, and to pooled ones."""
-    took = {training.run.name: training.core_seconds + shared for training in trainings}
+    counted_ones = [training for training in trainings if training.seconds_file.is_file()]
+    took = {training.run.name: training.core_seconds + shared for training in counted_ones}
 
     def extended(row: Row) -> Row:
         names = row.source.split(SEVERAL)
@@ -165,6 +167,13 @@ def with_core_seconds(results: Results, trainings: Sequence[Training], shared: f
         )
 
     return replace(results, rows=tuple(map(extended, results.rows)))
+
+
+def setting(text: str) -> str:
+    """Return a setting KEY=VALUE whose value can stand in a folder's name."""
+    if not re.fullmatch(r"[\w.]+=[\w.+-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE with a plain value")
+    return text
 
 
 def main() -> None:
@@ -180,7 +189,7 @@ def main() -> None:
     parser.add_argument("--set-matched", action="append", default=[],
                         help="a setting for trajectory matching alone")  # fmt: skip
     parser.add_argument("--label", default="", help="a name for these settings of it")
-    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE", type=setting,
                         help="one more training of each student, with this setting")  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs/students"))
     args = parser.parse_args()
@@ -189,6 +198,8 @@ def main() -> None:
     todo = chains(folder, args.methods, args.seeds, args.segments, args.set,
                   tuple(args.set_matched), args.label, args.vary)  # fmt: skip
     trainings = [training for chain in todo for training in chain]
+    if len({training.run for training in trainings}) < len(trainings):
+        parser.error("two of --seeds, --segments and --vary give the same folder")
     prepared = folder / "prepare.core-seconds.json"  # of what all students read
     data = next(training for training in trainings if training.start is None)
     count(prepared, *data.words("prepare"))

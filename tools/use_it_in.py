@@ -185,6 +185,8 @@ transformers 4.44.2, 4.57.6, 5.5.4 and 5.23.0; each gives the student's own imag
 (`benchmarks/results/whole_models.json`). FewStepScheduler is tested in diffusers' own pipelines.
 sd-scripts' `networks/merge_lora.py` makes of `NAME.safetensors` the UNet of `fewstep export
 --checkpoint`, to the bit; the names of the other two LoRA files it passes over.
+stable-diffusion.cpp draws PyTorch's noise with `--rng cpu`; its Python package needs
+`sampler_rng_type="cpu"` as well.
 For the other programs the tests compare the names in the files with Stable Diffusion's layout, and
 the timesteps with their rules.
 """

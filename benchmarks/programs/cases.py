@@ -56,7 +56,7 @@ CASES: dict[str, dict[str, Case]] = {
     reader.FULL: OF_RANDOM_MODELS,
 }
 """The students of each base model, by name."""
-TWO_LEVELS: dict[str, list] = {
+FINEST_LEVELS: dict[str, list] = {
     "block_out_channels": [320, 640],
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
@@ -67,7 +67,7 @@ TWO_LEVELS: dict[str, list] = {
 def random_model(base: str) -> ModelFamily:
     """Return a model of Stable Diffusion 1.5's shape, with all levels or with two."""
     with architecture_folder("sd15") as configs:
-        unet = SD1_UNET if base == reader.FULL else SD1_UNET | TWO_LEVELS
+        unet = SD1_UNET if base == reader.FULL else SD1_UNET | FINEST_LEVELS
         write_json(configs / "unet" / "config.json", unet)
         family = load_skeleton(configs)
     draw = torch.Generator().manual_seed(0)

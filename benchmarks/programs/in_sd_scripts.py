@@ -1,7 +1,6 @@
 """kohya's sd-scripts, from a folder that holds its repository: its tool merges a LoRA into a model.
 
-The merged file is sampled by the diffusers beside it. The torchvision that sd-scripts asks for has
-to be built for the torch beside it, as these two of Debian 13 are.
+The merged file is sampled by the diffusers beside it. torchvision has to match torch.
 """
 
 # pyright: reportMissingImports=false
@@ -71,15 +70,23 @@ def load(repository: Path, folder: Path, file: str, case: Path) -> Any:
 
 
 def keys(pipeline: Any, case: Path) -> list[int]:
-    """Return how many of the network's tensors are those of the student's own checkpoint."""
+    """Return how many tensors are the student's own checkpoint's, of those that are not the base's.
+
+    A tensor that the student does not change counts where the tool changed it.
+    """
     from safetensors import safe_open
 
     prefix, same, total = "model.diffusion_model.", 0, 0
-    with safe_open(case / CHECKPOINT, "pt") as own, safe_open(pipeline.merged, "pt") as theirs:
+    with (
+        safe_open(case.parent / BASE_FILE, "pt") as base,
+        safe_open(case / CHECKPOINT, "pt") as own,
+        safe_open(pipeline.merged, "pt") as theirs,
+    ):
         for name in own.keys():  # noqa: SIM118
-            if name.startswith(prefix):
+            before, student, found = (f.get_tensor(name) for f in (base, own, theirs))
+            if name.startswith(prefix) and not (before.equal(student) and before.equal(found)):
                 total += 1
-                same += torch.equal(own.get_tensor(name), theirs.get_tensor(name))
+                same += student.equal(found)
     return [same, total]
 
 
@@ -93,4 +100,4 @@ if __name__ == "__main__":
         found = list(rows(loaders, (MULTI,), keys))
     git = ["git", "-C", repository, "describe", "--tags", "--always"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-    report(("diffusers", "transformers"), found, {"sd-scripts": version})
+    report(("torch", "diffusers", "transformers"), found, {"sd-scripts": version})

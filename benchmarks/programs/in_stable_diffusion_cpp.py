@@ -1,7 +1,7 @@
-"""stable-diffusion.cpp, as the Python package that has its engine inside: it is compiled here.
+"""stable-diffusion.cpp, by the Python package with its engine inside, which is built from source.
 
-The package hands each setting of its command line on: `--rng cpu --sampler-rng cpu` is torch's own
-noise. Its architecture of Stable Diffusion 1.5 is fixed: the model is the whole one, 5 GB.
+It takes the settings of the command line; with `rng_type` and `sampler_rng_type` "cpu" it draws
+torch's noise. Its architecture of Stable Diffusion 1.5 is fixed: the model is the whole one, 5 GB.
 """
 
 # pyright: reportMissingImports=false
@@ -60,11 +60,14 @@ class Pipeline:
     """
 
     last: ClassVar[Any] = None
+    log: ClassVar[list[str]] = []
+    callback: ClassVar[Any] = None
+    """What the engine calls with each line of its log: it has to outlive all models."""
 
     def __init__(self, model: Path, settings: dict[str, Any], lora: Path | None = None) -> None:
         import stable_diffusion_cpp as engine
 
-        self.settings, self.log = settings, []
+        self.settings = settings
         self.lora = f"<lora:{lora}:1>" if lora else ""
         if Pipeline.last:
             Pipeline.last.close()
@@ -75,8 +78,12 @@ class Pipeline:
             sampler_rng_type="cpu",
             verbose=False,
         )
-        self.callback = engine.sd_log_callback(lambda _, text, __: self.log.append(text.decode()))
-        engine.sd_set_log_callback(self.callback, None)
+        self.log.clear()
+        if not Pipeline.callback:
+            Pipeline.callback = engine.sd_log_callback(
+                lambda _, text, __: Pipeline.log.append(text.decode())
+            )
+            engine.sd_set_log_callback(Pipeline.callback, None)
 
     def set_progress_bar_config(self, **_: Any) -> None:
         """There is no bar."""

@@ -41,12 +41,12 @@ class Student:
         return self._settings("seed")
 
     def in_full_precision(self, students: "Sequence[Student]") -> "Student | None":
-        """Return which student had the same training with nothing quantised or computed in bf16."""
+        """Return which student had the same training without `quantize` and mixed precision."""
         train = self.contract.train
-        precision = "fp32" if train.get("precision") == MIXED else train.get("precision")
-        if "quantize" not in train and precision == train.get("precision"):
+        plain = {"precision": "fp32"} if train.get("precision") == MIXED else {}
+        if "quantize" not in train and not plain:
             return None
-        settings = self._settings("seed", "quantize", precision=precision)
+        settings = self._settings("seed", "quantize", **plain)
         same = (o for o in students if (o.seed, o.settings) == (self.seed, settings))
         return next(same, None)
 

@@ -5,6 +5,7 @@ import json
 from fewstep.export.artefact import Artefact
 from fewstep.export.lora_formats import rank
 from fewstep.export.sampling_guides import a1111_hint, usage_hint
+from fewstep.models.precision import MIXED
 
 KNOWN_BASES = {
     (768, False): ("sd_v1", "SD1", "stable-diffusion-v1"),
@@ -30,7 +31,7 @@ def kohya_header(artefact: Artefact) -> dict[str, str]:
         "ss_steps": str(train.get("steps", "")),
     }
     if precision := train.get("precision"):
-        header["ss_mixed_precision"] = "no" if precision == "fp32" else precision
+        header["ss_mixed_precision"] = "no" if precision in ("fp32", MIXED) else precision
     if any(weight.dim() == 4 and weight.shape[-1] > 1 for weight in artefact.weights.values()):
         header["ss_network_args"] = json.dumps({"conv_dim": size, "conv_alpha": size})
     if base := _known_base(artefact):

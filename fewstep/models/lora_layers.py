@@ -39,9 +39,11 @@ def merged_weight(layer: LoraLayer, positions: int) -> Tensor | None:
 
     x (W + B A) equals x W + (x A) B. Which takes fewer operations depends on the rank and on the
     number of `positions` of x (batch x height x width); training also needs the gradient of the
-    whole weight. In half precision W + B A would round a small B A away.
+    whole weight. In half precision, and under autocast, W + B A would round a small B A away.
     """
     weight = layer.base_layer.weight
+    if torch.is_autocast_enabled(weight.device.type):
+        return None
     if len(layer._active_adapter) != 1 or weight.dtype != torch.float32:
         return None
     (adapter,) = layer._active_adapter

@@ -10,7 +10,7 @@ from fewstep.errors import SettingError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIXED = "mixed"
-"""Weights in fp32, and every pass without a gradient computed in bf16."""
+"""Weights in fp32, and each pass of a step that has no gradient computed in bf16."""
 BF16_CAPABILITY = 8
 """The CUDA compute capability from which a GPU has bf16; a T4, 7.5, only imitates it, slowly."""
 
@@ -19,13 +19,18 @@ def precision_for(wanted: Precision, device: torch.device | str) -> Precision:
     """Return the precision that "auto" means on a device; another is returned as it is.
 
     Raises:
-        SettingError: if it is fp16 on a CPU.
+        SettingError: if it is fp16 on a CPU, or mixed on a GPU.
     """
     on_gpu = torch.device(device).type == "cuda"
     if wanted == "fp16" and not on_gpu:
         raise SettingError(
             "model.precision is 'fp16', in which a CPU does not train: use 'fp32', 'mixed', 'bf16' "
             "or 'auto'"
+        )
+    if wanted == MIXED and on_gpu:
+        raise SettingError(
+            "model.precision is 'mixed', which is for a CPU: on a GPU use 'auto', 'bf16', 'fp16' "
+            "or 'fp32'"
         )
     if wanted != "auto":
         return wanted

@@ -130,8 +130,9 @@ def skeleton(config: Config, on_cpu: bool) -> Networks:
     """Build a run's networks from configs alone, without weights."""
     check_settings(config)
     precision = config.model.precision
-    if on_cpu or precision == "auto":
-        precision = precision_for(precision, "cpu") if on_cpu else "fp16"
+    if precision == "auto" and not on_cpu:
+        precision = "fp16"
+    precision = precision_for(precision, "cpu" if on_cpu else "cuda")
     model = replace(config.model, precision=precision)
     train = replace(config.train, compile=False)  # which changes the time alone
     family = load_family(model, "meta")

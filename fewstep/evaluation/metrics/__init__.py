@@ -40,8 +40,8 @@ METRICS: dict[str, Metric] = {
         "higher", "+.1f", 100, " pts", of="prompt_accuracy", against="unguided teacher"),
     "prompt_accuracy_difference_full_precision": Metric(
         np.subtract, "Accuracy − full precision’s",
-        "prompt accuracy minus that of the same training with nothing quantised or computed in "
-        "bf16, in percentage points, paired by prompt and starting noise",
+        "prompt accuracy minus that of the same training without model.quantize and mixed "
+        "precision, in percentage points, paired by prompt and starting noise",
         "higher", "+.1f", 100, " pts", of="prompt_accuracy", against="full precision"),
     "frechet": Metric(
         frechet, "Fréchet distance",
@@ -61,8 +61,8 @@ METRICS: dict[str, Metric] = {
         "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="teacher"),
     "frechet_ratio_full_precision": Metric(
         ratio, "Fréchet ÷ full precision’s",
-        "Fréchet distance as a multiple of that of the same training with nothing quantised or "
-        "computed in bf16",
+        "Fréchet distance as a multiple of that of the same training without model.quantize and "
+        "mixed precision",
         "lower", ".2f", smallest_n=100, unit=" ×", of="frechet", against="full precision"),
     "bundled_recall": Metric(
         recall, "Recall, small network",

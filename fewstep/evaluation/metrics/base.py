@@ -39,7 +39,7 @@ class Metric:
     ) = None
     """The prompts (embedded, where `of` is an extractor), or the same as `of` from the real images,
     the teacher at its full number of steps, the same student at its largest number of steps, or the
-    student of the same training on a base that was not quantised."""
+    student of the same training without `quantize` and mixed precision."""
     whole_set: bool = False
     """Whether it is called once for all images. Otherwise it is called batch by batch, and beside
     a teacher it is left out where the sampler adds noise, which leaves no pairs to compare."""
