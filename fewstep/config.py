@@ -37,8 +37,9 @@ class ModelSettings:
 
     `config` says how a checkpoint file is built where its weights do not: a name, or a diffusers
     folder. `hub_id` is where others find a `base` of this machine. "auto" is fp32 on a CPU, bf16 on
-    GPUs that have it, else fp16; "mixed", on a CPU, is fp32 with bf16 where there is no gradient. `quantize` keeps frozen weights in few bits in training, not in
-    exports. Prompts that are longer than the text encoder reads are cut, or read in chunks.
+    GPUs that have it, else fp16; "mixed" is fp32 with bf16 where there is no gradient, on a CPU.
+    `quantize` keeps frozen weights in few bits in training, not in exports. Prompts that are longer
+    than the text encoder reads are cut, or read in chunks.
     """
 
     base: str = "bundled"

@@ -23,6 +23,7 @@ from fewstep.doctor import (
     known_problems,
     verdict,
 )
+from fewstep.errors import SettingError
 from fewstep.models.base import ModelError
 from fewstep.models.loading import load_model
 from fewstep.models.precision import multiplies_bf16, precision_for
@@ -183,6 +184,9 @@ def test_precision_is_chosen_by_compute_capability(monkeypatch, capability, prec
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert precision_for("auto", "cuda") == precision
     assert precision_for("auto", "cpu") == "fp32"
+    assert precision_for("mixed", "cpu") == "mixed"
+    with pytest.raises(SettingError, match="'mixed', which is for a CPU"):
+        precision_for("mixed", "cuda")
 
 
 def test_a_processor_multiplies_bf16_where_it_takes_half_of_the_time(monkeypatch):

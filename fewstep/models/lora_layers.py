@@ -8,6 +8,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.models.precision import autocast_device
+
 KERNEL_CALL = 1_000_000
 """The products that a processor could do in the time that calling one more kernel takes."""
 
@@ -42,7 +44,7 @@ def merged_weight(layer: LoraLayer, positions: int) -> Tensor | None:
     whole weight. In half precision, and under autocast, W + B A would round a small B A away.
     """
     weight = layer.base_layer.weight
-    if torch.is_autocast_enabled(weight.device.type):
+    if torch.is_autocast_enabled(autocast_device(weight.device)):
         return None
     if len(layer._active_adapter) != 1 or weight.dtype != torch.float32:
         return None

@@ -190,6 +190,8 @@ def test_adapters_stay_apart_where_a_sum_would_lose_them(family):
     assert merged_weight(layer, 10**6) is None  # each position loses others
     with torch.no_grad():
         assert merged_weight(layer, 10**6) is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert merged_weight(layer, 10**6) is None
         layer.base_layer.to(torch.bfloat16)
         assert merged_weight(layer, 10**6) is None
 

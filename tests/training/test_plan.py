@@ -20,7 +20,7 @@ from fewstep.config import (
 )
 from fewstep.console import finish
 from fewstep.diffusion.random import Draw
-from fewstep.errors import UserError
+from fewstep.errors import SettingError, UserError
 from fewstep.methods import METHODS
 from fewstep.models.counting import OperationCounter, num_bytes
 from fewstep.models.loading import load_model
@@ -290,6 +290,13 @@ def test_a_gpu_without_units_for_bf16_gets_no_rate_for_it(plan):
     assert json.loads(to_json(bf16, told))["cards"]["T4"]["hours"] is None
     cells = [[*column.cells] for column in gpu_table(bf16).columns]
     assert [column[0] for column in cells] == ["T4", "15", "yes", "no bf16 units", "no rate known"]
+
+
+def test_mixed_precision_is_planned_for_a_cpu_alone():
+    config = replace(tiny_config(), model=replace(tiny_config().model, precision="mixed"))
+    assert plan_run(config, on_cpu=True).precision == "mixed"
+    with pytest.raises(SettingError, match="'mixed', which is for a CPU"):
+        plan_run(config)
 
 
 def test_a_geforces_half_precision_is_summed_in_fp32_as_pytorch_does():
