@@ -65,6 +65,7 @@ class Script:
     learning_rate: float
     guidance_scale: float
     seed: int
+    rank: int = 64
 
     @property
     def out(self) -> Path:
@@ -82,7 +83,7 @@ class Script:
             "train_shards_path_or_url": self.folder / "scenes.tar",
             "output_dir": self.out,
             "resolution": 64,
-            "lora_rank": 64,
+            "lora_rank": self.rank,
             "learning_rate": self.learning_rate,
             "loss_type": "huber",
             "adam_weight_decay": 0.0,
@@ -127,12 +128,16 @@ class Script:
                 f"its shards; install webdataset=={WEBDATASET}"
             )
 
-    def train(self) -> None:
-        """Write what it reads, and run it to its end, unless that was done."""
+    def prepare(self) -> None:
+        """Write what it reads, unless that was done."""
         if not (self.folder / "teacher").is_dir():
             write_folder(self.folder / "teacher", write_teacher)
         if not (self.folder / "scenes.tar").is_file():
             write_file(self.folder / "scenes.tar", shard(self.num_pairs))
+
+    def train(self) -> None:
+        """Run it to its end, unless that was done."""
+        self.prepare()
         if not (self.out / "adapter_model.safetensors").is_file():
             self.seconds_file.unlink(missing_ok=True)
             count(self.seconds_file, *self.words)
