@@ -1,5 +1,7 @@
 """The memory of this machine, and what is refused because it cannot fit there."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from fewstep.errors import UserError
 CGROUPS = Path("/sys/fs/cgroup")
 NO_LIMIT = 2**60
 """Bytes from which on a limit is none: version 1 of cgroups has a huge number instead."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt (malloc.h)."""
 
 
 def available_memory() -> int:
@@ -74,3 +78,14 @@ def check_loading(needed: int, base: object) -> None:
             f"the weights of {base} take {in_words(needed)} of main memory while they are loaded, "
             f"and {in_words(free)} are free here: end other programs, or use a larger machine"
         )
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the main memory that it frees, where its C library is glibc.
+
+    Each training step frees the tensors that the next one asks for. glibc gives large ones back to
+    the system, which zeroes their pages when they are asked for again.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # the largest value; peak memory stays the same
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes

@@ -18,9 +18,9 @@ from fewstep.models.components import (
     read_scheduler_config,
     read_tokenizer,
 )
-from fewstep.models.group_norm import with_fast_norms
 from fewstep.models.ldm import check_all_read, load_ldm_weights
 from fewstep.models.memory import check_loading
+from fewstep.models.processor_layers import with_fast_layers
 from fewstep.models.quantised import stored
 
 CONVOLUTIONS = torch.channels_last
@@ -72,7 +72,7 @@ def load_parts(
     schedule, read = read_schedule(config, base)
     return {
         "fingerprint": fingerprint(unet),  # as it is stored
-        "network": with_fast_norms(stored(unet, dtype, quantize)).to(
+        "network": with_fast_layers(stored(unet, dtype, quantize)).to(
             device, memory_format=CONVOLUTIONS
         ),
         "vae": stored(vae).to(device, memory_format=CONVOLUTIONS),

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fewstep.config import Quantize
+from fewstep.models.processor_layers import Conv2d, input_gradient
 
 LEVELS = 127
 """The largest int8 code: the levels are -127 to 127, so that zero is one of them."""
@@ -135,7 +136,7 @@ class QuantisedLinear(_Quantised, nn.Linear):
         return grad @ weight
 
 
-class QuantisedConv2d(_Quantised, nn.Conv2d):
+class QuantisedConv2d(_Quantised, Conv2d):
     """A frozen convolution."""
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -144,6 +145,8 @@ class QuantisedConv2d(_Quantised, nn.Conv2d):
 
     def input_gradient(self, shape: torch.Size, weight: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient of an input of this shape, from that of the output."""
+        if self.is_product(shape, weight):
+            return input_gradient(shape, weight, grad, self.stride, self.padding)
         return nn.grad.conv2d_input(
             shape, weight, grad, self.stride, self.padding, self.dilation, self.groups
         )

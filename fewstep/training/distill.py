@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
+
 from fewstep.config import Config
 from fewstep.console import Steps, TaskProgress, finish
 from fewstep.data.dataset import Dataset
@@ -19,6 +21,7 @@ from fewstep.distributed import Processes, number_started
 from fewstep.errors import Interrupted
 from fewstep.files import check_writable, locked, remove_unfinished, write_file, writing
 from fewstep.models.loading import default_device
+from fewstep.models.memory import keep_freed_memory
 from fewstep.student.unfinished import RUN_CONTRACT
 from fewstep.training.artefact import contract_of, write_artefact
 from fewstep.training.diagnosis import explained
@@ -212,6 +215,8 @@ def steps_of(components: Components, batches: Batches) -> Iterator[StepResult]:
     """Return the training loop of a run, from its state on."""
     config, state, processes = components.config, components.state, components.processes
     components.network_for_training()
+    if torch.device(components.device).type == "cpu":
+        keep_freed_memory()
     fake = components.fake_training
     requests = Requests(config.train, state.step, processes, fake)
     steps = train(

@@ -1,5 +1,8 @@
 """The memory that is free is that of the machine, or less where a container has a limit."""
 
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -62,3 +65,27 @@ def test_weights_without_room_are_refused_before_they_are_read(monkeypatch):
     with pytest.raises(UserError, match=r"weights of .* KiB of main memory.*256\.00 KiB are free"):
         load_model(tiny_pipeline())
     assert read == []
+
+
+GROWS = """
+import resource, torch
+from fewstep.models.memory import keep_freed_memory
+{first}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        tensors = [torch.ones(1_000_000) for _ in range(20)]
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(); print(faults())
+"""
+"""A program that frees 80 MB and asks for them again; it prints how many pages that took."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_freed_memory_is_used_again_without_new_pages():
+    before, after = (
+        int(subprocess.check_output([sys.executable, "-c", GROWS.format(first=first)]))
+        for first in ("", "keep_freed_memory()")
+    )
+    assert after < 2_000 < before

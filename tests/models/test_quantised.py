@@ -176,7 +176,7 @@ def bytes_of(layers):
 
 def test_the_memory_is_that_of_the_formats():
     plain: Any = load_model(tiny_pipeline()).network
-    names = [name for name, layer in plain.named_modules() if type(layer) in LAYERS
+    names = [name for name, layer in plain.named_modules() if isinstance(layer, tuple(LAYERS))
              and min(layer.weight.shape[:2]) >= 16]  # fmt: skip
     weights = {name: plain.get_submodule(name).weight for name in names}
     of_kind: dict[Quantize, Any] = {
