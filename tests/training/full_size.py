@@ -1,38 +1,70 @@
-"""Stable Diffusion 1.5 at its full 860 M parameters, with random weights, trained and sampled.
+"""Models at their full size, with random weights: trained, sampled, and read by stock diffusers.
 
     python -m tests.training.full_size write CHECKPOINT
     python -m tests.training.full_size train CHECKPOINT IMAGES RUN
+    python -m tests.training.full_size export RUN FOLDER
+    python -m tests.training.full_size diffusers FOLDER
 
-Each prints JSON. Bytes are above those of the process after its imports.
+The checkpoint's name without its suffix is one in MODELS. Each prints JSON. Bytes are above those
+of the process after its imports.
 """
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
-from fewstep.config import AdapterSettings, Config, DataSettings, ModelSettings, TrainSettings
+from fewstep.config import (
+    AdapterSettings,
+    Config,
+    DataSettings,
+    ModelSettings,
+    Precision,
+    TrainSettings,
+)
+from fewstep.export.export import ExportOptions, export_artefact
 from fewstep.models.loading import load_skeleton
 from fewstep.student.pipeline import FewStepPipeline
 from fewstep.training.distill import TrainingStep, distill
 
 
+@dataclass(frozen=True)
+class Model:
+    """Whose architecture it is, and how it is trained: in `precision`, at `resolution` pixels."""
+
+    hub_id: str
+    precision: Precision
+    resolution: int
+    steps: int
+
+
+MODELS = {
+    "sd15": Model("stable-diffusion-v1-5/stable-diffusion-v1-5", "fp32", 512, steps=2),
+    "sdxl": Model("stabilityai/stable-diffusion-xl-base-1.0", "bf16", 256, steps=1),
+}
+
+
 def config(checkpoint: Path, images: Path) -> Config:
-    """Return settings for two optimiser steps on one image of 512 pixels, in fp32."""
+    """Return settings for the model's optimiser steps on one image."""
+    model = MODELS[checkpoint.stem]
     return Config(
         method={"name": "cd"},
-        model=ModelSettings(base=str(checkpoint), precision="fp32"),
+        model=ModelSettings(base=str(checkpoint), precision=model.precision),
         adapter=AdapterSettings(preset="all", rank=64),
-        data=DataSettings(path=str(images), resolution=512),
-        train=TrainSettings(steps=2, batch_size=1, warmup=0, save_every=2, preview_every=0),
+        data=DataSettings(path=str(images), resolution=model.resolution),
+        train=TrainSettings(
+            steps=model.steps, batch_size=1, warmup=0, save_every=2, preview_every=0
+        ),
     )
 
 
 def write(checkpoint: Path) -> None:
     """Write a checkpoint file of the shipped architecture: made on meta, filled part by part."""
-    family = load_skeleton("stable-diffusion-v1-5/stable-diffusion-v1-5", dtype=torch.float16)
+    family = load_skeleton(MODELS[checkpoint.stem].hub_id, dtype=torch.float16)
     draw = torch.Generator().manual_seed(0)
     for part in (family.network, *family.vae_and_text_encoder):
         part.half().to_empty(device="cpu")
@@ -55,7 +87,7 @@ def forget_peak() -> None:
 
 
 def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
-    """Load, cache, take two optimiser steps, save, and sample in one call."""
+    """Load, cache, take the optimiser steps, save, and sample in one call."""
     imported, loading, peak, steps = peak_bytes(), 0, 0, 0
     for event in distill(config(checkpoint, images), run):
         if isinstance(event, TrainingStep):
@@ -73,6 +105,23 @@ def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
     }
 
 
+def export(run: Path, folder: Path) -> dict[str, object]:
+    """Write the student as a diffusers folder of whole networks."""
+    export_artefact(str(run), folder, ExportOptions(fused=True, precision="fp16"))
+    return {"peak_of_all": peak_bytes()}
+
+
+def sample_by_diffusers(folder: Path) -> dict[str, object]:
+    """Sample one step of 256 pixels by what the folder's own index names."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    (image,) = pipeline(
+        "a lighthouse", num_inference_steps=1, guidance_scale=1.0, height=256, width=256
+    ).images
+    return {"size": image.size, "class": type(pipeline).__name__, "peak_of_all": peak_bytes()}
+
+
+COMMANDS = {"write": write, "train": train, "export": export, "diffusers": sample_by_diffusers}
+
 if __name__ == "__main__":
     command, *paths = sys.argv[1:]
-    print(json.dumps({"write": write, "train": train}[command](*map(Path, paths))))
+    print(json.dumps(COMMANDS[command](*map(Path, paths))))
