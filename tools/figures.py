@@ -336,9 +336,9 @@ def memory() -> str:
     )
 
 
-def quantised() -> str:
-    """Students trained in few bits beside those of the same seeds in full precision."""
-    results = load(RESULTS / "quantised.json")
+def less_precise(file: str) -> str:
+    """Students trained in less precision beside those of the same seeds in full precision."""
+    results = load(RESULTS / file)
     names = ["prompt_accuracy", "prompt_accuracy_difference_full_precision", "frechet",
              "frechet_ratio_full_precision"]  # fmt: skip
     students = [row for row in results.rows if row.method != "teacher"]
@@ -515,7 +515,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "soak": soak,
     "cards": cards,
     "memory-sd15": memory,
-    "quantised": quantised,
+    "quantised": partial(less_precise, "quantised.json"),
+    "nf4": partial(less_precise, "nf4.json"),
+    "mixed": partial(less_precise, "mixed.json"),
     "quantised-teacher": quantised_teacher,
     "kills": kills,
     "full-disk": full_disk,

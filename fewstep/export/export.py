@@ -89,7 +89,7 @@ def export_artefact(source: str, out: Path, options: ExportOptions) -> str:
     def write(folder: Path) -> None:
         write_weights(folder, artefact)
         if family and is_merged:
-            network = student_network(family, contract, weights)
+            network = student_network(family, contract, weights, in_place=not options.check)
             if options.openvino:
                 half, int8 = options.precision == "fp16", options.int8
                 write_openvino(folder, artefact.contract, family, network, half=half, int8=int8)

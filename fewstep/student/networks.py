@@ -70,15 +70,21 @@ def _base_options(named: Mapping[str, Any], base: str | None) -> dict[str, Any]:
 
 
 def student_network(
-    family: ModelFamily, contract: Contract, weights: Mapping[str, Tensor]
+    family: ModelFamily,
+    contract: Contract,
+    weights: Mapping[str, Tensor],
+    *,
+    in_place: bool = False,
 ) -> nn.Module:
     """Return a copy of the family's network with a student's folded LoRA, or with its weights.
+
+    With `in_place` it is the family's own, and no second network takes memory.
 
     Raises:
         ArtefactError: if the weights of a whole network are not those of one like the family's.
         ModelError: if a LoRA does not fit the network.
     """
-    network = deepcopy(family.network)
+    network = family.network if in_place else deepcopy(family.network)
     if contract.adapter.get("preset") != "full":
         return merge_lora(network, weights)
     try:

@@ -35,7 +35,7 @@ class FewStepPipeline:
     """A distilled model that is called as diffusers' pipelines are, and with a `seed` too.
 
     `student` is the family and the network with all LoRAs in them, `loras` are the weights of the
-    other LoRA files by path.
+    other LoRA files by path. The network of `base` is the student's as well.
     """
 
     base: ModelFamily
@@ -86,7 +86,7 @@ class FewStepPipeline:
         family = load_base(contract, artefact, base, device=device, dtype=dtype)
         if folder:
             family = with_decoder(family, folder)
-        network = student_network(family, contract, weights)
+        network = student_network(family, contract, weights, in_place=True)
         loras = dict(loras or {})
         name = decoder and Path(decoder).name
         return cls(family, contract, add_loras(family, network, loras), loras, name)

@@ -2,6 +2,7 @@
 
     python -m tests.training.full_size write CHECKPOINT
     python -m tests.training.full_size train CHECKPOINT IMAGES RUN
+    python -m tests.training.full_size sample RUN
     python -m tests.training.full_size export RUN FOLDER
     python -m tests.training.full_size diffusers FOLDER
 
@@ -87,7 +88,7 @@ def forget_peak() -> None:
 
 
 def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
-    """Load, cache, take the optimiser steps, save, and sample in one call."""
+    """Load, cache, take the optimiser steps and save."""
     imported, loading, peak, steps = peak_bytes(), 0, 0, 0
     for event in distill(config(checkpoint, images), run):
         if isinstance(event, TrainingStep):
@@ -95,14 +96,18 @@ def train(checkpoint: Path, images: Path, run: Path) -> dict[str, object]:
         elif event.task.startswith("training"):
             loading = peak_bytes()
             forget_peak()
-    pipeline = FewStepPipeline.from_pretrained(run)
-    (image,) = pipeline("a lighthouse", num_inference_steps=1, height=256, width=256)
     return {
         "steps": steps,
         "peak": peak - imported,
         "peak_of_all": max(loading, peak, peak_bytes()),
-        "size": image.image.size,
     }
+
+
+def sample(run: Path) -> dict[str, object]:
+    """Sample one step of 256 pixels by the student."""
+    pipeline = FewStepPipeline.from_pretrained(run)
+    (image,) = pipeline("a lighthouse", num_inference_steps=1, height=256, width=256)
+    return {"size": image.image.size, "peak_of_all": peak_bytes()}
 
 
 def export(run: Path, folder: Path) -> dict[str, object]:
@@ -120,7 +125,13 @@ def sample_by_diffusers(folder: Path) -> dict[str, object]:
     return {"size": image.size, "class": type(pipeline).__name__, "peak_of_all": peak_bytes()}
 
 
-COMMANDS = {"write": write, "train": train, "export": export, "diffusers": sample_by_diffusers}
+COMMANDS = {
+    "write": write,
+    "train": train,
+    "sample": sample,
+    "export": export,
+    "diffusers": sample_by_diffusers,
+}
 
 if __name__ == "__main__":
     command, *paths = sys.argv[1:]
