@@ -125,7 +125,9 @@ Leave the speed LoRA at 1: below it fewer images show their prompt, and hardly m
 style. The style's own weight is free, and the share of images that show it rises with it. At 1 and
 1 the multi-boundary student shows the style nearly as often as the teacher in 50 steps, the
 matched one less often; prompt accuracy falls by some points, as the teacher's does. Prompts that
-name a ground are left out. Not measured in ComfyUI, which does not load a model of this shape.
+name a ground are left out. ComfyUI does not load a model of this shape; the weights mean the same
+there: a random speed LoRA and a random second one give diffusers' images, at the weights above
+([run](#what-was-run)).
 
 ## Stable Diffusion XL
 

@@ -23,6 +23,7 @@ from benchmarks.programs import (
     cases,
     in_comfyui,
     in_diffusers,
+    in_invokeai,
     in_onnx_runtime,
     in_openvino,
     in_sd_scripts,
@@ -42,6 +43,7 @@ PROGRAMS: dict[str, ModuleType] = {
         in_onnx_runtime,
         in_openvino,
         in_comfyui,
+        in_invokeai,
         in_stable_diffusion_cpp,
         in_sd_scripts,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from benchmarks.programs import reader
@@ -25,19 +26,22 @@ from fewstep.models.tokenizer import write_json
 from fewstep.student.contract import Contract
 from fewstep.student.load import read_artefact
 from fewstep.student.pipeline import FewStepPipeline
+from fewstep.student.scheduler import FewStepScheduler
 
 
 @dataclass(frozen=True)
 class Case:
     """A student of random weights: its method with settings, and its layers.
 
-    `whole` is whether whole models with it inside are written as well.
+    `whole` is whether whole models with it inside are written as well, `styled` whether a second
+    LoRA is written beside it.
     """
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = "all"
     whole: bool = True
+    styled: bool = False
 
 
 MULTI, CD, QUADRATIC = reader.MULTI, reader.CD, reader.QUADRATIC
@@ -52,7 +56,7 @@ CASES: dict[str, dict[str, Case]] = {
         CD: Case(CD),
         reader.TRANSFORMER_STUDENT: Case(CD, preset="transformer"),
     },
-    reader.TWO_LEVELS: OF_RANDOM_MODELS,
+    reader.TWO_LEVELS: OF_RANDOM_MODELS | {MULTI: Case(MULTI, styled=True), CD: Case(CD)},
     reader.FULL: OF_RANDOM_MODELS,
 }
 """The students of each base model, by name."""
@@ -92,13 +96,13 @@ def write_base(base: str, folder: Path) -> str:
     return str(folder / reader.BASE)
 
 
-def student(case: Case, family: ModelFamily, base: str) -> Artefact:
+def student(case: Case, family: ModelFamily, base: str, seed: int = 0) -> Artefact:
     """Return a student whose random LoRA changes the image.
 
     Its weights are multiples of 1/1024 of few bits, so that no sum of their products is rounded
     and merged weights are the same to the bit, in whatever order they are summed.
     """
-    draw, weights = torch.Generator().manual_seed(0), {}
+    draw, weights = torch.Generator().manual_seed(seed), {}
     ends = tuple(f".{target}" for target in PRESETS[case.preset])
 
     def random(*shape: int) -> torch.Tensor:
@@ -118,6 +122,27 @@ def student(case: Case, family: ModelFamily, base: str) -> Artefact:
     return Artefact("student", contract, weights)
 
 
+def write_style(base: str, folder: Path) -> None:
+    """Write a second LoRA beside a student, and what diffusers makes of both at each weight."""
+    second = student(Case(MULTI, preset="transformer"), load_model(base), base, seed=1)
+    with tempfile.TemporaryDirectory() as source, tempfile.TemporaryDirectory() as exported:
+        write_student(Path(source), second)
+        export_artefact(source, Path(exported), ExportOptions())
+        shutil.copy(Path(exported) / reader.KOHYA_LORA, folder / reader.STYLE_LORA)
+    pipe = StableDiffusionPipeline.from_pretrained(base)
+    pipe.scheduler = FewStepScheduler.from_artefact(folder)
+    for name, file in (("speed", reader.KOHYA_LORA), ("style", reader.STYLE_LORA)):
+        pipe.load_lora_weights(folder, weight_name=file, adapter_name=name)
+    for weights in reader.WEIGHTS:
+        pipe.set_adapters(["speed", "style"], list(weights))
+        drawn = [torch.Generator().manual_seed(reader.SEED + i) for i in range(len(reader.PROMPTS))]
+        images = pipe(
+            reader.PROMPTS, num_inference_steps=reader.STEPS, guidance_scale=1.0,
+            height=reader.SIDE, width=reader.SIDE, generator=drawn, output_type="np",
+        ).images  # fmt: skip
+        np.save(folder / reader.images_of(reader.of_both(weights)), images)
+
+
 def write_case(case: Case, base: str, folder: Path) -> list[int]:
     """Export a student with its own images beside it; return the timesteps it is trained for."""
     with tempfile.TemporaryDirectory() as source:
@@ -126,6 +151,8 @@ def write_case(case: Case, base: str, folder: Path) -> list[int]:
         export_artefact(source, folder, options)
     images = FewStepPipeline.from_pretrained(folder)(reader.PROMPTS, seed=reader.SEED)
     np.save(folder / "images.npy", np.stack([np.asarray(i.image) for i in images]) / 255)
+    if case.styled:
+        write_style(base, folder)
     return [int(t) for t in read_artefact(folder)[0].timesteps()]
 
 

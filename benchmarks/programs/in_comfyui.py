@@ -1,7 +1,7 @@
 """ComfyUI, from a folder that holds its repository: its own nodes run the exported workflow.
 
-The torchvision that it asks for has to be built for the torch beside it, as these two of Debian 13
-are. ComfyUI knows Stable Diffusion 1.5 by its channels: the model has them, in two levels of four.
+The torchvision that it asks for has to be built for the torch beside it. ComfyUI knows Stable
+Diffusion 1.5 by its channels: the model has them, in two levels of four.
 """
 
 # pyright: reportMissingImports=false
@@ -22,13 +22,16 @@ from benchmarks.programs.reader import (
     DIFFUSERS_LORA,
     KOHYA_LORA,
     PEFT_LORA,
+    STYLE_LORA,
+    WEIGHTS,
+    of_both,
     report,
     rows,
 )  # fmt: skip
 
 ENVIRONMENTS = {
     "comfyui": (
-        "torch==2.6.0", "torchvision==0.21.0", "torchsde==0.2.6", "einops==0.8.1",
+        "torch==2.13.0", "torchvision==0.28.0", "torchsde==0.2.6", "einops==0.8.1",
         "transformers==4.57.6", "sentencepiece==0.2.1", "safetensors==0.6.2", "aiohttp==3.13.2",
         "pyyaml==6.0.3", "scipy==1.16.3", "psutil==7.1.3", "pydantic-settings==2.12.0",
         "av==16.0.1", "Pillow==12.0.0", "kornia==0.8.2", "spandrel==0.4.1", "alembic==1.17.2",
@@ -39,7 +42,8 @@ REPOSITORY = "comfyui_version.py"
 SETTINGS = "the exported workflow, its fresh noise given; ManualSigmas' numbers where it has none"
 MODEL = reader.TWO_LEVELS
 WHOLE = reader.MULTI
-"""The student of which every file is loaded; of the others it is the workflow's own."""
+"""The student of which every file is loaded, and a second LoRA beside it; of the others it is the
+workflow's own."""
 STUDENTS = (WHOLE, reader.CD, reader.QUADRATIC)
 NOT_READ = {"comfyui": {(WHOLE, DIFFUSERS_LORA), (WHOLE, PEFT_LORA)}}
 """Of the first it leaves out attention's layers, of the second all, and logs a line for each."""
@@ -60,6 +64,18 @@ def workflow(case: Path, file: str) -> list[dict[str, Any]]:
     for node in graph["nodes"]:
         node["inputs"] = {given["name"]: links[given["link"]] for given in node["inputs"]}
     return graph["nodes"]
+
+
+def with_style(nodes: list[dict[str, Any]], case: Path, weights: tuple[float, float]) -> None:
+    """Put a second node after the one that loads the LoRA, as a user does, and set the weights."""
+    at, first = next((i, n) for i, n in enumerate(nodes) if n["type"] == "LoraLoaderModelOnly")
+    first["widgets_values"] = [f"{case.name}/{KOHYA_LORA}", weights[0]]
+    second = {"id": 1 + max(node["id"] for node in nodes), "type": first["type"]}
+    for node in nodes:
+        given = node["inputs"].items()
+        node["inputs"] = {k: (second["id"], 0) if v == (first["id"], 0) else v for k, v in given}
+    second |= {"widgets_values": [f"{case.name}/{STYLE_LORA}", weights[1]]}
+    nodes.insert(at + 1, second | {"inputs": {"model": (first["id"], 0)}})
 
 
 def values(kind: Any, given: list[Any]) -> dict[str, Any]:
@@ -140,7 +156,7 @@ def fresh_noise(first: int, x: torch.Tensor, **_: Any) -> Any:
     return lambda *_: torch.randn(x.shape, generator=generator)
 
 
-def load(file: str, case: Path) -> Pipeline:
+def load(file: str, case: Path, weights: tuple[float, float] | None = None) -> Pipeline:
     import comfy.model_management
     import folder_paths
 
@@ -148,7 +164,10 @@ def load(file: str, case: Path) -> Pipeline:
     gc.collect()
     for kind in ("checkpoints", "loras"):
         folder_paths.add_model_folder_path(kind, str(case.parent), is_default=True)
-    return Pipeline(workflow(case, file))
+    nodes = workflow(case, file)
+    if weights:
+        with_style(nodes, case, weights)
+    return Pipeline(nodes)
 
 
 def keys(file: str, pipeline: Pipeline, case: Path) -> list[int]:
@@ -164,8 +183,13 @@ def keys(file: str, pipeline: Pipeline, case: Path) -> list[int]:
                     total += 1
                     applied += torch.equal(own[name.removeprefix(prefix)], written.get_tensor(name))
         return [applied, total]
-    with safe_open(case / PEFT_LORA, "pt") as trained:
-        return [len(pipeline.model.patches), len(list(trained.keys())) // 2]
+    loaded = (PEFT_LORA, STYLE_LORA) if STYLE_LORA in file else (PEFT_LORA,)
+    names: list[str] = []
+    for lora in loaded:
+        with safe_open(case / lora, "pt") as written:
+            names += written.keys()
+    applied = sum(map(len, pipeline.model.patches.values()))
+    return [applied, sum(name.endswith((".lora_A.weight", ".lora_down.weight")) for name in names)]
 
 
 def version() -> dict[str, str]:
@@ -191,4 +215,8 @@ if __name__ == "__main__":
         for file, students in files.items()
         for row in rows({file: partial(load, file)}, students, keys=partial(keys, file))
     ]
+    for weights in WEIGHTS:
+        file = of_both(weights)
+        both = {file: partial(load, KOHYA_LORA, weights=weights)}
+        found += rows(both, (WHOLE,), keys=partial(keys, file))
     report(("torch", "transformers"), found, version())

@@ -23,12 +23,26 @@ BASE, BASE_FILE = "base", "base.safetensors"
 FOLDER, CHECKPOINT = Path("fused") / "diffusers", "fused/student-fused.safetensors"
 DIFFUSERS_LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "student.safetensors"
 PEFT_LORA = "adapter_model.safetensors"
+STYLE_LORA = "style.safetensors"
+"""A second LoRA beside a student, by kohya's names."""
+WEIGHTS = ((1.0, 0.5), (1.0, 0.75), (1.0, 1.0), (0.75, 1.0), (0.5, 1.0))
+"""Of the student and the second LoRA, where both are loaded."""
 MULTI, CD, QUADRATIC = "multi-boundary-cd", "cd", "quadratic"
 STUDENTS = (MULTI, CD)
 """The students with a LoRA in every kind of layer."""
 TRANSFORMER_STUDENT = "cd-transformer"
 """The student with a LoRA in attention and feed-forward layers alone."""
 Loader = Callable[[Path], Any]
+
+
+def of_both(weights: tuple[float, float]) -> str:
+    """Return what is loaded, in words."""
+    return f"{KOHYA_LORA} at {weights[0]:g}, {STYLE_LORA} at {weights[1]:g}"
+
+
+def images_of(file: str) -> str:
+    """Return the name of the images that a row is compared with."""
+    return f"{file}.npy" if STYLE_LORA in file else "images.npy"
 
 
 def sampled(pipeline: Any, own: np.ndarray) -> dict[str, Any]:
@@ -71,7 +85,7 @@ def rows(
         for file, load in loaders.items():
             pipeline = load(case)
             row = {"case": student, "file": file}
-            row |= sampled(pipeline, np.load(case / "images.npy"))
+            row |= sampled(pipeline, np.load(case / images_of(file)))
             yield row | {"keys": keys(pipeline, case) if keys else None}
 
 

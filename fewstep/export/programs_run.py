@@ -14,6 +14,7 @@ UNIFORM = {
     "OpenVINO GenAI": "2026.4.1.0",
     "ONNX Runtime": "1.32.0",
     "stable-diffusion.cpp": CPP,
+    "InvokeAI": "6.14.2",
 }
 """With uniform timesteps, whichever the sampler."""
 RUN: Mapping[str, Mapping[str, str]] = {

@@ -24,8 +24,9 @@ A1111_COSTS = (
 
 PROMPT_NOTE = (
     "Prompts: in ComfyUI, A1111 and Forge parentheses are weights; write `\\(` and `\\)` for the "
-    "characters. A prompt of more than 75 tokens is encoded in chunks there, and cut off in "
-    "diffusers."
+    "characters. InvokeAI leaves them out, and double quotes, unless written so, and a word's last "
+    "`+` or `-` is a weight. A prompt of more than 75 tokens is encoded in chunks there, and cut "
+    "off in diffusers."
 )
 """How programs read the same prompt differently."""
 

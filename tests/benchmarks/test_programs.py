@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from benchmarks import style_lora
 from benchmarks.programs import __main__ as programs
 from benchmarks.programs import cases, in_comfyui, reader
+from fewstep.export.comfyui import workflow
 from fewstep.models.loading import load_model
 from tools.figures import RESULTS
 from tools.use_it_in import STUDENTS, contract_of
@@ -43,6 +45,44 @@ def test_comfyui_samples_each_kind_of_student_by_its_workflow():
         (own,) = [r for r in rows if (r["student"], r["file"]) == (student, reader.KOHYA_LORA)]
         assert own["timesteps"] == asked
         assert own["keys"][0] == own["keys"][1] > 100
+
+
+def test_comfyui_adds_a_second_lora_at_the_weights_that_the_style_was_measured_at():
+    measured = {weights for weights in style_lora.WEIGHTS if all(weights)}
+    assert set(reader.WEIGHTS) == measured
+    rows = {row["file"]: row for row in committed() if row["program"] == "comfyui"}
+    for weights in measured:
+        row = rows[reader.of_both(weights)]
+        assert row["keys"][0] == row["keys"][1] > rows[reader.KOHYA_LORA]["keys"][1]
+        assert row["largest_difference"] < 0.1  # floats on both sides
+
+
+def test_a_second_lora_takes_the_place_of_the_first_in_a_workflow(tmp_path):
+    case = tmp_path / "case"
+    case.mkdir()
+    contract = contract_of(STUDENTS["cd"])
+    (case / "comfyui.json").write_text(workflow(contract, "NAME.safetensors"))
+    nodes = in_comfyui.workflow(case, reader.KOHYA_LORA)
+    (sampler,) = [node for node in nodes if node["type"] == "KSampler"]
+    first = sampler["inputs"]["model"][0]
+    in_comfyui.with_style(nodes, case, (1.0, 0.5))
+    by_id = {node["id"]: node for node in nodes}
+    second = by_id[sampler["inputs"]["model"][0]]
+    assert second["widgets_values"] == ["case/style.safetensors", 0.5]
+    assert second["inputs"] == {"model": (first, 0)}
+    assert by_id[first]["widgets_values"] == ["case/student.safetensors", 1.0]
+
+
+def test_invokeai_reads_the_folder_and_the_kohya_file_of_each_kind_of_student():
+    rows = {(r["student"], r["file"]): r for r in committed() if r["program"] == "invokeai"}
+    for student in reader.STUDENTS:
+        for file in (str(reader.FOLDER), reader.KOHYA_LORA):
+            row = rows[student, file]
+            assert row["verdict"] == "right"
+            assert row["timesteps"] == TRAINED
+            assert row["keys"][0] == row["keys"][1] > 100
+    for file in (reader.DIFFUSERS_LORA, reader.PEFT_LORA):
+        assert rows[reader.MULTI, file]["keys"][0] == 0
 
 
 def test_a_workflows_widgets_are_read_as_the_frontend_lays_them_out():

@@ -128,6 +128,7 @@ def test_every_row_says_whether_it_was_run_and_those_that_were_have_their_result
     rows = json.loads((RESULTS / "programs.json").read_text(encoding="utf-8"))["rows"]
     names = {
         "comfyui": "ComfyUI",
+        "invokeai": "InvokeAI",
         "openvino-genai": "OpenVINO GenAI",
         "onnx-runtime": "ONNX Runtime",
         "stable-diffusion.cpp": "stable-diffusion.cpp",
@@ -149,6 +150,7 @@ def test_every_row_says_whether_it_was_run_and_those_that_were_have_their_result
     quadratic = tiny_contract(spacing="quadratic")
     assert guide_of(quadratic, "ComfyUI").source == f"run: {RUN['quadratic']['ComfyUI']}"
     assert guide_of(quadratic, "diffusers alone").source == DERIVED
-    assert guide_of(tiny_contract("cd"), "InvokeAI").source == DERIVED
+    assert guide_of(tiny_contract("cd"), "InvokeAI").source == "run: 6.14.2"
+    assert guide_of(tiny_contract("cd"), "Draw Things").source == DERIVED
     assert guide_of(tiny_contract("cd"), "PEFT").source == HERE
     assert "ComfyUI 0.3.64" in sources_line(tiny_contract("cd"))
