@@ -21,6 +21,7 @@ SCHEDULER = {  # Stable Diffusion 1.5's
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
+    "clip_sample": False,
     "num_train_timesteps": 1000,
     "prediction_type": "epsilon",
     "timestep_spacing": "leading",

@@ -183,7 +183,7 @@ def export(config: TeacherConfig, run: Path, folder: Path | None = None) -> Path
         text_encoder=CLIPTextModel.from_pretrained(run / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(run / "tokenizer"),
         unet=unet,
-        scheduler=PNDMScheduler(**SCHEDULER, skip_prk_steps=True),
+        scheduler=PNDMScheduler.from_config(SCHEDULER | {"skip_prk_steps": True}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

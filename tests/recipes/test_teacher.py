@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from fewstep.errors import SettingError, UserError
+from fewstep.models.loading import bundled_folder
 from recipes.bundled_teacher import optimising
 from recipes.bundled_teacher.config import TeacherConfig, load_teacher_config
 from recipes.bundled_teacher.optimising import plateau_path
@@ -115,6 +116,8 @@ def test_stock_diffusers_loads_the_exported_folder_and_generates(finished):
     assert np.isfinite(image).all()
     assert pipeline.unet.dtype == torch.float32
     assert pipeline.scheduler.config.prediction_type == "epsilon"
+    shipped = DDIMScheduler.load_config(bundled_folder() / "scheduler")
+    assert DDIMScheduler.load_config(finished / "teacher" / "scheduler") == shipped
 
 
 def test_a_snapshot_can_be_exported_beside(finished, tmp_path):

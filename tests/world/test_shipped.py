@@ -33,6 +33,13 @@ def test_no_file_names_a_path_of_the_machine_that_made_it():
     assert not any("_name_or_path" in text for text in texts)
 
 
+def test_no_scheduler_that_is_made_from_the_shipped_file_clips():
+    """As Stable Diffusion 1.5's own file says; OpenVINO GenAI refuses one that does not."""
+    config = DDIMScheduler.load_config(bundled_folder() / "scheduler")
+    assert dict(config)["clip_sample"] is False
+    assert DDIMScheduler.from_config(config).config["clip_sample"] is False
+
+
 def test_stock_diffusers_generates_the_shipped_teachers_images():
     family = load_model("bundled")
     sampler = teacher_sampler(family, 8, 4.0)
@@ -42,7 +49,6 @@ def test_stock_diffusers_generates_the_shipped_teachers_images():
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config,
         timestep_spacing="trailing",
-        clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=0,
     )
