@@ -22,6 +22,9 @@ LEVELS = 127
 BLOCK = 64
 """The weights that share a scale in nf4 (Dettmers et al. 2023)."""
 
+PAIR = {2: torch.int32, 4: torch.int64, 8: torch.complex128}
+"""By the bytes of a number: the type in which two lie side by side."""
+
 TAIL = 0.5 * (1 / 32 + 1 / 30)
 """The probability beyond the outermost quantile of nf4: midway between those of 16 and 15 levels,
 so that the negative half has 8 levels with zero and the positive one 9."""
@@ -67,8 +70,9 @@ def to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
 def from_nf4(codes: Tensor, scale: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return the weight that `to_nf4` stored, in `dtype`."""
     levels = nf4_levels().to(codes.device, dtype)
-    pairs = torch.cartesian_prod(levels, levels)  # both weights of a byte by one look-up
-    blocks = functional.embedding(codes.flatten(1).int(), pairs).flatten(1)
+    pairs = torch.cartesian_prod(levels, levels).view(PAIR[dtype.itemsize]).flatten()
+    found = pairs.index_select(0, codes.flatten().int())  # both weights of a byte by one look-up
+    blocks = found.view(dtype).view(-1, BLOCK)
     flat = _product(blocks, scale, dtype).flatten()[: math.prod(shape)]
     if len(shape) < 4:
         return flat.view(shape)
@@ -81,8 +85,8 @@ def _channels_last(weight: Tensor) -> Tensor:
 
 
 def _product(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the product, computed in fp32 and rounded once."""
-    return torch.mul(codes, scale, out=torch.empty_like(codes, dtype=dtype))
+    """Return the product in `dtype`; torch multiplies two types element by element, slowly."""
+    return codes.to(dtype).mul_(scale.to(dtype))
 
 
 class _Product(torch.autograd.Function):

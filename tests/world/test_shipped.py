@@ -34,7 +34,7 @@ def test_no_file_names_a_path_of_the_machine_that_made_it():
 
 
 def test_no_scheduler_that_is_made_from_the_shipped_file_clips():
-    """As Stable Diffusion 1.5's own file says; OpenVINO GenAI refuses one that does not."""
+    """As Stable Diffusion 1.5's own file says it; diffusers' DDIM clips where a file does not."""
     config = DDIMScheduler.load_config(bundled_folder() / "scheduler")
     assert dict(config)["clip_sample"] is False
     assert DDIMScheduler.from_config(config).config["clip_sample"] is False
