@@ -8,14 +8,9 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-<<<<<<< HEAD
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 diffusers==0.40.0 transformers==5.5.4 safetensors==0.8.0 numpy==1.26.4 \
-  onnxruntime==1.19.2 gguf==0.19.0 picklescan==1.0.5 pydantic-settings==2.12.0 blake3==1.0.11 psutil==7.1.3 pyyaml==6.0.3
-=======
 "$folder/venv/bin/pip" install --quiet torch==2.13.0 diffusers==0.40.0 transformers==5.5.4 safetensors==0.8.0 \
   numpy==1.26.4 onnxruntime==1.19.2 gguf==0.19.0 picklescan==1.0.5 pydantic-settings==2.12.0 blake3==1.0.11 \
   psutil==7.1.3 pyyaml==6.0.3
->>>>>>> 2a2722a (What the shipped scheduler file says, in fewer words)
 # it asks for gigabytes that this function does not need
 "$folder/venv/bin/pip" install --quiet --no-deps invokeai==6.14.2
 INVOKEAI_ROOT="$folder" "$folder/venv/bin/python" - 2>/dev/null <<'PYTHON'
