@@ -140,7 +140,7 @@ def test_a_foreign_family_is_distilled_exported_sampled_and_evaluated(base, tmp_
     image, again = (np.asarray(pipeline(PROMPTS, seed=3)[1].image) for _ in range(2))
     assert image.shape == (16, 16, 3)
     assert (image == again).all()
-    teacher, student = pipeline.base.network, pipeline.student[1]
+    teacher, student = load_model(base).network, pipeline.student[1]
     assert not torch.equal(teacher.inside.weight, student.inside.weight)
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
