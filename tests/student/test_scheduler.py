@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     ControlNetModel,
     DDIMScheduler,
     LCMScheduler,
+    MotionAdapter,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     TCDScheduler,
 )
@@ -316,6 +319,55 @@ def control_net():
         for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:
             torch.nn.init.normal_(block.weight, std=0.6)
     return net.eval()
+
+
+def test_diffusers_inpaints_with_the_students_image_and_keeps_the_rest(student):
+    folder, pipeline, num_steps = student
+    pipe = in_diffusers(StableDiffusionInpaintPipeline, folder)
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+
+    def inpainted(columns, output_type):
+        mask = np.repeat(np.arange(64)[None] < columns, 64, 0).astype(np.uint8) * 255
+        noise, generators = noise_of()
+        return pipe(
+            PROMPTS, image=[Image.fromarray(pixels)] * 2, mask_image=[Image.fromarray(mask)] * 2,
+            strength=1.0, num_inference_steps=num_steps, guidance_scale=1, latents=noise,
+            generator=generators, height=64, width=64, output_type=output_type,
+        ).images  # fmt: skip
+
+    left, nothing = inpainted(32, "latent"), inpainted(0, "latent")
+    assert torch.equal(left[..., 4:], nothing[..., 4:]), "the right half is kept"
+    assert not torch.isclose(left[..., :4], nothing[..., :4]).any()
+    if pipeline.contract.sampler == "deterministic":  # fresh noise comes after that of the VAE
+        images = pipeline(PROMPTS, seed=3, num_inference_steps=num_steps)
+        assert_same(images, inpainted(64, "np"))
+
+
+def test_diffusers_animates_the_students_images(tmp_path):
+    """Motion modules that say nothing leave each frame what the student makes of its noise."""
+    folder = tiny_artefact(tmp_path, "multi-boundary-cd")
+    motion = MotionAdapter(
+        block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=4,
+        motion_mid_block_layers_per_block=1, motion_num_attention_heads=2,
+    )  # fmt: skip
+    for name, weight in motion.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.zeros_(weight)
+    stock = StableDiffusionPipeline.from_pretrained(tiny_pipeline()).components
+    parts = {name: stock[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    scheduler = FewStepScheduler.from_artefact(folder)
+    pipe = AnimateDiffPipeline(**parts, motion_adapter=motion, scheduler=scheduler)
+    pipe.load_lora_weights(folder)  # after the UNet has become one with motion
+    pipe.set_progress_bar_config(disable=True)
+    noise, _ = noise_of()
+    frames = pipe(
+        PROMPTS[0], num_frames=2, num_inference_steps=4, guidance_scale=1,
+        latents=noise.transpose(0, 1)[None], height=64, width=64, output_type="np",
+    ).frames  # fmt: skip
+    images = FewStepPipeline.from_pretrained(folder)(
+        [PROMPTS[0]] * 2, seed=3, num_inference_steps=4
+    )
+    assert_same(images, frames[0])
 
 
 def test_a_contract_of_the_tests_is_the_real_thing():
