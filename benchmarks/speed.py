@@ -3,7 +3,7 @@
     python -m benchmarks.speed --model tiny --threads 1 -o benchmarks/results/train_step.json
     python -m benchmarks.speed --model sd15 --precision bf16 --resolution 256 \\
         --batch-sizes 1 --rounds 5 --steps 1 --threads 1 \\
-        --designs reference "reference, checkpointing" fewstep \\
+        --designs reference fewstep \\
         -o benchmarks/results/train_step_sd15.json
     python -m benchmarks.speed --model sd15 --device cuda --precision bf16 --batch-sizes 1 4 16 \\
         -o benchmarks/results/train_step_gpu.json
