@@ -92,7 +92,8 @@ pipeline("a lighthouse at dusk", image=sketch, strength=0.75)  # image to image
 FewStepPipeline.from_pretrained("DIR", loras={{"ink.safetensors": 0.8}})  # with a style LoRA
 ```
 
-Inside diffusers' own pipelines, text-to-image, image-to-image, inpainting, ControlNet and AnimateDiff:
+Inside diffusers' own pipelines, text-to-image, image-to-image, inpainting, ControlNet and
+AnimateDiff:
 
 ```python
 from fewstep.student.scheduler import FewStepScheduler
@@ -103,9 +104,9 @@ pipe.scheduler = FewStepScheduler.from_artefact("DIR")
 image = pipe("a lighthouse at dusk", num_inference_steps=4, guidance_scale=1).images[0]
 ```
 
-Each of these pipelines is run in fewstep's tests. AnimateDiff takes the LoRA after it has made its own UNet, so load it last.
-With torchao (0.18.0 was tried, int8 weights) the LoRA file loads over the quantised UNet, or the UNet is quantised after
-`fuse_lora()`; the scheduler needs nothing.
+Each of these pipelines is run in fewstep's tests. AnimateDiff takes the LoRA after it has made its
+own UNet, so load it last. With torchao (0.18.0 was tried, int8 weights) the LoRA file loads over
+the quantised UNet, or the UNet is quantised after `fuse_lora()`; the scheduler needs nothing.
 
 It is exact for every number of segments and steps and every spacing of timesteps. The stock
 schedulers in the tables that take a number of steps need one that divides the 1000 timesteps.
