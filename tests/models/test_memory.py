@@ -1,5 +1,6 @@
 """The memory that is free is that of the machine, or less where a container has a limit."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -84,8 +85,13 @@ faults(); print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_freed_memory_is_used_again_without_new_pages():
+    gives_back = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}  # whatever it learns to keep
     before, after = (
-        int(subprocess.check_output([sys.executable, "-c", GROWS.format(first=first)]))
+        int(
+            subprocess.check_output(
+                [sys.executable, "-c", GROWS.format(first=first)], env=gives_back
+            )
+        )
         for first in ("", "keep_freed_memory()")
     )
-    assert after < 2_000 < before
+    assert 10 * after < before
