@@ -235,6 +235,13 @@ def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Pa
             image.save(path)
 
 
+def shown_command(module: str, args: argparse.Namespace) -> str:
+    """Return this command line without the paths of this machine."""
+    names = {str(args.script): args.script.name, args.python: "VENV/bin/python"}
+    words = shlex.join(names.get(word, word) for word in sys.argv[1:])
+    return f"python -m benchmarks.{module} {words}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,10 +273,7 @@ def main() -> None:
     seconds = mean_of_few([counted(script.seconds_file)])
     row = replace(results.rows[0], source=script.out.name, method=TITLE, steps=STEPS, calls=STEPS,
                   metrics={**results.rows[0].metrics, CORE_SECONDS: seconds})  # fmt: skip
-    names = {str(args.script): args.script.name, args.python: "VENV/bin/python"}
-    words = shlex.join(names.get(word, word) for word in sys.argv[1:])
-    command = f"python -m benchmarks.public_script {words}"
-    save(replace(results, rows=(row,), command=command), args.out)
+    save(replace(results, rows=(row,), command=shown_command("public_script", args)), args.out)
 
 
 if __name__ == "__main__":

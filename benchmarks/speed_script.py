@@ -13,7 +13,6 @@ every step. SCRIPT and VENV are those of `benchmarks.public_script`.
 import argparse
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.public_script import Script
+from benchmarks.public_script import Script, shown_command
 from benchmarks.speed_turns import median
 from benchmarks.startup import children_seconds
 from fewstep.evaluation.provenance import commit, machine
@@ -124,10 +123,8 @@ def main() -> None:
                         batch_size=args.batch_size, learning_rate=1e-4, guidance_scale=2.0,
                         seed=0, rank=args.rank)  # fmt: skip
         rows = measure(script, folder, args.rounds)
-    names = {str(args.script): args.script.name, args.python: "VENV/bin/python"}
-    words = shlex.join(names.get(word, word) for word in sys.argv[1:])
     header = {
-        "command": f"python -m benchmarks.speed_script {words}",
+        "command": shown_command("speed_script", args),
         "commit": commit(),
         "machine": machine(),
         "load": os.getloadavg()[0],
